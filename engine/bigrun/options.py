@@ -1,0 +1,101 @@
+"""One option: its default, its help, its unit and when it has an effect, all declared where the option is.
+
+    @attrs.frozen
+    class Teacher:
+        momentum: float | None = option(None, rule="teacher-momentum", help="...")
+
+`bigrun explain`, `bigrun check`, the reference pages and every error message read this declaration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+__all__ = ["describe_unit", "option", "section"]
+
+# The last word of an option's name is its unit; names without one are pure numbers, words or lists.
+UNITS = {
+    "steps": "optimizer steps",
+    "seconds": "seconds",
+    "minutes": "minutes",
+    "hours": "hours",
+    "px": "pixels",
+    "gib": "GiB (2^30 bytes)",
+    "fraction": "fraction, 0 to 1",
+    "probability": "probability, 0 to 1",
+    "factor": "factor",
+    "batch": "images",
+    "crops": "crops per image",
+    "scale": "fraction of the image's area, [low, high]",
+}
+
+
+def describe_unit(name: str) -> str | None:
+    """The unit that an option's name states, in words; None when it has none."""
+    return UNITS.get(name.rsplit("_", 1)[-1])
+
+
+def option(
+    default: Any = attrs.NOTHING,
+    *,
+    help: str,
+    check: Callable[[Any], str | None] | None = None,
+    rule: str | None = None,
+    fixed: bool = False,
+    effective: Callable[[Any], bool] | None = None,
+    otherwise: str = "",
+) -> Any:
+    """Declare one option of a section or of a plugin's `Config` (an attrs field).
+
+    Args:
+        default: the value when the option is absent; leave out for a required option. `None` means off or,
+            with `rule`, "chosen by rule".
+        help: one sentence for people.
+        check: returns what is wrong with a value ("expected ..., got ..."), or None. Not asked about None.
+        rule: the name of the rule that chooses the value when it is None.
+        fixed: True when a resumed run must keep the value (architecture, data, order of samples).
+        effective: given the finished section, tells whether the option has any effect. An option that is set
+            although it has none is refused, so that nobody believes in a dead option.
+        otherwise: why it has no effect, for that message.
+    """
+    metadata = {
+        "help": help,
+        "check": check,
+        "rule": rule,
+        "fixed": fixed,
+        "effective": effective,
+        "otherwise": otherwise,
+    }
+    if isinstance(default, list | dict | set):
+        raise TypeError("an option's default must be immutable: use a tuple")
+    return attrs.field(default=default, metadata=metadata)
+
+
+def section(help: str, cls: type) -> Any:
+    """Declare a table of options inside another."""
+    return attrs.field(factory=cls, metadata={"help": help})
+
+
+def at_least(low: float) -> Callable[[Any], str | None]:
+    return lambda value: None if value >= low else f"expected at least {low}, got {value}"
+
+
+def above(low: float) -> Callable[[Any], str | None]:
+    return lambda value: None if value > low else f"expected more than {low}, got {value}"
+
+
+def between(low: float, high: float) -> Callable[[Any], str | None]:
+    return lambda value: None if low <= value <= high else f"expected {low} to {high}, got {value}"
+
+
+def interval(low: float, high: float) -> Callable[[Any], str | None]:
+    """A pair [a, b] with low < a <= b <= high."""
+
+    def check(pair: tuple[float, float]) -> str | None:
+        a, b = pair
+        return None if low < a <= b <= high else f"expected [a, b] with {low} < a <= b <= {high}, got [{a}, {b}]"
+
+    return check
