@@ -1,0 +1,7 @@
+"""bigrun pre-trains vision transformers by self-supervision, in runs that cannot be lost."""
+
+from bigrun.hookspecs import hookimpl
+from bigrun.options import option
+from bigrun.version import __version__
+
+__all__ = ["__version__", "hookimpl", "option"]

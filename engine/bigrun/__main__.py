@@ -1,0 +1,3 @@
+from bigrun.cli import main
+
+main()

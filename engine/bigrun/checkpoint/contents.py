@@ -1,0 +1,62 @@
+"""What one checkpoint is made of, written file by file. Torch-free until tensors are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bigrun.checkpoint import disk, manifest
+from bigrun.checkpoint.facts import JSON, encode_facts
+from bigrun.checkpoint.layout import CONFIG, MANIFEST, is_file_name
+from bigrun.checkpoint.tensors import encode_tensors
+from bigrun.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["write_contents"]
+
+
+def write_contents(
+    directory: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    facts: Mapping[str, JSON],
+    config_toml: str,
+) -> manifest.Manifest:
+    """Write every file of a checkpoint, the manifest last; returns the manifest that was meant."""
+    files = {
+        name: disk.write(directory / name, chunks)
+        for name, chunks in encode_files(tensors, facts, config_toml)
+    }
+    meant = manifest.Manifest(
+        step=step,
+        config_sha256=files[CONFIG].sha256,
+        files=files,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    manifest.write(directory, meant)
+    return meant
+
+
+def encode_files(
+    tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, JSON], config_toml: str
+) -> Iterator[tuple[str, Iterator[bytes | memoryview]]]:
+    """(file name, its bytes) of everything but the manifest."""
+    for stem, group in tensors.items():
+        name = check_name(f"{stem}.safetensors")
+        yield name, encode_tensors(group, name)
+    for stem, document in facts.items():
+        name = check_name(f"{stem}.json")
+        yield name, iter([encode_facts(document, name)])
+    yield CONFIG, iter([config_toml.encode()])
+
+
+def check_name(name: str) -> str:
+    if not is_file_name(name) or name == MANIFEST:
+        raise CheckpointError(
+            f"'{name}' cannot be the name of a checkpoint's file: use letters, digits, '_', '-', '.'"
+        )
+    return name

@@ -1,0 +1,58 @@
+"""Facts as JSON text: the same facts give the same bytes, and come back equal or are refused. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeAlias
+
+from bigrun.checkpoint import disk
+from bigrun.errors import CheckpointError
+
+__all__ = ["JSON", "encode_facts", "load_facts", "read_facts"]
+
+JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+
+
+def encode_facts(facts: JSON, where: str) -> bytes:
+    """The JSON text of `facts`: sorted keys, floats in their shortest form that reads back to the same bits.
+
+    Raises:
+        CheckpointError: naming `where`, when the facts would not come back equal: NaN and infinity, tuples
+            (they come back as lists), keys that are not strings, objects of other types.
+    """
+    try:
+        text = json.dumps(facts, sort_keys=True, indent=2, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where}: cannot be written as JSON: {error}") from error
+    if json.loads(text) != facts:
+        raise CheckpointError(
+            f"{where}: would not come back from JSON as it is: use lists instead of tuples, and strings as keys"
+        )
+    return text.encode() + b"\n"
+
+
+def read_facts(path: Path) -> JSON:
+    """The facts in a JSON file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is not JSON (NaN and infinity are not).
+    """
+    try:
+        facts: JSON = json.loads(disk.read_text(path), parse_constant=refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
+    return facts
+
+
+def load_facts(checkpoint: Path, name: str) -> JSON:
+    """The facts that were saved as `name` in the directory `checkpoint`.
+
+    Raises:
+        CheckpointError: there are none, or the file is damaged.
+    """
+    return read_facts(checkpoint / f"{name}.json")
+
+
+def refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

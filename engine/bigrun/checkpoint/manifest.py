@@ -1,0 +1,155 @@
+"""MANIFEST.json: what a checkpoint holds, so that damage is found and named before anything is loaded. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from bigrun.checkpoint import disk, facts
+from bigrun.checkpoint.disk import FileRecord
+from bigrun.checkpoint.layout import CONFIG, FORMAT_VERSION, MANIFEST, is_file_name
+from bigrun.errors import CheckpointError
+
+__all__ = ["Manifest", "NewerFormatError", "read", "verify", "write"]
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class NewerFormatError(CheckpointError):
+    """A checkpoint that a newer version wrote: nothing is wrong with it, so it must not be passed over as damaged."""
+
+
+@attrs.frozen
+class Manifest:
+    """The contents of MANIFEST.json: every file of the checkpoint but itself, by name."""
+
+    step: int
+    config_sha256: str
+    files: Mapping[str, FileRecord]
+    created_utc: str
+    format_version: int = FORMAT_VERSION
+
+
+def write(directory: Path, manifest: Manifest) -> None:
+    """Write MANIFEST.json into `directory`; OSError when the disk refuses."""
+    path = directory / MANIFEST
+    disk.write(path, [facts.encode_facts(attrs.asdict(manifest), str(path))])
+
+
+def read(directory: Path) -> Manifest:
+    """The manifest of the checkpoint in `directory`.
+
+    Raises:
+        NewerFormatError: a newer version of bigrun wrote it.
+        CheckpointError: it is missing, is not JSON, or says something that no manifest says (all of it, at once).
+    """
+    path = directory / MANIFEST
+    document = facts.read_facts(path)
+    if isinstance(document, dict):
+        version = document.get("format_version")
+        if type(version) is int and version > FORMAT_VERSION:
+            raise NewerFormatError(
+                f"{path}: has checkpoint format {version}, this bigrun reads up to {FORMAT_VERSION}: "
+                "resume with the version of bigrun that wrote it, or a newer one"
+            )
+    problems = list(find_problems(document))
+    if problems:
+        raise CheckpointError(f"{path}: is not a valid manifest: " + "; ".join(problems))
+    assert isinstance(document, dict)
+    fields: dict[str, Any] = document
+    files = {name: FileRecord(**record) for name, record in fields["files"].items()}
+    return Manifest(**{**fields, "files": files})
+
+
+def find_problems(document: object) -> Iterator[str]:
+    """What makes `document` no manifest of this format."""
+    if not isinstance(document, dict):
+        yield f"expected an object, got {type(document).__name__}"
+        return
+    checks = {
+        "format_version": lambda value: type(value) is int and value == FORMAT_VERSION,
+        "step": is_count,
+        "config_sha256": is_sha256,
+        "created_utc": lambda value: isinstance(value, str),
+        "files": lambda value: isinstance(value, dict),
+    }
+    yield from (f"unknown key '{key}'" for key in sorted(document.keys() - checks.keys()))
+    for key, is_valid in checks.items():
+        if key not in document:
+            yield f"'{key}' is missing"
+        elif not is_valid(document[key]):
+            yield f"'{key}' cannot be {document[key]!r:.80}"
+        elif key == "files":
+            yield from find_file_problems(document["files"], document.get("config_sha256"))
+
+
+def find_file_problems(files: dict[str, Any], config_sha256: object) -> Iterator[str]:
+    """What is wrong with the table of files: names that leave the directory, records that are none."""
+    for name, record in files.items():
+        if not is_file_name(name) or name == MANIFEST:
+            yield f"'{name:.80}' is not a name that a checkpoint's file can have"
+        elif not (
+            isinstance(record, dict)
+            and record.keys() == {"bytes", "sha256"}
+            and is_count(record["bytes"])
+            and is_sha256(record["sha256"])
+        ):
+            yield f"the record of '{name}' cannot be {record!r:.80}"
+        elif name == CONFIG and record["sha256"] != config_sha256:
+            yield f"'config_sha256' is not the sha256 of {CONFIG}"
+    if CONFIG not in files:
+        yield f"{CONFIG} is not listed"
+
+
+def is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def is_sha256(value: object) -> bool:
+    return isinstance(value, str) and SHA256.fullmatch(value) is not None
+
+
+def verify(directory: Path) -> list[str]:
+    """Everything in which `directory` differs from its manifest, each naming the file; empty when nothing does.
+
+    Reads every byte: about 1.5 GB/s per core.
+
+    Raises:
+        NewerFormatError: a newer version of bigrun wrote it, so that this one cannot tell.
+    """
+    try:
+        manifest = read(directory)
+        present = {path.name for path in directory.iterdir()} - {MANIFEST}
+    except NewerFormatError:
+        raise
+    except (CheckpointError, OSError) as error:
+        return [str(error)]
+    problems = [f"{name}: is not in {MANIFEST}" for name in sorted(present - manifest.files.keys())]
+    for name, record in sorted(manifest.files.items()):
+        problem = find_difference(directory / name, record)
+        if problem:
+            problems.append(f"{name}: {problem}")
+    return problems
+
+
+def find_difference(path: Path, record: FileRecord) -> str | None:
+    """How a file differs from its record; None when it does not."""
+    try:
+        disk.require_regular(path)
+        size = path.stat().st_size
+        if size != record.bytes:
+            return f"has {size} bytes, expected {record.bytes}"
+        sha256 = disk.hash_file(path)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error}"
+    return (
+        None
+        if sha256 == record.sha256
+        else f"has sha256 {sha256}, expected {record.sha256}: its contents changed"
+    )

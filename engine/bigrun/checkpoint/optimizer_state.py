@@ -1,0 +1,168 @@
+"""An optimizer's state by parameter name instead of by position, as tensors and JSON facts.
+
+    tensors:  "blocks.0.mlp.fc1.weight/exp_avg" -> tensor
+    facts:    {"class": "AdamW",
+               "parameters": {"blocks.0.mlp.fc1.weight": {"shape": [4096, 1024],
+                                                          "tensors": {"exp_avg": [4096, 1024], "step": []},
+                                                          "values": {}}}}
+
+Hyperparameters (learning rate, betas, weight decay) are not state: they are the configuration's and the schedules'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from bigrun.checkpoint.facts import JSON
+from bigrun.checkpoint.strict import list_misfits
+from bigrun.errors import CheckpointError
+
+__all__ = ["flatten_optimizer", "restore_optimizer"]
+
+SEPARATOR = "/"  # between a parameter's name and the state's key; a key never holds it, a name may
+
+
+@attrs.frozen
+class SavedState:
+    """What the facts say about one parameter: its shape, its state's tensors by key with their shapes, plain values."""
+
+    shape: list[int]
+    tensors: dict[str, list[int]]
+    values: dict[str, JSON]
+
+
+def flatten_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[Parameter, str]
+) -> tuple[dict[str, Tensor], dict[str, JSON]]:
+    """The state of every parameter of the optimizer: (tensors, facts).
+
+    The tensors are the optimizer's own, not copies. A parameter that never had a gradient has an entry without
+    state. Any `torch.optim.Optimizer` whose state holds tensors and plain values per parameter will do; LBFGS,
+    which holds lists of tensors, will not.
+
+    Args:
+        optimizer: of any class.
+        names: a unique name for each of its parameters.
+
+    Raises:
+        CheckpointError: a parameter has no name of its own, or the state holds something else than tensors and
+            plain values.
+    """
+    tensors: dict[str, Tensor] = {}
+    parameters: dict[str, JSON] = {}
+    for name, parameter in named_parameters(optimizer, names).items():
+        shapes: dict[str, JSON] = {}
+        values: dict[str, JSON] = {}
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor) and SEPARATOR not in key:
+                tensors[join(name, key)] = value
+                shapes[key] = list(value.shape)
+            elif value is None or isinstance(value, bool | int | float | str):
+                values[key] = value
+            else:
+                raise CheckpointError(
+                    f"optimizer state '{key}' of {name} cannot be saved: expected a tensor or a plain value, "
+                    f"and no '{SEPARATOR}' in its key, got {type(value).__name__}"
+                )
+        parameters[name] = {"shape": list(parameter.shape), "tensors": shapes, "values": values}
+    return tensors, {"class": type(optimizer).__name__, "parameters": parameters}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[Parameter, str],
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    where: str,
+) -> None:
+    """Replace the optimizer's state by what `flatten_optimizer` gave; tensors are copied, their dtype is kept.
+
+    Devices are the optimizer's choice (AdamW keeps `step` on the CPU unless it is fused or capturable). The
+    hyperparameters of its groups stay as they are, and so may the grouping differ from the saved one.
+
+    Args:
+        optimizer: of the class that was saved, over parameters of the same names and shapes.
+        names: a unique name for each of its parameters.
+        tensors, facts: what was saved.
+        where: the file or directory that they are from, for the message.
+
+    Raises:
+        CheckpointError: naming every parameter and tensor that is missing, unknown or of another shape. The
+            optimizer is untouched.
+    """
+    parameters = named_parameters(optimizer, names)
+    saved = parse_facts(facts, where)
+    misfits = find_misfits(optimizer, parameters, facts["class"], saved, tensors)
+    if misfits:
+        raise CheckpointError("\n".join([f"{where}: does not fit the optimizer", *misfits]))
+    state = {name: {key: tensors[join(name, key)] for key in entry.tensors} for name, entry in saved.items()}
+    packed = {
+        index: {**state[name], **saved[name].values}
+        for index, name in enumerate(parameters)
+        if state[name] or saved[name].values
+    }
+    optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
+    for name, parameter in parameters.items():
+        for key, tensor in state[name].items():
+            # load_state_dict has chosen the device, but it also casts to the parameter's dtype.
+            loaded = optimizer.state[parameter]
+            loaded[key] = tensor.to(loaded[key].device, copy=True)
+
+
+def named_parameters(
+    optimizer: torch.optim.Optimizer, names: Mapping[Parameter, str]
+) -> dict[str, Parameter]:
+    """name -> parameter in the order of the optimizer's groups, which is the order of its own `state_dict()`."""
+    parameters: dict[str, Parameter] = {}
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        name = names.get(parameter)
+        if name is None or name in parameters:
+            shape = tuple(parameter.shape)
+            raise CheckpointError(
+                f"optimizer parameter of shape {shape} needs a name of its own, got {name!r}"
+            )
+        parameters[name] = parameter
+    return parameters
+
+
+def parse_facts(facts: Mapping[str, Any], where: str) -> dict[str, SavedState]:
+    try:
+        return {name: SavedState(**entry) for name, entry in facts["parameters"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where}: holds no optimizer state: {error!r}") from error
+
+
+def find_misfits(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, Parameter],
+    saved_class: str,
+    saved: Mapping[str, SavedState],
+    tensors: Mapping[str, Tensor],
+) -> list[str]:
+    """One line for each way in which the saved state does not fit, as `list_misfits` writes them."""
+    lines = []
+    if saved_class != type(optimizer).__name__:
+        lines.append(f"  class: saved from {saved_class}, expected {type(optimizer).__name__}")
+    wrong = [
+        f"{name} has shape {tuple(entry.shape)}, expected {tuple(parameters[name].shape)}"
+        for name, entry in saved.items()
+        if name in parameters and entry.shape != list(parameters[name].shape)
+    ]
+    lines += list_misfits(parameters.keys(), saved.keys(), wrong)
+    shapes = {join(name, key): shape for name, entry in saved.items() for key, shape in entry.tensors.items()}
+    wrong = [
+        f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(shape)}"
+        for key, shape in shapes.items()
+        if key in tensors and list(tensors[key].shape) != shape
+    ]
+    return lines + list_misfits(shapes.keys(), tensors.keys(), wrong)
+
+
+def join(name: str, key: str) -> str:
+    return f"{name}{SEPARATOR}{key}"

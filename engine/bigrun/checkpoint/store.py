@@ -1,0 +1,220 @@
+"""The checkpoints of one run: saved so that a kill, a full disk or a flipped bit never costs more than the newest.
+
+A checkpoint is written to a directory beside the others, synced, read back, and published by one rename. Nothing
+that was published is ever changed. The caller holds the run's lock. Torch-free until tensors are saved.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bigrun.checkpoint import disk, manifest
+from bigrun.checkpoint.contents import write_contents
+from bigrun.checkpoint.facts import JSON
+from bigrun.checkpoint.layout import (
+    MANIFEST,
+    Stale,
+    holds_checkpoint,
+    is_real_directory,
+    parse_stale,
+    parse_step,
+    stale_name,
+    step_name,
+)
+from bigrun.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CheckpointStore"]
+
+
+class CheckpointStore:
+    """The published checkpoints in `directory`, which need not exist yet."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of `step` is published, whether it is there or not."""
+        return self.directory / step_name(step)
+
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        facts: Mapping[str, JSON],
+        config_toml: str,
+    ) -> Path:
+        """Publish a checkpoint; what stood at `step` before is replaced, and then removed.
+
+        Args:
+            step: optimizer steps taken.
+            tensors: stem -> name -> tensor; each group becomes `<stem>.safetensors` (see `load_tensors`).
+            facts: name -> JSON; each becomes `<name>.json` (see `load_facts`).
+            config_toml: the resolved configuration, kept as `config.toml`.
+
+        Returns:
+            The directory of the published checkpoint.
+
+        Raises:
+            CheckpointError: nothing was published and no temporary is left; the checkpoints before are as they
+                were. Its cause is the OSError where the disk refused (ENOSPC, EFBIG, EIO, ...).
+        """
+        temporary = self.directory / stale_name(Stale.TEMPORARY, step)
+        try:
+            make_directory(self.directory)
+            temporary.mkdir()
+            meant = write_contents(temporary, step, tensors, facts, config_toml)
+            disk.sync(temporary)
+            problems = manifest.verify(temporary)
+            if problems or manifest.read(temporary) != meant:
+                raise CheckpointError(
+                    f"{self.path(step)}: not saved: the disk gives back other bytes: {problems}"
+                )
+            return self._publish(temporary, step)
+        except OSError as error:
+            raise CheckpointError(f"{self.path(step)}: not saved: {error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def delete(self, step: int) -> None:
+        """Remove the checkpoint of `step`. It is gone with the first rename, whatever happens after it.
+
+        Raises:
+            CheckpointError: there is no such directory, or it cannot be removed.
+        """
+        trash = self.directory / stale_name(Stale.TRASH, step)
+        try:
+            self.path(step).rename(trash)
+            disk.sync_directory(self.directory)
+            shutil.rmtree(trash)
+        except OSError as error:
+            raise CheckpointError(f"{self.path(step)}: not deleted: {error}") from error
+
+    def sweep(self) -> list[str]:
+        """Clear away what a killed process left; call it at the start of a run, under the run's lock.
+
+        Where a kill fell between two renames, so that a step is not published but a complete and verified copy
+        of it waits under another name, that copy is published: the new one first, else the old one.
+
+        Returns:
+            What was done, one line for each directory.
+
+        Raises:
+            CheckpointError: something cannot be removed, or a newer version of bigrun wrote it.
+        """
+        lines = []
+        try:
+            for kind, step, path in self._find_stale():
+                is_wanted = kind is not Stale.TRASH and not is_real_directory(self.path(step))
+                if is_wanted and not find_problems(path, step):
+                    disk.sync(path)
+                    self._publish(path, step)
+                    lines.append(f"{path.name}: complete, published as {step_name(step)}")
+                else:
+                    shutil.rmtree(path)
+                    lines.append(f"{path.name}: removed")
+        except OSError as error:
+            raise CheckpointError(f"{self.directory}: cannot be swept: {error}") from error
+        return lines
+
+    def steps(self) -> list[int]:
+        """The steps of the published checkpoints whose manifest can be read, in ascending order; nothing is hashed."""
+        return [step for step, path in self._find_published() if has_manifest(path)]
+
+    def newest_verified(self, on_problem: Callable[[Path, list[str]], None]) -> Path | None:
+        """The newest checkpoint of which every byte is as it was saved; None when there is no checkpoint at all.
+
+        Args:
+            on_problem: called with each newer checkpoint that was passed over, and what is wrong with it.
+
+        Raises:
+            CheckpointError: there are checkpoints and all are damaged, or a newer version of bigrun wrote one
+                that would have to be passed over.
+        """
+        damaged = []
+        for step, path in reversed(self._find_published()):
+            problems = find_problems(path, step)
+            if not problems:
+                return path
+            on_problem(path, problems)
+            damaged.append(f"  {path.name}: {problems[0]}")
+        if damaged:
+            raise CheckpointError(
+                "\n".join(
+                    [
+                        f"{self.directory}: every checkpoint is damaged:",
+                        *damaged,
+                        "Put a good copy in place, or move the directory away to start again from step 0.",
+                    ]
+                )
+            )
+        return None
+
+    def _publish(self, complete: Path, step: int) -> Path:
+        """Rename a complete, synced directory to its published name.
+
+        Between the two renames of a replacement neither is published: the old one is put back if the second
+        fails, and `sweep` finds both if the process is killed.
+        """
+        final = self.path(step)
+        aside = self.directory / stale_name(Stale.ASIDE, step)
+        replaces = is_real_directory(final)
+        if replaces:
+            final.rename(aside)
+        try:
+            complete.rename(final)
+        except BaseException:
+            if replaces:
+                aside.rename(final)
+            raise
+        disk.sync_directory(self.directory)
+        if replaces:
+            shutil.rmtree(aside, ignore_errors=True)  # it is published: what remains is the next sweep's
+        return final
+
+    def _find_published(self) -> list[tuple[int, Path]]:
+        """(step, directory) of every published checkpoint, damaged or not, in ascending order."""
+        if not self.directory.is_dir():
+            return []
+        entries = [(parse_step(path.name), path) for path in self.directory.iterdir()]
+        return sorted((step, path) for step, path in entries if step is not None and holds_checkpoint(path))
+
+    def _find_stale(self) -> list[tuple[Stale, int, Path]]:
+        """(kind, step, directory) of what a killed process left, in the order of `Stale`."""
+        if not self.directory.is_dir():
+            return []
+        entries = [
+            (parse_stale(path.name), path) for path in self.directory.iterdir() if is_real_directory(path)
+        ]
+        found = [(*parsed, path) for parsed, path in entries if parsed is not None]
+        return sorted(found, key=lambda entry: list(Stale).index(entry[0]))
+
+
+def make_directory(directory: Path) -> None:
+    """Create the store's directory and force its name to the disk."""
+    if not directory.is_dir():
+        directory.mkdir(parents=True)
+        disk.sync_directory(directory.parent)
+
+
+def has_manifest(path: Path) -> bool:
+    try:
+        manifest.read(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def find_problems(path: Path, step: int) -> list[str]:
+    """What `verify` finds, and whether the checkpoint is of `step` as its directory says."""
+    problems = manifest.verify(path)
+    if not problems:
+        saved = manifest.read(path).step
+        if saved != step:
+            problems.append(f"{MANIFEST}: is of step {saved}, the directory of step {step}")
+    return problems

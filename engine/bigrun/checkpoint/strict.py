@@ -1,0 +1,55 @@
+"""Loading tensors into a module: all of them fit, or the error names every one that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from bigrun.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["list_misfits", "load_strict"]
+
+NAMES_SHOWN = 20
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy `tensors` into the module's parameters and buffers of the same names, converting to their dtype.
+
+    Args:
+        module: its `state_dict()` names and shapes are what is expected.
+        tensors: what was saved.
+        where: the file or directory that the tensors are from, for the message.
+
+    Raises:
+        CheckpointError: naming every key that is missing, unknown or of another shape. The module is untouched.
+    """
+    expected = module.state_dict()
+    shapes = [
+        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    misfits = list_misfits(expected.keys(), tensors.keys(), shapes)
+    if misfits:
+        raise CheckpointError("\n".join([f"{where}: does not fit {type(module).__name__}", *misfits]))
+    module.load_state_dict(tensors)
+
+
+def list_misfits(expected: Collection[str], got: Collection[str], wrong: Collection[str] = ()) -> list[str]:
+    """One line for each way in which names differ: missing, unknown, and what else the caller found wrong."""
+    kinds = {
+        "missing": [name for name in expected if name not in got],
+        "unknown": [name for name in got if name not in expected],
+        "wrong": wrong,
+    }
+    return [f"  {kind} ({len(names)}): {shorten(names)}" for kind, names in kinds.items() if names]
+
+
+def shorten(names: Iterable[str]) -> str:
+    """The first names in alphabetical order, and how many more there are."""
+    ordered = sorted(names)
+    more = [f"and {len(ordered) - NAMES_SHOWN} more"] if len(ordered) > NAMES_SHOWN else []
+    return ", ".join([*ordered[:NAMES_SHOWN], *more])

@@ -1,0 +1,144 @@
+"""The command line. Each command imports what it needs when it runs: `bigrun --help` imports neither torch nor rich."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bigrun.version import __version__
+
+__all__ = ["main"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Turns bigrun's errors into one message and an exit code; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from bigrun.errors import BigrunError
+
+        try:
+            return super().invoke(ctx)
+        except BigrunError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(int(error.exit_code))
+
+
+def complete_preset(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    from bigrun.config import shipped_presets
+
+    names = [CompletionItem(name) for name in shipped_presets() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def complete_plugin(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from bigrun.plugins import installed
+
+    return [name for name in installed() if name.startswith(incomplete)]
+
+
+def preset_options(command: F) -> F:
+    """PRESET and its overrides, the same for every command that reads one."""
+    for decorate in (
+        click.option("--no-plugin", "no_plugins", multiple=True, metavar="NAME", help="Switch a plugin of the preset off."),
+        click.option(
+            "--plugin", "plugins", multiple=True, metavar="NAME", shell_complete=complete_plugin,
+            help="Switch a plugin on: an installed name, or module:Class.",
+        ),
+        click.option(
+            "--set", "sets", multiple=True, metavar="KEY=VALUE",
+            help="Override an option with a TOML value: --set run.max_steps=100.",
+        ),
+        click.argument("preset", shell_complete=complete_preset),
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="bigrun")
+def main() -> None:
+    """Pre-train vision transformers by self-supervision, in runs that cannot be lost.
+
+    PRESET is the name of a shipped preset (see `bigrun presets`) or the path of a TOML file.
+    """
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # --plugin my_module:MyPlugin finds my_module.py here
+
+
+@main.command()
+@preset_options
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<preset>]")
+@click.option("--fresh", is_flag=True, help="Leave an existing run alone and start beside it (name-2, name-3, ...).")
+@click.option("--drop-plugin", "drop_plugins", multiple=True, metavar="NAME", help="Resume without a plugin's saved state.")
+def run(preset: str, run_dir: Path | None, fresh: bool, drop_plugins: tuple[str, ...], **overrides: Any) -> None:
+    """Train; continues from the newest checkpoint of the run directory if there is one."""
+    from bigrun.config import read_preset
+    from bigrun.output import Output
+    from bigrun.session import run_training
+
+    document = read_preset(preset, **overrides)
+    output = Output()
+    finished, code = run_training(
+        document, run_dir, fresh=fresh, drop_plugins=drop_plugins, companions={"output": output}
+    )
+    output.conclude(finished)
+    sys.exit(int(code))
+
+
+@main.command()
+@preset_options
+def check(preset: str, **overrides: Any) -> None:
+    """Validate a preset without training, and say what the run would be."""
+    from bigrun.check import check_preset
+    from bigrun.config import read_preset
+
+    for line in check_preset(read_preset(preset, **overrides)):
+        click.echo(line)
+
+
+@main.command()
+def plugins() -> None:
+    """List installed plugins: what they are and which shipped presets use them."""
+    from bigrun.listing import plugin_rows, table
+
+    click.echo(table(("plugin", "kind", "distribution", "version", "active in"), plugin_rows()))
+
+
+@main.command()
+def presets() -> None:
+    """List the shipped presets with the first line of each."""
+    from bigrun.listing import preset_rows, table
+
+    click.echo(table(("preset", "what it is"), preset_rows()))
+
+
+@main.command()
+@click.argument("key")
+@click.option("--preset", shell_complete=complete_preset, help="Also show the value in this preset.")
+def explain(key: str, preset: str | None) -> None:
+    """Explain an option (model.depth), a table (model) or a plugin's options (plugins.gram-anchoring)."""
+    from bigrun.explain import explain_key
+
+    for line in explain_key(key, preset):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a completion script: `bigrun completion bash > ~/.local/share/bash-completion/completions/bigrun`."""
+    from click.shell_completion import get_completion_class
+
+    cls = get_completion_class(shell)
+    assert cls is not None
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(cls(main, {}, "bigrun", "_BIGRUN_COMPLETE").source())

@@ -1,0 +1,211 @@
+"""A run's configuration: a preset, overrides, and the plugins that its tables activate.
+
+    preset (TOML) -> --set, --plugin, --no-plugin -> strict values -> values chosen by rule -> `Config`
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.resources
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import tomli
+import tomli_w
+
+from bigrun.errors import ConfigError, UsageError
+from bigrun.rules import Choice, EngineConfig, choose, cross_problems, warnings
+from bigrun.values import Problem, did_you_mean, structure, unstructure
+
+__all__ = ["Config", "Document", "build_config", "find_preset", "read_preset", "shipped_presets"]
+
+
+@attrs.frozen
+class Document:
+    """A preset with its overrides, not yet interpreted."""
+
+    source: str
+    """What messages call it: the file or the preset's name."""
+    name: str
+    tables: Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class Config(EngineConfig):
+    """The resolved configuration: no value is open."""
+
+    source: str
+    name: str
+    plugins: Mapping[str, Any] = attrs.field(factory=dict)
+    """Active plugins by name; the value is an instance of the plugin's `Config`, or None if it has none."""
+    choices: tuple[Choice, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def tables(self) -> dict[str, Any]:
+        """The whole configuration as TOML tables, plugins included."""
+        tables = {f.name: unstructure(getattr(self, f.name)) for f in attrs.fields(EngineConfig)}
+        return tables | {"plugins": {n: unstructure(c) if c is not None else {} for n, c in self.plugins.items()}}
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.tables())
+
+
+def shipped_presets() -> dict[str, Traversable]:
+    """Presets inside the package, by name."""
+    folder = importlib.resources.files("bigrun") / "presets"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
+    return {f.name.removesuffix(".toml"): f for f in files}
+
+
+def find_preset(preset: str) -> Traversable:
+    """A preset by path, or by the name of a shipped one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if preset.endswith(".toml") or "/" in preset:
+        path = Path(preset)
+        if path.is_file():
+            return path
+        raise UsageError(f"{preset}: no such file; `bigrun presets` lists the presets that have a name")
+    presets = shipped_presets()
+    if preset not in presets:
+        raise UsageError(
+            f"{preset}: no preset of that name{did_you_mean(preset, presets)}; "
+            f"shipped: {', '.join(presets)}; a file of your own ends in .toml"
+        )
+    return presets[preset]
+
+
+def read_preset(
+    preset: str, sets: Sequence[str] = (), plugins: Sequence[str] = (), no_plugins: Sequence[str] = ()
+) -> Document:
+    """Read a preset and apply overrides: `--set KEY=VALUE`, `--plugin NAME`, `--no-plugin NAME`.
+
+    Raises:
+        UsageError: the file is not there or is not TOML, or an override cannot be understood.
+    """
+    file = find_preset(preset)
+    try:
+        tables = tomli.loads(file.read_text(encoding="utf-8"))
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{preset}: not valid TOML: {error}") from None
+    return Document(preset, file.name.removesuffix(".toml"), override(tables, sets, plugins, no_plugins))
+
+
+def override(
+    tables: Mapping[str, Any], sets: Iterable[str] = (), plugins: Iterable[str] = (), no_plugins: Iterable[str] = ()
+) -> dict[str, Any]:
+    """A copy of the tables with overrides applied: first plugins on, then off, then values."""
+    result = copy.deepcopy(dict(tables))
+    active = result.setdefault("plugins", {})
+    if not isinstance(active, dict):
+        return result  # structure() names the problem
+    for name in plugins:
+        active.setdefault(name, {})
+    for name in no_plugins:
+        if name not in active:
+            raise UsageError(f"--no-plugin {name}: it is not active{did_you_mean(name, active)}")
+        del active[name]
+    for text in sets:
+        _set(result, text)
+    return result
+
+
+def _set(tables: dict[str, Any], text: str) -> None:
+    """Apply one `key.path=value`; the value is a TOML literal (strings need quotes: `'"name"'`)."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {text}: expected KEY=VALUE, as in --set run.max_steps=100")
+    try:
+        (path, literal) = _only_leaf(tomli.loads(f"{key.strip()} = {value.strip()}"))
+    except tomli.TOMLDecodeError:
+        try:  # a bare word is a string: --set model.ffn=swiglu
+            (path, literal) = _only_leaf(tomli.loads(f"{key.strip()} = ''"))
+        except tomli.TOMLDecodeError as error:
+            raise UsageError(f"--set {text}: {key!r} is not a TOML key: {error}") from None
+        if any(c in value for c in "[]{}\"'=,") or not value.strip():
+            raise UsageError(f"--set {text}: {value!r} is not a TOML value") from None
+        literal = value.strip()
+    table = tables
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {text}: {part!r} is not a table")
+    table[path[-1]] = literal
+
+
+def _only_leaf(document: dict[str, Any]) -> tuple[list[str], Any]:
+    path: list[str] = []
+    value: Any = document
+    while isinstance(value, dict) and len(value) == 1:
+        (key,) = value
+        path.append(key)
+        value = value[key]
+    return path, value
+
+
+def build_config(document: Document, plugin_configs: Mapping[str, type | None], problems: list[Problem]) -> Config:
+    """Interpret a document; `plugin_configs` has the `Config` class of every active plugin that could be loaded.
+
+    `problems` holds what was already found about plugins; it is reported together with everything else.
+
+    Raises:
+        ConfigError: with every problem of the whole document.
+    """
+    sections = {field.name: field for field in attrs.fields(EngineConfig)}
+    parts: dict[str, Any] = {}
+    for key in document.tables:
+        if key != "plugins" and key not in sections:
+            problems.append((key, f"unknown table{did_you_mean(key, [*sections, 'plugins'])}"))
+    for name, field in sections.items():
+        cls = field.default.factory  # type: ignore[union-attr]
+        parts[name] = structure(document.tables.get(name, {}), cls, name, problems)
+    plugins = _plugin_tables(document, plugin_configs, problems)
+    if problems:
+        raise ConfigError(document.source, problems)
+    chosen, choices = choose(EngineConfig(**parts))
+    chosen = _absolute(chosen)
+    problems += cross_problems(chosen)
+    if problems:
+        raise ConfigError(document.source, problems)
+    return Config(
+        **{name: getattr(chosen, name) for name in sections},
+        source=document.source,
+        name=document.name,
+        plugins=plugins,
+        choices=tuple(choices),
+        warnings=tuple(warnings(chosen)),
+    )
+
+
+def _plugin_tables(
+    document: Document, configs: Mapping[str, type | None], problems: list[Problem]
+) -> dict[str, Any]:
+    tables = document.tables.get("plugins", {})
+    if not isinstance(tables, Mapping):
+        problems.append(("plugins", "expected a table of plugins, as in [plugins.NAME]"))
+        return {}
+    plugins: dict[str, Any] = {}
+    for name, table in tables.items():
+        if name not in configs:
+            continue  # it could not be loaded; that is a problem already
+        cls, path = configs[name], f"plugins.{name}"
+        if cls is not None:
+            plugins[name] = structure(table, cls, path, problems)
+        elif table:
+            problems.append((path, f"this plugin has no options, got {', '.join(map(repr, table))}"))
+        else:
+            plugins[name] = None
+    return plugins
+
+
+def _absolute(config: EngineConfig) -> EngineConfig:
+    """Make the data folder independent of the directory from which a resumed run is started."""
+    if config.data.path is None:
+        return config
+    path = str(Path(config.data.path).expanduser().absolute())
+    return attrs.evolve(config, data=attrs.evolve(config.data, path=path))

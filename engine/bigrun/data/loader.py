@@ -1,0 +1,114 @@
+"""The endless stream of decoded micro-batches."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from bigrun.data.dataset import Dataset, Samples
+from bigrun.data.order import EpochOrder
+from bigrun.errors import DataError
+from bigrun.sections import Data
+
+__all__ = ["build_loader"]
+
+# A stop is the main process's decision: a worker that died of the same Ctrl-C would break the last step.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def build_loader(
+    dataset: Dataset, order: EpochOrder, data: Data, start_position: int, micro_batch: int
+) -> Generator[Samples, None, None]:
+    """Micro-batches in the order's order, for ever; the k-th holds the positions from start_position + k * micro_batch.
+
+    The same for any number of workers, and a stream started at a later position continues an earlier one. Workers
+    decode and nothing else; they start at the first batch and stop with the generator (`close()`).
+
+    Args:
+        dataset: images by index; picklable when data.workers > 0.
+        order: which image stands at which position.
+        data: `workers` and `prefetch` are used.
+        start_position: images already consumed.
+        micro_batch: images b per batch.
+
+    Raises:
+        DataError: from the batch that holds an image that cannot be read.
+    """
+    stream = iterate(
+        DataLoader(
+            Decoder(dataset, order, micro_batch),
+            batch_size=None,
+            sampler=itertools.count(start_position, micro_batch),
+            collate_fn=unchanged,
+            num_workers=data.workers,
+            prefetch_factor=data.prefetch if data.workers else None,
+            multiprocessing_context=worker_context() if data.workers else None,
+            worker_init_fn=ignore_stop_signals,
+            generator=torch.Generator(),  # torch seeds the workers from it instead of the global generator
+        )
+    )
+    for samples in stream:
+        if isinstance(samples, DataError):
+            raise samples
+        yield samples
+
+
+class Decoder(torch.utils.data.Dataset[Samples | DataError]):
+    """The data set by micro-batch: item p is the micro-batch that starts at position p."""
+
+    def __init__(self, dataset: Dataset, order: EpochOrder, micro_batch: int) -> None:
+        self.dataset = dataset
+        self.order = order
+        self.micro_batch = micro_batch
+
+    def __getitem__(self, position: int) -> Samples | DataError:
+        """A DataError is returned, not raised: torch would replace its message by a traceback in text."""
+        epochs, indices = self.order.index(position + np.arange(self.micro_batch))
+        try:
+            images = [self.dataset[index] for index in indices.tolist()]
+        except DataError as error:
+            return DataError(str(error))
+        return Samples.pack(images, torch.from_numpy(indices), torch.from_numpy(epochs))
+
+
+def worker_context() -> multiprocessing.context.ForkServerContext:
+    """Workers are forked from a clean server that has imported torch, not from this process: a fork of a process
+    with threads and an initialised GPU may deadlock, and Python 3.12 warns of it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "bigrun.data.folder", __name__])
+    return context
+
+
+def iterate(loader: DataLoader[Any]) -> Iterator[Samples | DataError]:
+    """Start the workers with the stop signals blocked, so that none of them dies of one before it ignores it."""
+    if loader.num_workers:
+        resource_tracker.ensure_running()  # up to Python 3.12 this unblocks the signals
+    with blocked(STOP_SIGNALS):
+        return iter(loader)
+
+
+@contextmanager
+def blocked(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_stop_signals(worker: int) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def unchanged(samples: Samples | DataError) -> Samples | DataError:
+    return samples

@@ -1,0 +1,66 @@
+"""The engine's own answers: one plugin that always answers last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bigrun.anomaly import Action, Anomaly
+from bigrun.errors import DataError
+from bigrun.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import torch
+
+    from bigrun.data.dataset import Dataset, Samples
+    from bigrun.objective.base import Objective
+    from bigrun.run import Run
+
+__all__ = ["Defaults"]
+
+
+class Defaults:
+    """A folder of images, the DINO objective, AdamW, skip a bad step and halt after several."""
+
+    @hookimpl(trylast=True)
+    def build_dataset(self, run: Run) -> Dataset:
+        from bigrun.data.folder import ImageFolder
+
+        if run.config.data.path is None:
+            raise DataError(
+                "no images: set data.path to a folder of images (--set data.path=/folder), "
+                "or activate a plugin that brings a data set"
+            )
+        return ImageFolder.search(run.config.data.path)
+
+    @hookimpl(trylast=True)
+    def build_objective(self, run: Run) -> Objective:
+        from bigrun.objective.dino import DinoObjective
+
+        config = run.config
+        return DinoObjective(config.model, config.objective, config.views, run.schedules)
+
+    @hookimpl(trylast=True)
+    def build_optimizer(self, run: Run, parameters: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+        from bigrun.optimizer import build_adamw
+
+        return build_adamw(parameters, run.config.optimizer)
+
+    @hookimpl(trylast=True)
+    def build_loader(self, run: Run, dataset: Dataset, position: int) -> Iterator[Samples]:
+        from bigrun.data.loader import build_loader
+        from bigrun.data.order import EpochOrder
+
+        order = EpochOrder(len(dataset), run.config.run.seed)
+        return build_loader(dataset, order, run.config.data, run.config.model.in_channels, position)
+
+    @hookimpl(tryfirst=True)
+    def header_lines(self, run: Run) -> list[str]:
+        from bigrun.summary import header
+
+        return header(run)
+
+    @hookimpl(trylast=True)
+    def on_anomaly(self, run: Run, anomaly: Anomaly) -> Action:
+        limit = run.config.run.halt_after_skips
+        return Action.HALT if run.skipped_in_a_row + 1 >= limit else Action.SKIP

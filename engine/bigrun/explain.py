@@ -1,0 +1,107 @@
+"""`bigrun explain KEY`: an option from its one declaration."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from bigrun.errors import UsageError
+from bigrun.options import describe_unit
+from bigrun.rules import EngineConfig
+from bigrun.values import did_you_mean, type_name
+
+__all__ = ["explain_key", "options_of", "section_class"]
+
+
+def section_class(path: str) -> type:
+    """The attrs class behind `model` or `plugins.NAME`.
+
+    Raises:
+        UsageError: there is no such table.
+    """
+    from bigrun.plugins import installed, load_classes
+
+    if path.startswith("plugins."):
+        name = path.removeprefix("plugins.")
+        problems: list[tuple[str, str]] = []
+        classes = load_classes({name: {}}, problems)
+        if problems:
+            raise UsageError("; ".join(f"{where}: {text}" for where, text in problems))
+        config = getattr(classes[name], "Config", None)
+        if config is None:
+            raise UsageError(f"{path}: this plugin has no options")
+        return typing.cast("type", config)
+    sections = attrs.fields_dict(EngineConfig)
+    if path not in sections:
+        known = [*sections, *(f"plugins.{name}" for name in installed())]
+        raise UsageError(f"{path}: no such table{did_you_mean(path, known)}; tables: {', '.join(known)}")
+    return typing.cast("type", sections[path].default.factory)
+
+
+def options_of(cls: type) -> Iterator[tuple[attrs.Attribute[Any], str]]:
+    """The options of a section with their types in words."""
+    hints = typing.get_type_hints(cls)
+    for field in attrs.fields(cls):
+        yield field, type_name(hints[field.name])
+
+
+def default_text(field: attrs.Attribute[Any]) -> str:
+    """The default as a person would say it."""
+    if field.default is attrs.NOTHING:
+        return "none: it is required"
+    if field.default is None:
+        return "chosen by rule" if field.metadata.get("rule") else "off"
+    value = field.default
+    return str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def explain_key(key: str, preset: str | None = None) -> Iterator[str]:
+    """Lines about an option or a whole table.
+
+    Raises:
+        UsageError: there is no such option or table.
+    """
+    parts = key.split(".")
+    depth = 2 if parts[0] == "plugins" else 1
+    path, names = ".".join(parts[:depth]), parts[depth:]
+    cls = section_class(path)
+    options = {field.name: (field, kind) for field, kind in options_of(cls)}
+    if not names:
+        yield f"[{path}]  {(inspect.getdoc(cls) or '').splitlines()[0]}"
+        for name, (field, kind) in options.items():
+            yield f"  {name} ({kind}; default {default_text(field)}): {field.metadata.get('help', '')}"
+        return
+    (name,) = names if len(names) == 1 else (".".join(names),)
+    if name not in options:
+        raise UsageError(f"{key}: {path} has no such option{did_you_mean(name, options)}; options: {', '.join(options)}")
+    field, kind = options[name]
+    yield key
+    yield f"  {field.metadata.get('help', '')}"
+    yield f"  type     {kind}"
+    yield f"  default  {default_text(field)}"
+    if unit := describe_unit(name):
+        yield f"  unit     {unit}"
+    if field.metadata.get("fixed"):
+        yield "  a resumed run must keep it"
+    if preset is not None:
+        yield f"  {preset}  {_value_in(preset, path, name)}"
+
+
+def _value_in(preset: str, path: str, name: str) -> str:
+    """The value in a preset, and who chose it."""
+    from bigrun.config import read_preset
+    from bigrun.session import activate
+
+    config, _ = activate(read_preset(preset))
+    tables = config.tables()
+    table = tables["plugins"].get(path.removeprefix("plugins.")) if path.startswith("plugins.") else tables[path]
+    if table is None:
+        return "this plugin is not active"
+    why = next((f" (by rule: {c.why})" for c in config.choices if c.path == f"{path}.{name}"), "")
+    return f"{table[name]!r}{why}" if name in table else "off, or without effect here"
+
+

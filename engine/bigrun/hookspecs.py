@@ -1,0 +1,322 @@
+"""Every hook of the engine, in calling order. This file and `loop.py` are the whole engine; the rest are its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+
+if TYPE_CHECKING:
+    import torch
+
+    from bigrun.anomaly import Action, Anomaly
+    from bigrun.data.dataset import Dataset, Samples
+    from bigrun.data.views import ExtraView
+    from bigrun.events import Event
+    from bigrun.objective.base import Objective, Outputs
+    from bigrun.plugins import Plugins
+    from bigrun.run import Run
+
+__all__ = ["Hooks", "hookimpl"]
+
+hookspec = pluggy.HookspecMarker("bigrun")
+hookimpl = pluggy.HookimplMarker("bigrun")
+
+F = TypeVar("F")
+
+
+def changes_training(spec: F) -> F:
+    """Mark a hook whose answers change what is trained: an observer may not implement it."""
+    spec.changes_training = True  # type: ignore[attr-defined]
+    return spec
+
+
+class Hooks:
+    """What a plugin can answer. The name of a hook states its calling rule.
+
+        build_x        first answer wins; the engine's own `defaults.py` answers last
+        plural noun    a contribution; all answers are collected
+        configure_x    change the given thing in place
+        before_x       brackets one line of the loop, as does after_x
+        on_x           something has happened (only on_anomaly answers; first answer wins)
+
+    The run calls them in this order:
+
+        configure_hooks, configure_runtime
+        build_dataset, extra_views, build_objective, frozen_modules, configure_model, build_optimizer
+        [a checkpoint is restored], build_loader, header_lines, on_start
+        for every step:
+            before_step
+            [teacher targets for the whole window]
+            per micro-batch: [forward], loss_terms, [backward], after_backward
+            healthy:     before_update, [optimizer, teacher], after_update
+            not healthy: on_anomaly
+            after_step, now and then on_metrics, now and then [save] on_checkpoint
+        on_finish or on_error, teardown
+
+    Implement a hook as a method of the same name, marked with `bigrun.hookimpl`, with any subset of its
+    parameters, as ordinary parameters without defaults.
+    """
+
+    # -- before the run ---------------------------------------------------------------------------------------
+
+    @hookspec
+    def configure_hooks(self, plugins: Plugins) -> None:
+        """Add hooks of your own, with `plugins.add_hooks(Class)`, for other plugins to implement.
+
+        When: right after the plugins were created, before anything else.
+        Called: once, on every process.
+        Result: none.
+        If it raises: the run does not start.
+        """
+
+    @hookspec
+    @changes_training
+    def configure_runtime(self, run: Run) -> None:
+        """Set up the process: environment variables, allocator, matmul precision, process-wide flags.
+
+        When: before the device is chosen and before any tensor exists; `run` has only config and directory.
+        Called: once, on every process.
+        Result: none; undo in `teardown` what should not outlive the run.
+        If it raises: the run does not start.
+        """
+
+    @hookspec(firstresult=True)
+    @changes_training
+    def build_dataset(self, run: Run) -> Dataset:
+        """Bring the images: a map from index to one decoded image `(C, H, W)`, uint8, uint16 or float32.
+
+        When: after the device is known.
+        Called: once, on every process, until one plugin answers.
+        Result: a `Dataset`, or None to leave it to the next; the default reads the folder `data.path`.
+        If it raises: the run does not start.
+        """
+
+    @hookspec
+    @changes_training
+    def extra_views(self, run: Run) -> Mapping[str, ExtraView]:
+        """Ask for more crops of each image: same boxes and flips as the global crops, undistorted, another size.
+
+        When: after the data set is known.
+        Called: once, on every process; all answers are collected, names must differ.
+        Result: name -> `ExtraView`; the crops arrive as `batch.extra[name]`, `(G*b, C, size, size)`.
+        If it raises: the run does not start.
+        """
+
+    @hookspec(firstresult=True)
+    @changes_training
+    def build_objective(self, run: Run) -> Objective:
+        """Build what is trained: networks, targets and losses.
+
+        When: after the data set and the views; the engine has seeded the random generators.
+        Called: once, on every process, until one plugin answers.
+        Result: an `Objective` on any device (the engine moves it), or None; the default is DINO.
+        If it raises: the run does not start.
+        """
+
+    @hookspec
+    @changes_training
+    def frozen_modules(self, run: Run) -> Mapping[str, torch.nn.Module]:
+        """Hand over modules that are not trained; the engine places them and keeps them in every checkpoint.
+
+        When: after the objective exists and is on its device.
+        Called: once, on every process; all answers are collected, names must differ.
+        Result: name -> module. A module on the meta device is not saved until the plugin gives it storage
+            (`run.materialise(module)`); it comes back with its tensors on resume.
+        If it raises: the run does not start.
+        """
+
+    @hookspec
+    @changes_training
+    def configure_model(self, run: Run, objective: Objective) -> None:
+        """Change how the networks compute: attention kernels, compilation, activation checkpointing.
+
+        When: after all modules are on their device, before the optimizer exists.
+        Called: once, on every process.
+        Result: none; parameter names must stay as they are.
+        If it raises: the run does not start.
+        """
+
+    @hookspec(firstresult=True)
+    @changes_training
+    def build_optimizer(self, run: Run, parameters: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Build the optimizer from parameter groups (`params`, `lr_factor`, `weight_decay_factor`, `last_layer`).
+
+        When: after `configure_model`.
+        Called: once, on every process, until one plugin answers.
+        Result: an optimizer that keeps the groups' extra keys, or None; the default is AdamW.
+        If it raises: the run does not start.
+        """
+
+    @hookspec(firstresult=True)
+    @changes_training
+    def build_loader(self, run: Run, dataset: Dataset, position: int) -> Iterator[Samples]:
+        """Deliver decoded micro-batches for ever, beginning after `position` images of this run's order.
+
+        When: after a checkpoint was restored, so that the position is known.
+        Called: once, on every process, until one plugin answers.
+        Result: an iterator of `Samples` (its `close()`, if any, is called at the end), or None.
+        If it raises: the run does not start.
+        """
+
+    @hookspec
+    def header_lines(self, run: Run) -> list[str]:
+        """Say in a few lines what people should know before the first step.
+
+        When: everything is built and restored.
+        Called: once, on the main process; all answers are collected.
+        Result: lines of text.
+        If it raises: critical plugin: the run does not start; observer: it is quarantined.
+        """
+
+    @hookspec
+    def on_start(self, run: Run) -> None:
+        """The run is complete and about to take the step `run.step + 1`.
+
+        When: after `header_lines`.
+        Called: once, on every process.
+        Result: none.
+        If it raises: critical plugin: the run ends; observer: it is quarantined.
+        """
+
+    # -- every step -------------------------------------------------------------------------------------------
+
+    @hookspec
+    def before_step(self, run: Run, step: int) -> None:
+        """A step begins; its schedules are applied and its micro-batches are fetched.
+
+        When: before the teacher's targets.
+        Called: once per step, on every process.
+        Result: none.
+        If it raises: critical plugin: the run ends; observer: it is quarantined.
+        """
+
+    @hookspec
+    @changes_training
+    def loss_terms(
+        self, run: Run, step: int, micro: int, batch: Any, outputs: Outputs
+    ) -> list[Mapping[str, torch.Tensor]]:
+        """Add terms to the loss: what is minimised is the sum of all terms.
+
+        When: after the student's forward pass, inside autocast, with gradients.
+        Called: once per micro-batch (`micro` counts from 0), on every process; all answers are collected.
+        Result: name -> weighted scalar of this micro-batch, shape `()`, float32; an empty mapping adds nothing.
+        If it raises: the run ends.
+        """
+
+    @hookspec
+    def after_backward(self, run: Run, step: int, micro: int) -> None:
+        """Gradients of one micro-batch were added. There are no outputs here, so nothing can keep the graph alive.
+
+        When: after the backward pass of a micro-batch.
+        Called: once per micro-batch, on every process.
+        Result: none.
+        If it raises: critical plugin: the run ends; observer: it is quarantined.
+        """
+
+    @hookspec
+    def before_update(self, run: Run, step: int, grad_norm: torch.Tensor) -> None:
+        """All processes agree that loss and gradients are finite; the optimizer is next.
+
+        When: after clipping and the step's agreement; a plugin can still call `run.report_anomaly` to prevent
+            the update.
+        Called: once per healthy step, on every process; `grad_norm` is the norm before clipping, shape `()`.
+        Result: none.
+        If it raises: critical plugin: the run ends; observer: it is quarantined.
+        """
+
+    @hookspec
+    def after_update(self, run: Run, step: int) -> None:
+        """Student and teacher have their new weights.
+
+        When: after the optimizer and the teacher's moving average.
+        Called: once per step that was not skipped, on every process.
+        Result: none.
+        If it raises: critical plugin: the run ends; observer: it is quarantined.
+        """
+
+    @hookspec(firstresult=True)
+    @changes_training
+    def on_anomaly(self, run: Run, anomaly: Anomaly) -> Action:
+        """Decide what to do about a step that may not update the weights.
+
+        When: instead of `before_update` and `after_update`, or after a report made in `before_update`.
+        Called: once per unhealthy step, on every process with the same arguments, until one plugin answers.
+        Result: `Action.SKIP` or `Action.HALT`, or None; the default skips and halts after
+            `run.halt_after_skips` skips in a row.
+        If it raises: the run ends.
+        """
+
+    @hookspec
+    def after_step(self, run: Run, step: int) -> None:
+        """The step is over, updated or skipped; `run.step == step`.
+
+        When: after gradients are cleared.
+        Called: once per step, on every process.
+        Result: none.
+        If it raises: critical plugin: the run ends; observer: it is quarantined.
+        """
+
+    @hookspec
+    def on_metrics(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        """The averages since the last call were fetched from the device.
+
+        When: every `run.log_every_steps` and at the last step.
+        Called: on the main process.
+        Result: none.
+        If it raises: critical plugin: the run ends; observer: it is quarantined.
+        """
+
+    @hookspec
+    def on_checkpoint(self, run: Run, step: int, path: Path) -> None:
+        """A checkpoint is complete and verified on disk.
+
+        When: every `run.checkpoint_every_steps`, on request, and when the run stops or finishes.
+        Called: on the main process.
+        Result: none.
+        If it raises: critical plugin: the run ends; observer: it is quarantined.
+        """
+
+    # -- any time ---------------------------------------------------------------------------------------------
+
+    @hookspec
+    def on_event(self, run: Run, event: Event) -> None:
+        """Something that is not a number happened: resumed, skipped a step, fell back, quarantined, was asked to stop.
+
+        When: at once.
+        Called: on the process where it happened.
+        Result: none.
+        If it raises: critical plugin: the run ends; observer: it is quarantined.
+        """
+
+    @hookspec
+    def on_finish(self, run: Run) -> None:
+        """The run reached its last step, or was asked to stop; its checkpoint is saved.
+
+        When: after the last `on_checkpoint`; `run.finished` tells the two apart.
+        Called: once, on every process.
+        Result: none.
+        If it raises: critical plugin: the run ends with an error; observer: it is quarantined.
+        """
+
+    @hookspec
+    def on_error(self, run: Run, error: BaseException) -> None:
+        """The run ends with an error.
+
+        When: instead of `on_finish`.
+        Called: once, on every process that failed; every plugin hears it, even if another one raises here.
+        Result: none.
+        If it raises: it is logged as an event.
+        """
+
+    @hookspec
+    def teardown(self, run: Run) -> None:
+        """Release what the plugin holds: files, threads, process-wide flags. May be called twice.
+
+        When: last of all, whatever happened; for a quarantined observer, at its quarantine.
+        Called: on every process; every plugin hears it, even if another one raises here.
+        Result: none.
+        If it raises: it is logged as an event.
+        """

@@ -1,0 +1,108 @@
+"""Metrics: recorded on the device, averaged over a few steps, fetched in one transfer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Metrics"]
+
+
+class Metrics:
+    """Scalars of the run by name.
+
+    `record` keeps a value of the step being taken, without touching the host. `commit` accepts the step's values,
+    `discard` forgets them (a skipped step leaves no trace in the curves). `flush` fetches and averages all accepted
+    values since the last flush.
+    """
+
+    def __init__(self, every_steps: int, last_step: int | None, images_per_step: int) -> None:
+        self.every_steps = every_steps
+        self.last_step = last_step
+        self.images_per_step = images_per_step
+        self._step: list[tuple[str, Tensor | float]] = []
+        self._window: list[tuple[str, Tensor | float]] = []
+        self._steps = 0
+        self._since = time.perf_counter()
+        self._waited_seconds = 0.0
+
+    def record(self, name: str, value: Tensor | float) -> None:
+        """Keep a scalar of this step: a number, or a tensor of shape () on any device."""
+        self._step.append((name, value.detach() if isinstance(value, Tensor) else float(value)))
+
+    def record_loss(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Record every term as `loss/<name>` and their sum as `loss`; returns the sum, shape ()."""
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        for name, term in terms.items():
+            self.record(f"loss/{name}", term)
+        self.record("loss", loss)
+        return loss
+
+    def waited(self, seconds: float) -> None:
+        """Count time in which the step waited for data."""
+        self._waited_seconds += seconds
+
+    def pending(self) -> dict[str, float]:
+        """The values of the step being taken, means over its micro-batches. Synchronises with the device."""
+        return _means(self._step)
+
+    def commit(self) -> None:
+        """Accept the step's values."""
+        self._window += self._step
+        self._step = []
+        self._steps += 1
+
+    def discard(self) -> None:
+        """Forget the step's values."""
+        self._step = []
+
+    def due(self, step: int) -> bool:
+        return step % self.every_steps == 0 or step == self.last_step
+
+    def flush(self) -> dict[str, float]:
+        """Averages since the last flush, and the throughput: `steps_per_second`, `images_per_second` and
+        `data_wait_fraction` of the wall time."""
+        now = time.perf_counter()
+        elapsed = max(now - self._since, 1e-9)
+        # The step that is over may have recorded after its commit (in after_update, after_step).
+        values = _means(self._window + self._step)
+        values["steps_per_second"] = self._steps / elapsed
+        values["images_per_second"] = self._steps * self.images_per_step / elapsed
+        values["data_wait_fraction"] = self._waited_seconds / elapsed
+        self._step, self._window, self._steps = [], [], 0
+        self._since, self._waited_seconds = now, 0.0
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """The unflushed values as JSON, so that a resumed run writes the same rows as a straight one."""
+        items = _fetch(self._window + self._step)
+        return {"window": [[name, value if math.isfinite(value) else str(value)] for name, value in items]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._step = []
+        self._window = [(str(name), float(value)) for name, value in state["window"]]
+
+    def restart_clock(self) -> None:
+        """Begin measuring time now: what was built before the first step is not throughput."""
+        self._since, self._waited_seconds = time.perf_counter(), 0.0
+
+
+def _fetch(items: list[tuple[str, Tensor | float]]) -> list[tuple[str, float]]:
+    """Every value on the host, with one transfer for all tensors."""
+    tensors = [value.float().reshape(()) for _, value in items if isinstance(value, Tensor)]
+    fetched = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [(name, next(fetched) if isinstance(value, Tensor) else value) for name, value in items]
+
+
+def _means(items: list[tuple[str, Tensor | float]]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for name, value in _fetch(items):
+        sums[name] = sums.get(name, 0.0) + float(value)
+        counts[name] = counts.get(name, 0) + 1
+    return {name: sums[name] / counts[name] for name in sums}

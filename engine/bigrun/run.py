@@ -1,0 +1,247 @@
+"""A run: its parts, what it has done so far, and the verbs a plugin may use on it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bigrun.anomaly import Anomaly
+from bigrun.events import Event, Level
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from bigrun.checkpoint.store import CheckpointStore
+    from bigrun.config import Config
+    from bigrun.data.dataset import Dataset, Samples
+    from bigrun.data.views import Batch, ExtraView, Views
+    from bigrun.metrics import Metrics
+    from bigrun.objective.base import Objective
+    from bigrun.plugins import Failure, Plugins
+    from bigrun.schedules import Schedules
+    from bigrun.strategy import Strategy
+
+__all__ = ["Run"]
+
+T = TypeVar("T")
+
+
+class Run:
+    """One training run in one process.
+
+    Attributes set by the session before `on_start`, in this order: `strategy`, `dataset`, `views`, `schedules`,
+    `objective`, `frozen`, `optimizer`, `metrics`, `checkpoints`, `loader`.
+    """
+
+    strategy: Strategy
+    dataset: Dataset
+    views: Views
+    extra_views: Mapping[str, ExtraView]
+    schedules: Schedules
+    objective: Objective
+    frozen: Mapping[str, torch.nn.Module]
+    optimizer: torch.optim.Optimizer
+    metrics: Metrics
+    checkpoints: CheckpointStore
+    loader: Iterator[Samples]
+
+    def __init__(self, config: Config, directory: Path, plugins: Plugins) -> None:
+        self.config = config
+        self.directory = directory
+        self.plugins = plugins
+        self.hook = plugins.hook
+        plugins.on_failure = self._observer_failed
+        self.step = 0
+        """Optimizer steps taken; skipped ones count."""
+        self.position = 0
+        """Images consumed, over all epochs."""
+        self.saved_step = -1
+        """Step of the newest checkpoint of this process, -1 for none."""
+        self.skipped_in_a_row = 0
+        self.resumed_from: Path | None = None
+        self.header: list[str] = []
+        """What `header_lines` said, on the main process."""
+        self.stop_reason: str | None = None
+        self.stop_signal: int | None = None
+        self.stash: dict[type, Any] = {}
+        """What plugins keep for each other, by type: use `put` and `get`."""
+        self.reported: list[Anomaly] = []
+        self._agreed_stop = False
+        self._checkpoint_reasons: list[str] = []
+
+    # -- facts ------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.strategy.device
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that writes files and speaks."""
+        return self.strategy.rank == 0
+
+    @property
+    def max_steps(self) -> int | None:
+        """The last step, or None for a run without end."""
+        return self.config.run.max_steps
+
+    @property
+    def finished(self) -> bool:
+        """True when the last step was taken."""
+        return self.max_steps is not None and self.step >= self.max_steps
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches per step."""
+        data = self.config.data
+        assert data.micro_batch is not None
+        return data.effective_batch // (data.micro_batch * self.strategy.world_size)
+
+    def path_for(self, plugin: str) -> Path:
+        """A folder of the run directory that belongs to one plugin; made on first use."""
+        path = self.directory / plugin
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    # -- verbs ------------------------------------------------------------------------------------------------
+
+    def request_stop(self, reason: str) -> None:
+        """End the run after the current step, with a checkpoint; exit code 3."""
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            self.event("stop-requested", f"stopping after this step: {reason}")
+
+    def request_checkpoint(self, reason: str) -> None:
+        """Save a checkpoint after the current step."""
+        self._checkpoint_reasons.append(reason)
+
+    def report_anomaly(self, anomaly: Anomaly) -> None:
+        """Declare the current step unhealthy: it will not update the weights, and `on_anomaly` decides.
+
+        Takes effect on the step being taken until `before_update` has returned, later on the next step.
+        """
+        self.reported.append(anomaly)
+
+    def event(self, kind: str, message: str, level: Level = "info", **facts: Any) -> None:
+        """Tell everybody who listens (`on_event`) what happened; `facts` are JSON values."""
+        step = max(self.step, self.plugins.step)
+        self.hook.on_event(run=self, event=Event(kind, message, step, level, facts))
+
+    def put(self, value: object) -> None:
+        """Keep a value for other plugins under its type."""
+        self.stash[type(value)] = value
+
+    def get(self, kind: type[T]) -> T | None:
+        """The value that a plugin has put under this type, or None."""
+        return self.stash.get(kind)
+
+    def materialise(self, module: torch.nn.Module) -> None:
+        """Give a frozen module on the meta device storage on the run's device; its values are undefined."""
+        module.to_empty(device=self.device)
+
+    # -- what the loop asks -----------------------------------------------------------------------------------
+
+    def continues(self) -> bool:
+        """Whether another step is to be taken."""
+        heard = self._agreed_stop or (self.stop_reason is not None and self.strategy.world_size == 1)
+        return not (self.finished or heard)
+
+    def begin_step(self, step: int) -> None:
+        """Set the schedules' values of this step."""
+        from bigrun.optimizer import apply_to_optimizer
+
+        self.plugins.step = step
+        self.schedules.apply(step)
+        for name, value in self.schedules.now.items():
+            self.metrics.record(name, value)
+        apply_to_optimizer(self.optimizer, self.schedules)
+
+    def next_window(self) -> list[Batch]:
+        """The step's micro-batches: decoded images are awaited, then become views on the device."""
+        return [self.views(self._next_samples(), self.device) for _ in range(self.accumulate)]
+
+    def _next_samples(self) -> Samples:
+        start = time.perf_counter()
+        samples = next(self.loader)
+        self.metrics.waited(time.perf_counter() - start)
+        self.position += len(samples.indices) * self.strategy.world_size
+        return samples
+
+    def reseed(self, step: int, micro: int) -> None:
+        """Make every global random generator a function of (seed, rank, step, micro).
+
+        So a resumed run draws what the straight run drew without saving any generator, and an observer that draws
+        numbers changes nothing.
+        """
+        import numpy as np
+        import torch
+
+        from bigrun.data.draws import derive_seed
+
+        seed = derive_seed(self.config.run.seed, "step", self.strategy.rank, step, micro + 1)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+
+    def clip_gradients(self) -> Tensor:
+        """Clip each trained module and record its norm; returns the norm over all, before clipping, shape ()."""
+        import torch
+
+        modules = self.objective.trained_modules()
+        norms = self.strategy.clip_gradients(modules, self.config.optimizer.clip_norm)
+        for name, norm in norms.items():
+            self.metrics.record(f"grad_norm/{name}", norm)
+        total = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+        self.metrics.record("grad_norm", total)
+        return total
+
+    def agree(self, finite: Sequence[Tensor]) -> bool:
+        """Whether the step is healthy on all processes; also settles stop requests and failed observers."""
+        import torch
+
+        if self.reported:
+            finite = [*finite, torch.zeros((), dtype=torch.bool, device=self.device)]
+        stop, failed = self.stop_reason is not None, self.plugins.failed_bits()
+        agreement = self.strategy.agree(finite, stop=stop, failed=failed)
+        self._agreed_stop = agreement.stop
+        self.quarantine(agreement.failed)
+        return agreement.healthy
+
+    def quarantine(self, bits: int) -> None:
+        """Remove observers that failed on any process, and say so."""
+        for name in self.plugins.quarantine(bits, self):
+            self.event("quarantined", f"observer {name} is switched off for the rest of the run", "warning", plugin=name)
+
+    def take_report(self) -> Anomaly | None:
+        """The first anomaly that a plugin reported for this step; forgets the others."""
+        first = self.reported[0] if self.reported else None
+        self.reported.clear()
+        return first
+
+    def save_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step by cadence or request."""
+        return step % self.config.run.checkpoint_every_steps == 0 or bool(self._checkpoint_reasons)
+
+    def save(self) -> Path:
+        """Write a verified checkpoint of the state after `run.step`; returns its directory."""
+        from bigrun.state import save_state
+
+        path = save_state(self)
+        self.saved_step = self.step
+        self._checkpoint_reasons.clear()
+        return path
+
+    def _observer_failed(self, failure: Failure) -> None:
+        self.event(
+            "observer-failed",
+            f"observer {failure.plugin} failed in {failure.hook}: {failure.error}",
+            "error",
+            plugin=failure.plugin,
+            hook=failure.hook,
+            traceback=failure.traceback,
+        )

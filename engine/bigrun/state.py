@@ -1,0 +1,181 @@
+"""A run's state, to and from a checkpoint.
+
+Tensors go to `<part>.safetensors` (every child of the objective, the optimizer, frozen modules of plugins), facts to
+`state.json`. No random generator is saved: all draws are functions of the seed and the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import tomli
+import torch
+from torch import Tensor, nn
+
+import bigrun
+from bigrun.checkpoint.optimizer_state import flatten, restore
+from bigrun.checkpoint.strict import load_strict
+from bigrun.errors import CheckpointError, RunDirectoryError
+from bigrun.rules import EngineConfig
+
+if TYPE_CHECKING:
+    from bigrun.config import Config
+    from bigrun.run import Run
+
+__all__ = ["check_same_run", "restore_state", "save_state"]
+
+
+def save_state(run: Run) -> Path:
+    """Write and publish a checkpoint of the run as it is after `run.step`."""
+    optimizer_tensors, optimizer_facts = flatten(run.optimizer, parameter_names(run))
+    tensors = {**objective_tensors(run.objective), "optimizer": optimizer_tensors, "frozen": frozen_tensors(run)}
+    state = {
+        "step": run.step,
+        "position": run.position,
+        "seed": run.config.run.seed,
+        "skipped_in_a_row": run.skipped_in_a_row,
+        "schedules": dict(run.schedules.now),
+        "optimizer": optimizer_facts,
+        "metrics": run.metrics.state_dict(),
+        "plugins": run.plugins.state_dict(),
+        "versions": {"bigrun": bigrun.__version__, "torch": str(torch.__version__)},
+    }
+    return run.checkpoints.save(run.step, tensors, {"state": state}, run.config.to_toml())
+
+
+def restore_state(run: Run, path: Path, drop_plugins: Collection[str] = ()) -> None:
+    """Put a checkpoint's state into a built run.
+
+    Raises:
+        CheckpointError: tensors are missing, extra or of another shape; a critical plugin of the checkpoint is not
+            active and not dropped.
+    """
+    state = run.checkpoints.load_facts(path, "state")
+    check_plugins(run, state["plugins"], drop_plugins)
+    for name, module in objective_parts(run.objective).items():
+        load_strict(module, run.checkpoints.load_tensors(path, name), f"{path.name}/{name}.safetensors")
+    restore_frozen(run, path, drop_plugins)
+    restore(run.optimizer, parameter_names(run), run.checkpoints.load_tensors(path, "optimizer"), state["optimizer"])
+    run.step = run.saved_step = run.plugins.step = state["step"]
+    run.position = state["position"]
+    run.skipped_in_a_row = state["skipped_in_a_row"]
+    run.metrics.load_state_dict(state["metrics"])
+    for name, plugin in run.plugins.active.items():
+        saved = state["plugins"].get(name)
+        if saved and saved["state"] is not None and hasattr(plugin, "load_state_dict"):
+            plugin.load_state_dict(saved["state"])
+    run.resumed_from = path
+
+
+def objective_parts(objective: nn.Module) -> dict[str, nn.Module]:
+    """The objective's children by name; its state is theirs."""
+    own = [name for name, _ in objective.named_parameters(recurse=False)]
+    own += [name for name, _ in objective.named_buffers(recurse=False)]
+    if own:
+        raise TypeError(f"an objective keeps its tensors in child modules; {', '.join(own)} belong to none")
+    return dict(objective.named_children())
+
+
+def objective_tensors(objective: nn.Module) -> dict[str, dict[str, Tensor]]:
+    return {name: dict(module.state_dict()) for name, module in objective_parts(objective).items()}
+
+
+def parameter_names(run: Run) -> dict[nn.Parameter, str]:
+    """The trained parameters' names in the objective."""
+    trained = {p for group in run.optimizer.param_groups for p in group["params"]}
+    return {p: name for name, p in run.objective.named_parameters() if p in trained}
+
+
+def is_meta(module: nn.Module) -> bool:
+    return any(t.is_meta for t in module.state_dict().values())
+
+
+def frozen_tensors(run: Run) -> dict[str, Tensor]:
+    """The tensors of every frozen module that has storage, as `<module>/<key>`."""
+    return {
+        f"{name}/{key}": tensor
+        for name, module in run.frozen.items()
+        if not is_meta(module)
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def restore_frozen(run: Run, path: Path, drop_plugins: Collection[str]) -> None:
+    """Load frozen modules; one on the meta device that the checkpoint has gets storage first."""
+    saved: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in run.checkpoints.load_tensors(path, "frozen").items():
+        name, _, inner = key.partition("/")
+        saved.setdefault(name, {})[inner] = tensor
+    for name, tensors in saved.items():
+        if name not in run.frozen:
+            if drop_plugins:
+                continue
+            raise CheckpointError(f"{path}: has the frozen module {name!r}, which no active plugin offers")
+        if is_meta(run.frozen[name]):
+            run.materialise(run.frozen[name])
+        load_strict(run.frozen[name], tensors, f"{path.name}/frozen.safetensors: {name}")
+
+
+def check_plugins(run: Run, saved: dict[str, Any], drop_plugins: Collection[str]) -> None:
+    """Active and saved: loaded. Active only: begins fresh. Saved only: refused, unless an observer or dropped."""
+    for name, facts in saved.items():
+        if name in run.plugins.active:
+            plugin = run.plugins.active[name]
+            version = getattr(plugin, "state_version", 1)
+            if facts["state"] is not None and facts["state_version"] > version:
+                raise CheckpointError(
+                    f"plugin {name}: the checkpoint's state has version {facts['state_version']}, this plugin reads "
+                    f"up to {version}: install the plugin's newer version"
+                )
+        elif facts["observer"] or name in drop_plugins:
+            run.event("plugin-state-dropped", f"plugin {name} was active in the checkpoint and is not now", plugin=name)
+        else:
+            raise CheckpointError(
+                f"plugin {name} was active when the checkpoint was saved and is not now; add --plugin {name}, "
+                f"or continue without it with --drop-plugin {name}"
+            )
+    for name in run.plugins.active:
+        if name not in saved:
+            run.event("plugin-fresh", f"plugin {name} is new in this run and begins fresh", plugin=name)
+
+
+def check_same_run(config: Config, saved_toml: str, directory: Path) -> list[str]:
+    """Compare a resumed run's configuration with its checkpoint's; returns the changes that are allowed, as text.
+
+    Raises:
+        RunDirectoryError: a value changed that a resumed run must keep.
+    """
+    old, new = _leaves(tomli.loads(saved_toml)), _leaves(config.tables())
+    allowed, refused = [], []
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) != new.get(path):
+            text = f"{'.'.join(path)}: {_shown(old.get(path))} -> {_shown(new.get(path))}"
+            (refused if _fixed(path) else allowed).append(text)
+    if refused:
+        raise RunDirectoryError(
+            f"{directory} holds a run with another configuration:\n"
+            + "\n".join(f"  {line}" for line in refused)
+            + "\nrestore these values to continue it, or start beside it with --fresh"
+        )
+    return allowed
+
+
+def _leaves(tables: dict[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    leaves: dict[tuple[str, ...], Any] = {}
+    for key, value in tables.items():
+        here = (*path, key)
+        leaves |= _leaves(value, here) if isinstance(value, dict) else {here: value}
+    return leaves
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is None else repr(value)
+
+
+def _fixed(path: tuple[str, ...]) -> bool:
+    """Whether an engine option must keep its value; plugins judge their own state."""
+    table = getattr(attrs.fields(EngineConfig), path[0], None)
+    return table is not None and bool(attrs.fields_dict(table.default.factory)[path[1]].metadata["fixed"])

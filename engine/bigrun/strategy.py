@@ -1,0 +1,116 @@
+"""Where and how a step runs: device, precision, gradient synchronisation, agreement between processes.
+
+`Strategy` is the interface that data-parallel strategies implement; `SingleProcess` is the one process of today.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from bigrun.errors import UsageError
+from bigrun.sections import Hardware
+
+__all__ = ["Agreement", "SingleProcess", "Strategy", "choose_device"]
+
+
+def choose_device(wish: str) -> torch.device:
+    """The training device for `hardware.device`.
+
+    Raises:
+        UsageError: a GPU was asked for and torch sees none.
+    """
+    available = torch.cuda.is_available()  # also true for ROCm builds
+    if wish == "cuda" and not available:
+        raise UsageError(
+            f"hardware.device = 'cuda', but torch {torch.__version__} sees no GPU: install a torch build for your GPU "
+            "and check its driver, or set hardware.device = 'auto' or 'cpu'"
+        )
+    return torch.device("cuda", torch.cuda.current_device()) if available and wish != "cpu" else torch.device("cpu")
+
+
+@attrs.frozen
+class Agreement:
+    """What all processes know together after a step's gradients."""
+
+    healthy: bool
+    stop: bool
+    failed: int
+    """Bit i is set when observer i failed on any process."""
+
+
+class Strategy(abc.ABC):
+    """One process's part in the run."""
+
+    device: torch.device
+    rank: int
+    world_size: int
+
+    @abc.abstractmethod
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move (or shard) a module to where it is used."""
+
+    @abc.abstractmethod
+    def precision(self) -> AbstractContextManager[None]:
+        """The context of every forward pass."""
+
+    @abc.abstractmethod
+    def micro_batch(self, *, synchronize: bool) -> AbstractContextManager[None]:
+        """The context of one micro-batch; gradients are exchanged between processes only if `synchronize`."""
+
+    @abc.abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a scalar loss."""
+
+    @abc.abstractmethod
+    def clip_gradients(self, modules: Mapping[str, nn.Module], max_norm: float | None) -> dict[str, Tensor]:
+        """Scale each module's gradients to at most `max_norm` (L2); returns the norms before, shape (), float32."""
+
+    @abc.abstractmethod
+    def agree(self, finite: Sequence[Tensor], *, stop: bool, failed: int) -> Agreement:
+        """Reduce over processes: finite everywhere, someone asked to stop, observers that failed anywhere."""
+
+
+class SingleProcess(Strategy):
+    """One process, one device, bf16 autocast or fp32; weights and gradients are fp32."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.device = choose_device(hardware.device)
+        self.dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
+
+    def place(self, module: nn.Module) -> nn.Module:
+        return module.to(self.device)
+
+    def precision(self) -> AbstractContextManager[None]:
+        if self.dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def micro_batch(self, *, synchronize: bool) -> AbstractContextManager[None]:
+        return self.precision()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def clip_gradients(self, modules: Mapping[str, nn.Module], max_norm: float | None) -> dict[str, Tensor]:
+        return {name: _clip(module.parameters(), max_norm) for name, module in modules.items()}
+
+    def agree(self, finite: Sequence[Tensor], *, stop: bool, failed: int) -> Agreement:
+        return Agreement(bool(torch.stack(list(finite)).all()), stop, failed)
+
+
+def _clip(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    with_gradient = [p for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in with_gradient if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if max_norm is not None:
+        nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm)
+    return norm.float()

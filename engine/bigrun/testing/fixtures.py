@@ -1,0 +1,1 @@
+"""Fixtures for plugin authors; pytest loads this module through its entry point."""
