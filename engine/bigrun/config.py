@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib.resources
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -156,13 +157,12 @@ def build_config(document: Document, plugin_configs: Mapping[str, type | None], 
     Raises:
         ConfigError: with every problem of the whole document.
     """
-    sections = {field.name: field for field in attrs.fields(EngineConfig)}
+    sections: dict[str, type] = typing.get_type_hints(EngineConfig)
     parts: dict[str, Any] = {}
     for key in document.tables:
         if key != "plugins" and key not in sections:
             problems.append((key, f"unknown table{did_you_mean(key, [*sections, 'plugins'])}"))
-    for name, field in sections.items():
-        cls = field.default.factory  # type: ignore[union-attr]
+    for name, cls in sections.items():
         parts[name] = structure(document.tables.get(name, {}), cls, name, problems)
     plugins = _plugin_tables(document, plugin_configs, problems)
     if problems:

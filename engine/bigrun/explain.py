@@ -35,11 +35,11 @@ def section_class(path: str) -> type:
         if config is None:
             raise UsageError(f"{path}: this plugin has no options")
         return typing.cast("type", config)
-    sections = attrs.fields_dict(EngineConfig)
+    sections = typing.get_type_hints(EngineConfig)
     if path not in sections:
         known = [*sections, *(f"plugins.{name}" for name in installed())]
         raise UsageError(f"{path}: no such table{did_you_mean(path, known)}; tables: {', '.join(known)}")
-    return typing.cast("type", sections[path].default.factory)
+    return typing.cast("type", sections[path])
 
 
 def options_of(cls: type) -> Iterator[tuple[attrs.Attribute[Any], str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from bigrun.anomaly import Action, Anomaly
-    from bigrun.data.dataset import Dataset, Samples
+    from bigrun.data.dataset import Batch, Dataset, Samples
     from bigrun.data.views import ExtraView
     from bigrun.events import Event
     from bigrun.objective.base import Objective, Outputs
@@ -33,7 +33,7 @@ def changes_training(spec: F) -> F:
     return spec
 
 
-class Hooks:
+class Hooks(Protocol):
     """What a plugin can answer. The name of a hook states its calling rule.
 
         build_x        first answer wins; the engine's own `defaults.py` answers last
@@ -57,7 +57,8 @@ class Hooks:
         on_finish or on_error, teardown
 
     Implement a hook as a method of the same name, marked with `bigrun.hookimpl`, with any subset of its
-    parameters, as ordinary parameters without defaults.
+    parameters, as ordinary parameters without defaults. Return types here are what the caller gets: for a
+    contribution the list of all answers, of which an implementation returns one.
     """
 
     # -- before the run ---------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ class Hooks:
 
     @hookspec
     @changes_training
-    def extra_views(self, run: Run) -> Mapping[str, ExtraView]:
+    def extra_views(self, run: Run) -> list[Mapping[str, ExtraView]]:
         """Ask for more crops of each image: same boxes and flips as the global crops, undistorted, another size.
 
         When: after the data set is known.
@@ -118,7 +119,7 @@ class Hooks:
 
     @hookspec
     @changes_training
-    def frozen_modules(self, run: Run) -> Mapping[str, torch.nn.Module]:
+    def frozen_modules(self, run: Run) -> list[Mapping[str, torch.nn.Module]]:
         """Hand over modules that are not trained; the engine places them and keeps them in every checkpoint.
 
         When: after the objective exists and is on its device.
@@ -162,7 +163,7 @@ class Hooks:
         """
 
     @hookspec
-    def header_lines(self, run: Run) -> list[str]:
+    def header_lines(self, run: Run) -> list[list[str]]:
         """Say in a few lines what people should know before the first step.
 
         When: everything is built and restored.
@@ -196,7 +197,7 @@ class Hooks:
     @hookspec
     @changes_training
     def loss_terms(
-        self, run: Run, step: int, micro: int, batch: Any, outputs: Outputs
+        self, run: Run, step: int, micro: int, batch: Batch, outputs: Outputs
     ) -> list[Mapping[str, torch.Tensor]]:
         """Add terms to the loss: what is minimised is the sum of all terms.
 

@@ -19,7 +19,7 @@ from bigrun.errors import TrainingHalted
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bigrun.data.views import Batch
+    from bigrun.data.dataset import Batch
     from bigrun.run import Run
 
 __all__ = ["take_step", "train"]

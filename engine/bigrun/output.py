@@ -17,20 +17,24 @@ __all__ = ["Output"]
 class Output:
     """Prints the header when everything is built, and one paragraph when the run is over."""
 
+    def __init__(self) -> None:
+        self.first_step = 0
+
     @hookimpl(tryfirst=True)
     def on_start(self, run: Run) -> None:
+        self.first_step = run.step
         for line in run.header:
             click.echo(line)
 
     def conclude(self, run: Run) -> None:
         """Say how the run ended, where its state is and how to go on."""
-        if run.finished and run.resumed_from and run.saved_step == run.step and run.steps_here == 0:
+        if run.finished and run.step == self.first_step:
             click.echo(f"this run is already finished at step {run.step}; --fresh starts another beside it")
         elif run.finished:
             click.echo(f"finished: {run.step} optimizer steps, {run.position:,} images")
         else:
             click.echo(f"stopped after step {run.step} ({run.stop_reason}); the same command continues")
-        if run.saved_step >= 0:
+        if run.saved_step is not None:
             click.echo(f"checkpoint: {run.checkpoints.path(run.saved_step)}")
         for failure in run.plugins.failures.values():
             click.echo(f"quarantined: {failure.plugin} failed in {failure.hook} at step {failure.step}: {failure.error}")

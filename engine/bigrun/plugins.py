@@ -97,7 +97,7 @@ def load_classes(names: Mapping[str, Any], problems: list[Problem]) -> dict[str,
             continue
         module, _, attribute = target.partition(":")
         try:
-            cls = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+            cls: object = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
         except (Exception, SystemExit) as error:
             problems.append((f"plugins.{name}", f"cannot be imported from {target}: {type(error).__name__}: {error}"))
             continue

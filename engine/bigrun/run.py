@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from bigrun.checkpoint.store import CheckpointStore
     from bigrun.config import Config
-    from bigrun.data.dataset import Dataset, Samples
-    from bigrun.data.views import Batch, ExtraView, Views
+    from bigrun.data.dataset import Batch, Dataset, Samples
+    from bigrun.data.views import ExtraView, Views
     from bigrun.metrics import Metrics
     from bigrun.objective.base import Objective
     from bigrun.plugins import Failure, Plugins
@@ -59,8 +59,8 @@ class Run:
         """Optimizer steps taken; skipped ones count."""
         self.position = 0
         """Images consumed, over all epochs."""
-        self.saved_step = -1
-        """Step of the newest checkpoint of this process, -1 for none."""
+        self.saved_step: int | None = None
+        """Step of the newest checkpoint, None before the first."""
         self.skipped_in_a_row = 0
         self.resumed_from: Path | None = None
         self.header: list[str] = []
@@ -196,7 +196,7 @@ class Run:
         norms = self.strategy.clip_gradients(modules, self.config.optimizer.clip_norm)
         for name, norm in norms.items():
             self.metrics.record(f"grad_norm/{name}", norm)
-        total = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+        total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms.values())))
         self.metrics.record("grad_norm", total)
         return total
 

@@ -6,6 +6,7 @@ Tensors go to `<part>.safetensors` (every child of the objective, the optimizer,
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,7 +150,8 @@ def check_same_run(config: Config, saved_toml: str, directory: Path) -> list[str
         RunDirectoryError: a value changed that a resumed run must keep.
     """
     old, new = _leaves(tomli.loads(saved_toml)), _leaves(config.tables())
-    allowed, refused = [], []
+    allowed: list[str] = []
+    refused: list[str] = []
     for path in sorted(old.keys() | new.keys()):
         if old.get(path) != new.get(path):
             text = f"{'.'.join(path)}: {_shown(old.get(path))} -> {_shown(new.get(path))}"
@@ -177,5 +179,5 @@ def _shown(value: Any) -> str:
 
 def _fixed(path: tuple[str, ...]) -> bool:
     """Whether an engine option must keep its value; plugins judge their own state."""
-    table = getattr(attrs.fields(EngineConfig), path[0], None)
-    return table is not None and bool(attrs.fields_dict(table.default.factory)[path[1]].metadata["fixed"])
+    sections = typing.get_type_hints(EngineConfig)
+    return path[0] in sections and bool(attrs.fields_dict(sections[path[0]])[path[1]].metadata["fixed"])

@@ -91,6 +91,19 @@ def _literal(value: Any, kind: Any) -> Any:
     return value
 
 
+def is_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
+
+
+def is_optional(kind: Any) -> bool:
+    arguments = get_args(kind)
+    return get_origin(kind) in (Union, types.UnionType) and types.NoneType in arguments and len(arguments) == 2
+
+
+def is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
 def build_converter() -> cattrs.Converter:
     """A converter that changes no value's meaning."""
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
@@ -118,16 +131,15 @@ def build_converter() -> cattrs.Converter:
         converter.register_structure_hook(kind, _exact(kind))
     converter.register_structure_hook(float, _float)
     converter.register_structure_hook(Path, _path)
-    converter.register_structure_hook_func(lambda k: get_origin(k) is Literal, _literal)
+    converter.register_structure_hook_func(is_literal, _literal)
     converter.register_structure_hook_func(
-        lambda k: get_origin(k) in (Union, types.UnionType) and types.NoneType in get_args(k) and len(get_args(k)) == 2,
-        optional,
+        is_optional, optional
     )
-    converter.register_structure_hook_func(lambda k: get_origin(k) is tuple, sequence)
+    converter.register_structure_hook_func(is_tuple, sequence)
     return converter
 
 
-def structure(table: Mapping[str, Any], cls: type[T], path: str, problems: list[Problem]) -> T | None:
+def structure(table: Any, cls: type[T], path: str, problems: list[Problem]) -> T | None:
     """A table as an instance of an attrs class, or None after adding to `problems` all that is wrong with it."""
     before = len(problems)
     if not isinstance(table, Mapping):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bigrun.checkpoint import disk, manifest
-from bigrun.checkpoint.facts import JSON, encode_facts
+from bigrun.checkpoint.facts import encode_facts
 from bigrun.checkpoint.layout import CONFIG, MANIFEST, is_file_name
 from bigrun.checkpoint.tensors import encode_tensors
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
     from torch import Tensor
 
 __all__ = ["write_contents"]
@@ -23,7 +24,7 @@ def write_contents(
     directory: Path,
     step: int,
     tensors: Mapping[str, Mapping[str, Tensor]],
-    facts: Mapping[str, JSON],
+    facts: Mapping[str, Any],
     config_toml: str,
 ) -> manifest.Manifest:
     """Write every file of a checkpoint, the manifest last; returns the manifest that was meant."""
@@ -42,7 +43,7 @@ def write_contents(
 
 
 def encode_files(
-    tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, JSON], config_toml: str
+    tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any], config_toml: str
 ) -> Iterator[tuple[str, Iterator[bytes | memoryview]]]:
     """(file name, its bytes) of everything but the manifest."""
     for stem, group in tensors.items():

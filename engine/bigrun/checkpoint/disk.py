@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 __all__ = ["FileRecord", "hash_file", "read_text", "require_regular", "sync", "sync_directory", "write"]
 
@@ -67,7 +70,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def require_regular(path: Path) -> None:
-    """Raise OSError unless `path` is an ordinary file: links are not followed, opening a FIFO would wait for ever."""
+    """Raise OSError unless `path` is an ordinary file: opening a FIFO may never return."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise OSError(f"{path} is not a regular file")
 

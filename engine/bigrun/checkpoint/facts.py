@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from bigrun.checkpoint import disk
 from bigrun.errors import CheckpointError
 
-__all__ = ["JSON", "encode_facts", "load_facts", "read_facts"]
+if TYPE_CHECKING:
+    from pathlib import Path
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+__all__ = ["encode_facts", "load_facts", "read_facts"]
 
 
-def encode_facts(facts: JSON, where: str) -> bytes:
+def encode_facts(facts: Any, where: str) -> bytes:
     """The JSON text of `facts`: sorted keys, floats in their shortest form that reads back to the same bits.
 
     Raises:
@@ -27,25 +27,25 @@ def encode_facts(facts: JSON, where: str) -> bytes:
         raise CheckpointError(f"{where}: cannot be written as JSON: {error}") from error
     if json.loads(text) != facts:
         raise CheckpointError(
-            f"{where}: would not come back from JSON as it is: use lists instead of tuples, and strings as keys"
+            f"{where}: would not come back from JSON as it is: use lists, not tuples, and strings as keys"
         )
     return text.encode() + b"\n"
 
 
-def read_facts(path: Path) -> JSON:
+def read_facts(path: Path) -> Any:
     """The facts in a JSON file.
 
     Raises:
         CheckpointError: the file cannot be read, or is not JSON (NaN and infinity are not).
     """
     try:
-        facts: JSON = json.loads(disk.read_text(path), parse_constant=refuse_constant)
+        facts = json.loads(disk.read_text(path), parse_constant=refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
     return facts
 
 
-def load_facts(checkpoint: Path, name: str) -> JSON:
+def load_facts(checkpoint: Path, name: str) -> Any:
     """The facts that were saved as `name` in the directory `checkpoint`.
 
     Raises:

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import enum
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "CONFIG",
@@ -41,7 +44,7 @@ STALE_NAME = re.compile(r"\.(tmp|aside|trash)-([0-9]{8,})-[0-9a-f]{32}")
 
 
 class Stale(enum.Enum):
-    """Directories that only an interrupted save or delete leaves behind, in the order in which a sweep visits them.
+    """Directories that only an interrupted save or delete leaves behind, in the order of a sweep.
 
     `ASIDE` and `TRASH` differ so that a sweep can bring back what a kill between two renames took away, and
     never what was deleted on purpose (after a rollback that would be a checkpoint of the broken run).
@@ -60,7 +63,7 @@ def step_name(step: int) -> str:
 
 
 def parse_step(name: str) -> int | None:
-    """The step of a published checkpoint's directory name; None for any other name (`step-999`, `old-step-100`)."""
+    """The step in a published checkpoint's name; None for any other name (`step-999`, `old-step-100`)."""
     digits = name.removeprefix("step-")
     if not (digits.isascii() and digits.isdigit()):
         return None
@@ -80,7 +83,7 @@ def parse_stale(name: str) -> tuple[Stale, int] | None:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a checkpoint may hold a file of this name: ASCII letters, digits, `_`, `-`, `.`; no leading dot or dash."""
+    """Whether a checkpoint's file may have this name: ASCII letters, digits, `_`, `-`, `.`; none hidden."""
     return FILE_NAME.fullmatch(name) is not None
 
 
@@ -92,7 +95,7 @@ def is_real_directory(path: Path) -> bool:
 def holds_checkpoint(path: Path) -> bool:
     """Whether a directory with a checkpoint's name is one, however damaged; an empty or foreign one is not.
 
-    A directory that lost its manifest but has tensors counts, and so does one that cannot be listed: were they
+    One that lost its manifest but has tensors counts, and so does one that cannot be listed: were they
     ignored, a run whose only checkpoint is damaged would start again from step 0 without a word.
     """
     if not is_real_directory(path):

@@ -1,11 +1,9 @@
-"""MANIFEST.json: what a checkpoint holds, so that damage is found and named before anything is loaded. Torch-free."""
+"""MANIFEST.json: what a checkpoint holds, so that damage is named before anything is loaded. Torch-free."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -14,13 +12,17 @@ from bigrun.checkpoint.disk import FileRecord
 from bigrun.checkpoint.layout import CONFIG, FORMAT_VERSION, MANIFEST, is_file_name
 from bigrun.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
 __all__ = ["Manifest", "NewerFormatError", "read", "verify", "write"]
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class NewerFormatError(CheckpointError):
-    """A checkpoint that a newer version wrote: nothing is wrong with it, so it must not be passed over as damaged."""
+    """A newer version wrote the checkpoint: it is not damaged and must not be passed over."""
 
 
 @attrs.frozen
@@ -45,7 +47,7 @@ def read(directory: Path) -> Manifest:
 
     Raises:
         NewerFormatError: a newer version of bigrun wrote it.
-        CheckpointError: it is missing, is not JSON, or says something that no manifest says (all of it, at once).
+        CheckpointError: it is missing, is not JSON, or is no manifest (all that is wrong with it, at once).
     """
     path = directory / MANIFEST
     document = facts.read_facts(path)
@@ -70,7 +72,7 @@ def find_problems(document: object) -> Iterator[str]:
     if not isinstance(document, dict):
         yield f"expected an object, got {type(document).__name__}"
         return
-    checks = {
+    checks: dict[str, Callable[[object], bool]] = {
         "format_version": lambda value: type(value) is int and value == FORMAT_VERSION,
         "step": is_count,
         "config_sha256": is_sha256,
@@ -114,7 +116,7 @@ def is_sha256(value: object) -> bool:
 
 
 def verify(directory: Path) -> list[str]:
-    """Everything in which `directory` differs from its manifest, each naming the file; empty when nothing does.
+    """Everything in which `directory` differs from its manifest, each naming the file; empty if nothing does.
 
     Reads every byte: about 1.5 GB/s per core.
 

@@ -6,59 +6,61 @@
                                                           "tensors": {"exp_avg": [4096, 1024], "step": []},
                                                           "values": {}}}}
 
-Hyperparameters (learning rate, betas, weight decay) are not state: they are the configuration's and the schedules'.
+Hyperparameters (learning rate, betas, weight decay) are not state: config and schedules own them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
-from bigrun.checkpoint.facts import JSON
 from bigrun.checkpoint.strict import list_misfits
 from bigrun.errors import CheckpointError
 
-__all__ = ["flatten_optimizer", "restore_optimizer"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch.nn import Parameter
+
+__all__ = ["flatten", "restore"]
 
 SEPARATOR = "/"  # between a parameter's name and the state's key; a key never holds it, a name may
 
 
 @attrs.frozen
 class SavedState:
-    """What the facts say about one parameter: its shape, its state's tensors by key with their shapes, plain values."""
+    """What the facts say of one parameter: its shape, its state's tensors' shapes, plain values."""
 
     shape: list[int]
     tensors: dict[str, list[int]]
-    values: dict[str, JSON]
+    values: dict[str, Any]
 
 
-def flatten_optimizer(
+def flatten(
     optimizer: torch.optim.Optimizer, names: Mapping[Parameter, str]
-) -> tuple[dict[str, Tensor], dict[str, JSON]]:
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state of every parameter of the optimizer: (tensors, facts).
 
-    The tensors are the optimizer's own, not copies. A parameter that never had a gradient has an entry without
-    state. Any `torch.optim.Optimizer` whose state holds tensors and plain values per parameter will do; LBFGS,
-    which holds lists of tensors, will not.
+    The tensors are the optimizer's own, not copies. A parameter that never had a gradient has an entry
+    without state. Any `torch.optim.Optimizer` whose state holds tensors and plain values per parameter will
+    do; LBFGS, which holds lists of tensors, will not.
 
     Args:
         optimizer: of any class.
         names: a unique name for each of its parameters.
 
     Raises:
-        CheckpointError: a parameter has no name of its own, or the state holds something else than tensors and
-            plain values.
+        CheckpointError: a parameter has no name of its own, or the state holds something else than tensors
+            and plain values.
     """
     tensors: dict[str, Tensor] = {}
-    parameters: dict[str, JSON] = {}
+    parameters: dict[str, Any] = {}
     for name, parameter in named_parameters(optimizer, names).items():
-        shapes: dict[str, JSON] = {}
-        values: dict[str, JSON] = {}
+        shapes: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor) and SEPARATOR not in key:
                 tensors[join(name, key)] = value
@@ -74,14 +76,13 @@ def flatten_optimizer(
     return tensors, {"class": type(optimizer).__name__, "parameters": parameters}
 
 
-def restore_optimizer(
+def restore(
     optimizer: torch.optim.Optimizer,
     names: Mapping[Parameter, str],
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
-    where: str,
 ) -> None:
-    """Replace the optimizer's state by what `flatten_optimizer` gave; tensors are copied, their dtype is kept.
+    """Replace the optimizer's state by what `flatten` gave; tensors are copied, their dtype is kept.
 
     Devices are the optimizer's choice (AdamW keeps `step` on the CPU unless it is fused or capturable). The
     hyperparameters of its groups stay as they are, and so may the grouping differ from the saved one.
@@ -90,17 +91,18 @@ def restore_optimizer(
         optimizer: of the class that was saved, over parameters of the same names and shapes.
         names: a unique name for each of its parameters.
         tensors, facts: what was saved.
-        where: the file or directory that they are from, for the message.
 
     Raises:
         CheckpointError: naming every parameter and tensor that is missing, unknown or of another shape. The
             optimizer is untouched.
     """
     parameters = named_parameters(optimizer, names)
-    saved = parse_facts(facts, where)
-    misfits = find_misfits(optimizer, parameters, facts["class"], saved, tensors)
+    saved_class, saved = parse_facts(facts)
+    misfits = find_misfits(parameters, saved, tensors)
+    if saved_class != type(optimizer).__name__:
+        misfits.insert(0, f"  class: saved from {saved_class}, expected {type(optimizer).__name__}")
     if misfits:
-        raise CheckpointError("\n".join([f"{where}: does not fit the optimizer", *misfits]))
+        raise CheckpointError("\n".join(["the saved optimizer state does not fit the optimizer", *misfits]))
     state = {name: {key: tensors[join(name, key)] for key in entry.tensors} for name, entry in saved.items()}
     packed = {
         index: {**state[name], **saved[name].values}
@@ -118,7 +120,7 @@ def restore_optimizer(
 def named_parameters(
     optimizer: torch.optim.Optimizer, names: Mapping[Parameter, str]
 ) -> dict[str, Parameter]:
-    """name -> parameter in the order of the optimizer's groups, which is the order of its own `state_dict()`."""
+    """name -> parameter in the order of the optimizer's groups, which is that of its own `state_dict()`."""
     parameters: dict[str, Parameter] = {}
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         name = names.get(parameter)
@@ -131,30 +133,26 @@ def named_parameters(
     return parameters
 
 
-def parse_facts(facts: Mapping[str, Any], where: str) -> dict[str, SavedState]:
+def parse_facts(facts: Mapping[str, Any]) -> tuple[str, dict[str, SavedState]]:
+    """The optimizer's class and the saved state by parameter name."""
     try:
-        return {name: SavedState(**entry) for name, entry in facts["parameters"].items()}
+        return facts["class"], {name: SavedState(**entry) for name, entry in facts["parameters"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{where}: holds no optimizer state: {error!r}") from error
+        raise CheckpointError(f"the saved facts are no optimizer state: {error!r}") from error
 
 
 def find_misfits(
-    optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, Parameter],
-    saved_class: str,
     saved: Mapping[str, SavedState],
     tensors: Mapping[str, Tensor],
 ) -> list[str]:
     """One line for each way in which the saved state does not fit, as `list_misfits` writes them."""
-    lines = []
-    if saved_class != type(optimizer).__name__:
-        lines.append(f"  class: saved from {saved_class}, expected {type(optimizer).__name__}")
     wrong = [
         f"{name} has shape {tuple(entry.shape)}, expected {tuple(parameters[name].shape)}"
         for name, entry in saved.items()
         if name in parameters and entry.shape != list(parameters[name].shape)
     ]
-    lines += list_misfits(parameters.keys(), saved.keys(), wrong)
+    lines = list_misfits(parameters.keys(), saved.keys(), wrong)
     shapes = {join(name, key): shape for name, entry in saved.items() for key, shape in entry.tensors.items()}
     wrong = [
         f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(shape)}"

@@ -1,19 +1,18 @@
-"""The checkpoints of one run: saved so that a kill, a full disk or a flipped bit never costs more than the newest.
+"""The checkpoints of one run: a kill, a full disk or a flipped bit never costs more than the newest.
 
-A checkpoint is written to a directory beside the others, synced, read back, and published by one rename. Nothing
-that was published is ever changed. The caller holds the run's lock. Torch-free until tensors are saved.
+A checkpoint is written to a directory beside the others, synced, read back, and published by one rename.
+Nothing that was published is ever changed. The caller holds the run's lock. Torch-free until tensors are
+saved or loaded.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bigrun.checkpoint import disk, manifest
 from bigrun.checkpoint.contents import write_contents
-from bigrun.checkpoint.facts import JSON
+from bigrun.checkpoint.facts import load_facts
 from bigrun.checkpoint.layout import (
     MANIFEST,
     Stale,
@@ -24,9 +23,13 @@ from bigrun.checkpoint.layout import (
     stale_name,
     step_name,
 )
+from bigrun.checkpoint.tensors import load_tensors
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
     from torch import Tensor
 
 __all__ = ["CheckpointStore"]
@@ -46,7 +49,7 @@ class CheckpointStore:
         self,
         step: int,
         tensors: Mapping[str, Mapping[str, Tensor]],
-        facts: Mapping[str, JSON],
+        facts: Mapping[str, Any],
         config_toml: str,
     ) -> Path:
         """Publish a checkpoint; what stood at `step` before is replaced, and then removed.
@@ -61,8 +64,8 @@ class CheckpointStore:
             The directory of the published checkpoint.
 
         Raises:
-            CheckpointError: nothing was published and no temporary is left; the checkpoints before are as they
-                were. Its cause is the OSError where the disk refused (ENOSPC, EFBIG, EIO, ...).
+            CheckpointError: nothing was published, no temporary is left, older checkpoints are as they were.
+                Its cause is the OSError where the disk refused (ENOSPC, EFBIG, EIO, ...).
         """
         temporary = self.directory / stale_name(Stale.TEMPORARY, step)
         try:
@@ -98,8 +101,8 @@ class CheckpointStore:
     def sweep(self) -> list[str]:
         """Clear away what a killed process left; call it at the start of a run, under the run's lock.
 
-        Where a kill fell between two renames, so that a step is not published but a complete and verified copy
-        of it waits under another name, that copy is published: the new one first, else the old one.
+        Where a kill fell between two renames, so that a step is not published but a complete and verified
+        copy of it waits under another name, that copy is published: the new one, else the old one.
 
         Returns:
             What was done, one line for each directory.
@@ -123,11 +126,11 @@ class CheckpointStore:
         return lines
 
     def steps(self) -> list[int]:
-        """The steps of the published checkpoints whose manifest can be read, in ascending order; nothing is hashed."""
+        """The steps of the published checkpoints with a readable manifest, ascending; nothing is hashed."""
         return [step for step, path in self._find_published() if has_manifest(path)]
 
     def newest_verified(self, on_problem: Callable[[Path, list[str]], None]) -> Path | None:
-        """The newest checkpoint of which every byte is as it was saved; None when there is no checkpoint at all.
+        """The newest checkpoint of which every byte is as it was saved; None when there is no checkpoint.
 
         Args:
             on_problem: called with each newer checkpoint that was passed over, and what is wrong with it.
@@ -155,6 +158,16 @@ class CheckpointStore:
             )
         return None
 
+    @staticmethod
+    def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:
+        """The tensors saved as `stem` in a checkpoint's directory, on the CPU: see `tensors.load_tensors`."""
+        return load_tensors(checkpoint, stem)
+
+    @staticmethod
+    def load_facts(checkpoint: Path, name: str) -> Any:
+        """The facts saved as `name` in a checkpoint's directory: see `facts.load_facts`."""
+        return load_facts(checkpoint, name)
+
     def _publish(self, complete: Path, step: int) -> Path:
         """Rename a complete, synced directory to its published name.
 
@@ -168,7 +181,7 @@ class CheckpointStore:
             final.rename(aside)
         try:
             complete.rename(final)
-        except BaseException:
+        except OSError:
             if replaces:
                 aside.rename(final)
             raise

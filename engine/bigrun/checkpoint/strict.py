@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
     from torch import Tensor, nn
 
 __all__ = ["list_misfits", "load_strict"]
@@ -24,7 +25,7 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
         where: the file or directory that the tensors are from, for the message.
 
     Raises:
-        CheckpointError: naming every key that is missing, unknown or of another shape. The module is untouched.
+        CheckpointError: naming each key that is missing, unknown or of another shape. Nothing is copied then.
     """
     expected = module.state_dict()
     shapes = [

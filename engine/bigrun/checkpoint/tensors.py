@@ -1,21 +1,22 @@
 """Groups of tensors as safetensors files, written one tensor at a time. Imports torch only when it is called.
 
-The library's own writer wants the whole group in host memory and reports a full disk as its own error type; this
-one needs the memory of the largest tensor only, and the caller hashes the bytes as they pass. Reading is the library's.
-The format: the header's length (8 bytes, little-endian), the header (JSON, padded with spaces to 8 bytes), the data.
+The library's own writer wants the whole group in host memory, and hashing what it meant to write a second
+copy; this one needs the memory of the largest tensor, and the caller hashes the bytes as they pass. Reading is
+left to the library. The format: length of the header (8 bytes, little-endian), header (JSON, padded with spaces), data.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bigrun.checkpoint import disk
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
     from torch import Tensor
 
 __all__ = ["encode_tensors", "load_tensors"]
@@ -44,8 +45,8 @@ METADATA = "__metadata__"  # a header key of the format that is not a tensor
 def encode_tensors(tensors: Mapping[str, Tensor], where: str) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file in order: the header, then each tensor's data.
 
-    Tensors may be on any device, of any stride, and share storage: each is written on its own. Wide dtypes come
-    first, so that every tensor is aligned to its element size in a file that is mapped into memory.
+    Tensors may be on any device, of any stride, and share storage: each is written on its own. Wide dtypes
+    come first, so that every tensor is aligned to its element size when the file is mapped into memory.
 
     Raises:
         CheckpointError: naming `where`, for a dtype that the format does not have and for a reserved name.
@@ -73,13 +74,13 @@ def view_bytes(tensor: Tensor) -> memoryview:
     """The elements in row-major order as bytes; copied only where the tensor is on a device or strided."""
     import torch
 
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:
     """The group of tensors that was saved as `stem` in the directory `checkpoint`, on the CPU.
 
-    The file is mapped copy-on-write: memory is used as the tensors are read, changing them leaves the file alone.
+    The file is mapped copy-on-write: memory is used as tensors are read, changing them leaves the file alone.
 
     Raises:
         CheckpointError: there is no such group, or the file is damaged.

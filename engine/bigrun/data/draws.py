@@ -50,7 +50,8 @@ def uniforms(seed: int, purpose: str, *counters: npt.ArrayLike, count: int) -> n
     """
     if len(counters) > 3:
         raise ValueError(f"expected at most 3 counters, got {len(counters)}")
-    words = np.broadcast_arrays(*(np.asarray(c, dtype=np.int64)[..., None] for c in counters), np.arange(-(-count // 2)))
+    blocks = -(-count // 2)
+    words = np.broadcast_arrays(*(np.asarray(c, dtype=np.int64)[..., None] for c in counters), np.arange(blocks))
     if any(word.size and not (0 <= word.min() and word.max() < 2**32) for word in words):
         raise ValueError("expected counters from 0 to 2**32 - 1")
     shape = words[0].shape
@@ -58,7 +59,7 @@ def uniforms(seed: int, purpose: str, *counters: npt.ArrayLike, count: int) -> n
     key = digest(seed, purpose)
     a, b, c, d = philox(np.stack([*words, *unused]), (key >> 32, key & 0xFFFFFFFF))
     pairs = np.stack([uniform53(a, b), uniform53(c, d)], axis=-1)
-    return pairs.reshape(*shape[:-1], -1)[..., :count]
+    return pairs.reshape(*shape[:-1], 2 * blocks)[..., :count]
 
 
 def derive_seed(seed: int, purpose: str, *counters: int) -> int:

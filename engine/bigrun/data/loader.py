@@ -28,10 +28,10 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def build_loader(
     dataset: Dataset, order: EpochOrder, data: Data, start_position: int, micro_batch: int
 ) -> Generator[Samples, None, None]:
-    """Micro-batches in the order's order, for ever; the k-th holds the positions from start_position + k * micro_batch.
+    """Micro-batches in the order's order, for ever; the k-th starts at position start_position + k * micro_batch.
 
     The same for any number of workers, and a stream started at a later position continues an earlier one. Workers
-    decode and nothing else; they start at the first batch and stop with the generator (`close()`).
+    start at once, decode and do nothing else, and stop with the generator (`close()`).
 
     Args:
         dataset: images by index; picklable when data.workers > 0.
@@ -43,23 +43,28 @@ def build_loader(
     Raises:
         DataError: from the batch that holds an image that cannot be read.
     """
-    stream = iterate(
-        DataLoader(
-            Decoder(dataset, order, micro_batch),
-            batch_size=None,
-            sampler=itertools.count(start_position, micro_batch),
-            collate_fn=unchanged,
-            num_workers=data.workers,
-            prefetch_factor=data.prefetch if data.workers else None,
-            multiprocessing_context=worker_context() if data.workers else None,
-            worker_init_fn=ignore_stop_signals,
-            generator=torch.Generator(),  # torch seeds the workers from it instead of the global generator
-        )
+    loader = DataLoader(
+        Decoder(dataset, order, micro_batch),
+        batch_size=None,
+        sampler=itertools.count(start_position, micro_batch),
+        collate_fn=unchanged,
+        num_workers=data.workers,
+        prefetch_factor=data.prefetch if data.workers else None,
+        multiprocessing_context=worker_context() if data.workers else None,
+        worker_init_fn=ignore_stop_signals,
+        generator=torch.Generator(),  # torch seeds the workers from it instead of the global generator
     )
-    for samples in stream:
-        if isinstance(samples, DataError):
-            raise samples
-        yield samples
+    return unpacked(started(loader))
+
+
+def unpacked(stream: Iterator[Samples | DataError]) -> Generator[Samples, None, None]:
+    try:
+        for samples in stream:
+            if isinstance(samples, DataError):
+                raise samples
+            yield samples
+    finally:
+        del stream  # the traceback of a DataError would keep it, and its workers, alive
 
 
 class Decoder(torch.utils.data.Dataset[Samples | DataError]):
@@ -88,7 +93,7 @@ def worker_context() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def iterate(loader: DataLoader[Any]) -> Iterator[Samples | DataError]:
+def started(loader: DataLoader[Any]) -> Iterator[Samples | DataError]:
     """Start the workers with the stop signals blocked, so that none of them dies of one before it ignores it."""
     if loader.num_workers:
         resource_tracker.ensure_running()  # up to Python 3.12 this unblocks the signals

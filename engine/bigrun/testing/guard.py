@@ -1,0 +1,43 @@
+"""A run must leave the process as it found it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["unchanged_process"]
+
+
+def snapshot() -> dict[str, Any]:
+    """What a run may not change."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+    root = logging.getLogger()
+    numpy_state = np.random.get_state(legacy=False)
+    return {
+        "environment": environment,
+        "random": random.getstate(),
+        "numpy.random": (numpy_state["state"]["key"].tolist(), numpy_state["state"]["pos"]),
+        "torch.random": torch.get_rng_state().tolist(),
+        "root logger": (root.level, list(root.filters), root.disabled),
+    }
+
+
+@contextlib.contextmanager
+def unchanged_process() -> Iterator[None]:
+    """Compare the process before and after.
+
+    Raises:
+        AssertionError: naming what changed.
+    """
+    before = snapshot()
+    yield
+    after = snapshot()
+    changed = [name for name in before if before[name] != after[name]]
+    assert not changed, f"the run changed the process: {', '.join(changed)}"
