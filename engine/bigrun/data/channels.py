@@ -18,4 +18,7 @@ def check_channels(section: Views, channels: int) -> Iterator[tuple[str, str]]:
     if channels != 3:
         for option in ("colour_probability", "grayscale_probability"):
             if getattr(section, option) > 0:
-                yield option, f"expected 0 because model.in_channels = {channels} is not RGB, got {getattr(section, option)}"
+                yield (
+                    option,
+                    f"expected 0 because model.in_channels = {channels} is not RGB, got {getattr(section, option)}",
+                )

@@ -56,7 +56,9 @@ class EpochOrder:
         """(ROUNDS, epochs) random 64-bit words."""
         turn, epoch = np.meshgrid(np.arange(ROUNDS), epochs, indexing="ij")
         key = derive_seed(self.seed, "order")
-        high, low, _, _ = philox([epoch & 0xFFFFFFFF, epoch >> 32, turn, 0 * turn], (key >> 32, key & 0xFFFFFFFF))
+        high, low, _, _ = philox(
+            [epoch & 0xFFFFFFFF, epoch >> 32, turn, 0 * turn], (key >> 32, key & 0xFFFFFFFF)
+        )
         return (high << np.uint64(32)) | low
 
     def _permute(self, values: Words, keys: Words) -> Words:

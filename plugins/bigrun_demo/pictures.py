@@ -1,0 +1,71 @@
+"""The pictures of the learning report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
+
+__all__ = ["draw_loss", "draw_patch_features", "first_components"]
+
+SHOWN = ("astronaut", "chelsea", "coffee", "china")
+SIDE_PX = 256
+
+
+def draw_loss(losses: Sequence[tuple[int, float]], path: Path) -> None:
+    """The loss over optimizer steps."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([step for step, _ in losses], [loss for _, loss in losses])
+    axes.set(xlabel="optimizer step", ylabel="loss", title="Loss")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def first_components(features: Tensor) -> Tensor:
+    """The first three principal components of rows (n, D), each stretched to [0, 1]: (n, 3)."""
+    centred = features.float() - features.float().mean(0)
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    projected = centred @ directions[:3].T
+    low, high = projected.quantile(0.02, dim=0), projected.quantile(0.98, dim=0)
+    return ((projected - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+
+
+def draw_patch_features(run: Run, photos: dict[str, Tensor], path: Path) -> None:
+    """Photographs above, their patch features as colours below: alike patches have like colours."""
+    backbone: Any = run.objective.teacher.backbone
+    views = run.config.views
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (views.mean, views.std))
+    names = [name for name in SHOWN if name in photos]
+    side = SIDE_PX // run.config.model.patch_size_px * run.config.model.patch_size_px
+    figure = Figure(figsize=(3 * len(names), 6.4), layout="constrained")
+    axes = figure.subplots(2, len(names), squeeze=False)
+    for column, name in enumerate(names):
+        square = centre_square(photos[name].float() / 255)
+        x = F.interpolate(square[None], (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        with torch.no_grad():
+            features = backbone(((x - mean) / std).to(run.device))
+        rows, columns = features.grid
+        axes[0, column].imshow(x[0].permute(1, 2, 0).numpy())
+        axes[1, column].imshow(first_components(features.patches[0].cpu()).view(rows, columns, 3).numpy())
+        axes[0, column].set_title(name)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    figure.suptitle(f"Photographs, and the first three principal components of their patch features, step {run.step}")
+    figure.savefig(path, dpi=110)
+
+
+def centre_square(image: Tensor) -> Tensor:
+    """The central square of an image (C, H, W)."""
+    _, height, width = image.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[:, top : top + side, left : left + side]
