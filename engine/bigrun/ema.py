@@ -1,4 +1,4 @@
-"""The exponential moving average that makes a teacher of a student (arXiv 1703.01780; 2104.14294, section 3.1)."""
+"""The moving average that makes a teacher of a student (arXiv 1703.01780; 2104.14294, section 3.1)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def frozen_copy(module: M) -> M:
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter, in place.
 
-    Both are fp32: with momentum 0.999 a bf16 teacher (8 bits of mantissa) would lose every change below 2^-9 of its
-    value. Buffers are constants and stay as they were copied.
+    Both are fp32: with momentum 0.999 a bf16 teacher (8 bits of mantissa) would lose every change below 2^-9 of
+    its value. Buffers are constants and stay as they were copied.
     """
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from bigrun.schedules import Schedules
-from bigrun.sections import Optimizer
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bigrun.schedules import Schedules
+    from bigrun.sections import Optimizer
 
 __all__ = ["apply_to_optimizer", "build_adamw", "parameter_groups"]
 
@@ -19,7 +21,9 @@ EMBEDDINGS = ("patch_embed", "cls_token", "storage_tokens", "mask_token")
 WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "module"})
 
 
-def parameter_groups(modules: Mapping[str, nn.Module], depth: int, optimizer: Optimizer) -> list[dict[str, Any]]:
+def parameter_groups(
+    modules: Mapping[str, nn.Module], depth: int, optimizer: Optimizer
+) -> list[dict[str, Any]]:
     """Group the parameters of all modules; each parameter is in exactly one group.
 
     The learning rate of the parameters nearest to the pixels is lowest (layer-wise decay, arXiv 2106.08254): with
@@ -61,7 +65,9 @@ def _weight_decay_factor(path: Sequence[str]) -> float:
 
 def build_adamw(groups: Sequence[dict[str, Any]], optimizer: Optimizer) -> torch.optim.AdamW:
     """AdamW with decoupled decay (arXiv 1711.05101), fused. It changes nothing before `apply_to_optimizer`."""
-    return torch.optim.AdamW(list(groups), lr=0.0, betas=optimizer.betas, eps=1e-8, weight_decay=0.0, fused=True)
+    return torch.optim.AdamW(
+        list(groups), lr=0.0, betas=optimizer.betas, eps=1e-8, weight_decay=0.0, fused=True
+    )
 
 
 def apply_to_optimizer(optimizer: torch.optim.Optimizer, schedules: Schedules) -> None:

@@ -6,12 +6,16 @@ Every schedule is a function of the optimizer step alone, never of the number of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
 from bigrun.errors import UsageError
-from bigrun.sections import Objective, Optimizer, RunSection, Teacher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bigrun.sections import Objective, Optimizer, RunSection, Teacher
 
 __all__ = ["Schedule", "Schedules", "peak_learning_rate", "training_schedules"]
 

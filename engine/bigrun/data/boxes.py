@@ -17,8 +17,8 @@ Ints = npt.NDArray[np.int64]
 def crop_boxes(draws: Floats, sizes: Ints, scale: tuple[float, float], aspect: tuple[float, float]) -> Ints:
     """Boxes of a uniform share of the area and a log-uniform aspect ratio, somewhere inside the image.
 
-    The first of 10 attempts that fits is taken; without one, the largest centred box with an allowed aspect ratio
-    (as in the random sized crops of the Inception networks, arXiv 1409.4842, section 6).
+    The first of 10 attempts that fits is taken (Inception's random crops, arXiv 1409.4842, section 6); without
+    one, the largest centred box with an allowed aspect ratio.
 
     Args:
         draws: (..., BOX_DRAWS) uniform numbers in [0, 1).

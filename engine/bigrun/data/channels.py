@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from bigrun.sections import Views
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bigrun.sections import Views
 
 __all__ = ["check_channels"]
 
@@ -17,8 +20,6 @@ def check_channels(section: Views, channels: int) -> Iterator[tuple[str, str]]:
             yield option, f"expected {channels} values (model.in_channels), got {len(values)}: {list(values)}"
     if channels != 3:
         for option in ("colour_probability", "grayscale_probability"):
-            if getattr(section, option) > 0:
-                yield (
-                    option,
-                    f"expected 0 because model.in_channels = {channels} is not RGB, got {getattr(section, option)}",
-                )
+            value = getattr(section, option)
+            if value > 0:
+                yield option, f"expected 0 because model.in_channels = {channels} is not RGB, got {value}"

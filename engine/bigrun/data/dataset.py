@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import torch
@@ -12,14 +11,20 @@ from torch import Tensor
 
 from bigrun.errors import DataError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 __all__ = ["Batch", "Dataset", "Samples", "require_channels"]
 
 ALIGNMENT = 16  # bytes; every dtype may be viewed at a multiple of its own size
 
 
 class Dataset(Protocol):
-    """Decoded images by index. `dataset[i]` is always the same image, in whatever process asks: it draws nothing
-    at random. It is pickled once to each worker."""
+    """Decoded images by index, pickled once to each worker.
+
+    `dataset[i]` is always the same image, in whatever process: it draws nothing at random. A data set may also
+    have `describe(index) -> str`, the name of an image for error messages.
+    """
 
     def __len__(self) -> int: ...
 
@@ -30,8 +35,11 @@ class Dataset(Protocol):
 
 @attrs.frozen(eq=False)
 class Samples:
-    """A micro-batch of b decoded images of any sizes, packed in one buffer: one shared-memory segment between two
-    processes and one copy to the device, where one per image would need b file descriptors and b copies."""
+    """A micro-batch of b decoded images of any sizes, packed in one buffer.
+
+    One shared-memory segment between two processes and one copy to the device, where separate images would need
+    b file descriptors and b copies.
+    """
 
     pixels: Tensor  # (bytes,) uint8
     layout: tuple[tuple[torch.dtype, tuple[int, ...]], ...]  # dtype and (C, H, W) of each image
@@ -67,7 +75,7 @@ class Samples:
 
 @attrs.frozen(eq=False)
 class Batch:
-    """The views of one micro-batch of b images, crop-major (row crop * b + image), normalised fp32 on the device."""
+    """The views of one micro-batch of b images: fp32, normalised, crop-major (row = crop * b + image)."""
 
     global_crops: Tensor  # (G*b, C, s, s)
     local_crops: Tensor | None  # (S*b, C, t, t)

@@ -54,7 +54,7 @@ def uniforms(seed: int, purpose: str, *counters: npt.ArrayLike, count: int) -> n
     words = np.broadcast_arrays(
         *(np.asarray(c, dtype=np.int64)[..., None] for c in counters), np.arange(blocks)
     )
-    if any(word.size and not (0 <= word.min() and word.max() < 2**32) for word in words):
+    if any(word.size and (word.min() < 0 or word.max() >= 2**32) for word in words):
         raise ValueError("expected counters from 0 to 2**32 - 1")
     shape = words[0].shape
     unused = [np.zeros(shape, dtype=np.int64)] * (4 - len(words))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from bigrun.data.dataset import require_channels
 from bigrun.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["ImageFolder"]
 
@@ -26,20 +28,19 @@ class ImageFolder:
 
     8-bit images of any kind become uint8, grey as 1 channel and the others as RGB, transparent parts white;
     16-bit grey becomes uint16; float grey with values in [0, 1] float32. What Pillow cannot read without loss
-    (16-bit colour, 32-bit integers) is refused. The EXIF orientation is applied; of an animation the first frame
-    counts.
+    (16-bit colour, 32-bit integers) is refused. The EXIF orientation is applied; an animation is its first frame.
     """
 
-    def __init__(self, paths: Sequence[str | Path], channels: int | None = None) -> None:
-        """The files in this order; `channels`: refuse an image with neither 1 nor that many (None: take all)."""
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        """The files in this order."""
         self.paths = [os.fspath(path) for path in paths]
-        self.channels = channels
 
     @classmethod
-    def search(cls, root: str | Path, channels: int | None = None) -> ImageFolder:
-        """All image files below `root`, sorted by path; the first bytes of every file are read, nothing is decoded.
+    def search(cls, root: str | Path) -> ImageFolder:
+        """All image files below `root`, sorted by path.
 
-        Symbolic links are followed, and a folder that is reached twice is searched once.
+        The first bytes of every file are read and nothing is decoded: 100,000 files take about 2 s. Symbolic links
+        are followed, and a folder that is reached twice is searched once.
 
         Raises: DataError when there is no such folder, it cannot be read or holds no image.
         """
@@ -50,14 +51,15 @@ class ImageFolder:
             images = sorted(path for path in files if is_image(path))
         except OSError as error:
             raise DataError(
-                f"{error.filename}: cannot be read while searching for images ({error.strerror})"
+                f"{error.filename}: cannot be read while searching for images ({error.strerror}); "
+                "change its permissions or move it out of data.path"
             ) from error
         if not images:
             raise DataError(
-                f"{root}: no images among {len(files)} files; expected {', '.join(FORMATS)} files, in subfolders too - "
-                "check data.path"
+                f"{root}: no images among {len(files)} files; expected {', '.join(FORMATS)} files, "
+                "in subfolders too - check data.path"
             )
-        return cls(images, channels)
+        return cls(images)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -71,15 +73,14 @@ class ImageFolder:
             pixels = decode(path)
         except DataError:
             raise
-        except (
-            Exception
-        ) as error:  # Pillow raises almost anything on a damaged file: OSError, SyntaxError, struct.error
+        except Exception as error:  # a damaged file makes Pillow raise anything: OSError, SyntaxError, struct.error
             cause = f"{type(error).__name__}: {error}"
             raise DataError(f"{path}: not a readable image ({cause}); repair or remove the file") from error
-        image = torch.from_numpy(np.ascontiguousarray(pixels))
-        if self.channels is not None:
-            require_channels(image, self.channels, path)
-        return image
+        return torch.from_numpy(np.ascontiguousarray(pixels))
+
+    def describe(self, index: int) -> str:
+        """The file's path."""
+        return self.paths[index]
 
 
 def regular_files(root: str) -> Iterator[str]:
@@ -116,8 +117,8 @@ def decode(path: str) -> npt.NDArray[np.generic]:
         if image.mode == "I" or (wide_samples and not image.mode.startswith("I;16")):
             stored = "16 bits per colour or signed" if wide_samples else "32-bit integers"
             raise DataError(
-                f"{path}: {stored} (mode {image.mode}) cannot be read without loss; expected 8-bit images, 16-bit "
-                "unsigned grey or float grey in [0, 1] - convert the file"
+                f"{path}: {stored} (mode {image.mode}) cannot be read without loss; expected 8-bit images, "
+                "16-bit unsigned grey or float grey in [0, 1] - convert the file"
             )
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16"):

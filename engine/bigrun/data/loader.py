@@ -5,19 +5,23 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import signal
-from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from bigrun.data.dataset import Dataset, Samples
-from bigrun.data.order import EpochOrder
+from bigrun.data.dataset import Dataset, Samples, require_channels
 from bigrun.errors import DataError
-from bigrun.sections import Data
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from multiprocessing.context import ForkServerContext
+
+    from bigrun.data.order import EpochOrder
+    from bigrun.sections import Data
 
 __all__ = ["build_loader"]
 
@@ -26,27 +30,29 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def build_loader(
-    dataset: Dataset, order: EpochOrder, data: Data, start_position: int, micro_batch: int
+    dataset: Dataset, order: EpochOrder, data: Data, channels: int, start_position: int
 ) -> Generator[Samples, None, None]:
-    """Micro-batches in the order's order, for ever; the k-th starts at position start_position + k * micro_batch.
+    """Micro-batches of data.micro_batch images in the order's order, for ever.
 
-    The same for any number of workers, and a stream started at a later position continues an earlier one. Workers
-    start at once, decode and do nothing else, and stop with the generator (`close()`).
+    The k-th starts at position start_position + k * micro_batch. The same for any number of workers, and a stream
+    started at a later position continues an earlier one. Workers start at once, decode and do nothing else, and
+    stop with the generator (`close()`).
 
     Args:
         dataset: images by index; picklable when data.workers > 0.
         order: which image stands at which position.
-        data: `workers` and `prefetch` are used.
+        data: `micro_batch` (chosen, not None), `workers` and `prefetch` are used.
+        channels: of the model; images have that many or 1.
         start_position: images already consumed.
-        micro_batch: images b per batch.
 
     Raises:
-        DataError: from the batch that holds an image that cannot be read.
+        DataError: from the batch that holds an image that cannot be read or has other channels.
     """
-    loader = DataLoader(
-        Decoder(dataset, order, micro_batch),
+    assert data.micro_batch is not None
+    loader: DataLoader[Samples | DataError] = DataLoader(
+        Decoder(dataset, order, data.micro_batch, channels),
         batch_size=None,
-        sampler=itertools.count(start_position, micro_batch),
+        sampler=itertools.count(start_position, data.micro_batch),
         collate_fn=unchanged,
         num_workers=data.workers,
         prefetch_factor=data.prefetch if data.workers else None,
@@ -70,24 +76,38 @@ def unpacked(stream: Iterator[Samples | DataError]) -> Generator[Samples, None, 
 class Decoder(torch.utils.data.Dataset[Samples | DataError]):
     """The data set by micro-batch: item p is the micro-batch that starts at position p."""
 
-    def __init__(self, dataset: Dataset, order: EpochOrder, micro_batch: int) -> None:
+    def __init__(self, dataset: Dataset, order: EpochOrder, micro_batch: int, channels: int) -> None:
         self.dataset = dataset
         self.order = order
         self.micro_batch = micro_batch
+        self.channels = channels
 
     def __getitem__(self, position: int) -> Samples | DataError:
         """A DataError is returned, not raised: torch would replace its message by a traceback in text."""
         epochs, indices = self.order.index(position + np.arange(self.micro_batch))
         try:
-            images = [self.dataset[index] for index in indices.tolist()]
+            images = [self._decode(index) for index in indices.tolist()]
         except DataError as error:
             return DataError(str(error))
         return Samples.pack(images, torch.from_numpy(indices), torch.from_numpy(epochs))
 
+    def _decode(self, index: int) -> torch.Tensor:
+        image = self.dataset[index]
+        require_channels(image, self.channels, name_of(self.dataset, index))
+        return image
 
-def worker_context() -> multiprocessing.context.ForkServerContext:
-    """Workers are forked from a clean server that has imported torch, not from this process: a fork of a process
-    with threads and an initialised GPU may deadlock, and Python 3.12 warns of it."""
+
+def name_of(dataset: Dataset, index: int) -> str:
+    """The image's name for error messages."""
+    describe = getattr(dataset, "describe", None)
+    return describe(index) if describe else f"image {index} of the data set"
+
+
+def worker_context() -> ForkServerContext:
+    """Workers are forked from a clean server that has imported torch, not from this process.
+
+    A fork of a process with threads and an initialised GPU may deadlock, and Python 3.12 warns of it.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "bigrun.data.folder", __name__])
     return context
@@ -115,5 +135,5 @@ def ignore_stop_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def unchanged(samples: Samples | DataError) -> Samples | DataError:
+def unchanged(samples: Any) -> Any:
     return samples

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bigrun.data.dataset import Batch
     from bigrun.model.vit import Features, VisionTransformer
     from bigrun.sections import Optimizer
@@ -19,7 +20,7 @@ __all__ = ["Network", "Objective", "Outputs"]
 
 @attrs.frozen(eq=False)
 class Outputs:
-    """The student's view of one micro-batch of b images, with gradients; rows are crop-major (crop * b + image)."""
+    """The student's view of one micro-batch of b images, with gradients. Rows are crop-major: crop * b + image."""
 
     global_features: Features  # of G*b crops
     local_features: Features | None  # of S*b crops
@@ -34,8 +35,8 @@ class Network(nn.Module):
 class Objective(nn.Module, abc.ABC):
     """A student that is trained, its teacher, and the losses between them.
 
-    Its tensors are in the child modules `student` and `teacher`; that is what a checkpoint holds. What `prepare`
-    keeps from the window is not state: it is computed again in every step.
+    Its tensors are in the child modules `student` and `teacher`; that is what a checkpoint holds. What
+    `prepare` keeps from the window is not state: it is computed again in every step.
     """
 
     student: Network

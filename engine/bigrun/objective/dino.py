@@ -7,15 +7,12 @@ of 16 images train exactly as one of 64 does (arXiv 2104.14294; 2304.07193, sect
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from bigrun import sections
-from bigrun.data.dataset import Batch
 from bigrun.ema import ema_update, frozen_copy
 from bigrun.model.heads import ProjectionHead
 from bigrun.model.vit import VisionTransformer
@@ -23,7 +20,13 @@ from bigrun.objective.base import Network, Objective, Outputs
 from bigrun.objective.losses import dino_loss
 from bigrun.objective.sinkhorn import sinkhorn_bias, targets
 from bigrun.optimizer import parameter_groups
-from bigrun.schedules import Schedules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from bigrun import sections
+    from bigrun.data.dataset import Batch
+    from bigrun.schedules import Schedules
 
 __all__ = ["DinoNetwork", "DinoObjective", "DinoOutputs"]
 
@@ -65,7 +68,11 @@ class DinoObjective(Objective):
     teacher: DinoNetwork
 
     def __init__(
-        self, model: sections.Model, objective: sections.Objective, views: sections.Views, schedules: Schedules
+        self,
+        model: sections.Model,
+        objective: sections.Objective,
+        views: sections.Views,
+        schedules: Schedules,
     ) -> None:
         """`schedules` has `teacher_temperature` and `teacher_momentum` when the first step is prepared."""
         super().__init__()

@@ -11,10 +11,13 @@ above 3.5 at T = 0.04, and only the K numbers of r have to travel between micro-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 __all__ = ["sinkhorn_bias", "targets"]
 
