@@ -26,16 +26,17 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group the parameters of all modules; each parameter is in exactly one group.
 
-    The learning rate of the parameters nearest to the pixels is lowest (layer-wise decay, arXiv 2106.08254): with
-    decay q and L blocks, q^(L+1) for patch embedding and tokens, q^(L-i) for block i, 1 for final norms and heads.
-    Biases, norms and LayerScale (gamma) have no weight decay; tokens and the patch embedding have.
+    The learning rate falls towards the pixels (layer-wise decay q, arXiv 2106.08254): of L blocks, block i has the
+    factor q^(L-i), the patch embedding and the tokens q^(L+1), final norms and heads 1. Biases, norms and
+    LayerScale (gamma) have no weight decay; tokens and the patch embedding have.
 
     Args:
         modules: parts by name, with parameter names relative to the part (`blocks.0.norm1.weight`).
         depth: blocks L.
 
     Returns:
-        Groups with `params`, and what `apply_to_optimizer` reads: `lr_factor`, `weight_decay_factor`, `last_layer`.
+        Groups with `params`, and with what `apply_to_optimizer` reads: `lr_factor`, `weight_decay_factor` and
+        `last_layer` (prototypes, whose learning rate has a schedule of its own).
     """
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for module in modules.values():

@@ -22,10 +22,11 @@ __all__ = ["Schedule", "Schedules", "peak_learning_rate", "training_schedules"]
 
 @attrs.frozen
 class Schedule:
-    """Linear from `start` to `peak`, then half a cosine to `end`, then constant (arXiv 2508.10104, section 3).
+    """Linear from `start` to `peak`, then half a cosine to `end`, then constant.
 
     With T = `total_steps` and W = `warmup_steps`: step 1 has `start`, step W + 1 is the first with `peak`, step T
-    the first with `end`. Without `total_steps` the run has no end and the value stays at `peak`.
+    the first with `end`. Without `total_steps` the run has no end and stays at `peak` (arXiv 2508.10104, section
+    3.2, trains that way).
     """
 
     start: float

@@ -195,7 +195,7 @@ def test_names_that_are_no_file_names_are_refused(store: CheckpointStore, stem: 
 
 
 def test_facts_cannot_take_the_manifests_place(store: CheckpointStore) -> None:
-    with pytest.raises(CheckpointError, match="'MANIFEST.json' cannot be the name"):
+    with pytest.raises(CheckpointError, match=r"'MANIFEST\.json' cannot be the name"):
         store.save(1, {}, {"MANIFEST": {}}, "")
 
 

@@ -1,8 +1,8 @@
 """Groups of tensors as safetensors files, written one tensor at a time. Imports torch only when it is called.
 
-The library's own writer wants the whole group in host memory, and hashing what it meant to write a second
-copy; this one needs the memory of the largest tensor, and the caller hashes the bytes as they pass. Reading is
-left to the library. The format: length of the header (8 bytes, little-endian), header (JSON, padded with spaces), data.
+The library's own writer wants the whole group in host memory, and hashing what it meant to write needs another
+copy; this one needs the memory of the largest tensor, and its caller hashes the bytes as they pass. The library
+reads. The format: the header's length (8 bytes, little-endian), the header (JSON, padded with spaces), the data.
 """
 
 from __future__ import annotations

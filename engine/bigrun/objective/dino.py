@@ -1,7 +1,8 @@
 """DINO on class tokens: the student's crops predict the teacher's view of the same image.
 
-The teacher's prototype assignments are balanced by Sinkhorn-Knopp over the whole effective batch, so 4 micro-batches
-of 16 images train exactly as one of 64 does (arXiv 2104.14294; 2304.07193, section 4; 2508.10104, section 3).
+The teacher's prototype assignments are balanced by Sinkhorn-Knopp over the whole effective batch, so 4
+micro-batches of 16 images train exactly as one of 64 does (arXiv 2104.14294; 2304.07193, section 4; 2508.10104,
+section 3).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bigrun.ema import ema_update, frozen_copy
 from bigrun.model.heads import ProjectionHead
@@ -54,8 +55,8 @@ class DinoOutputs(Outputs):
 
 @attrs.frozen(eq=False)
 class Assignment:
-    """What is kept of the teacher for one micro-batch: targets are computed from it when they are needed, because
-    for the whole window they would be K numbers per crop instead of e."""
+    """What is kept of the teacher for one micro-batch: e numbers per crop, from which its targets, K numbers per
+    crop, are computed when their turn comes."""
 
     bottlenecks: Tensor  # (G*b, e)
     bias: Tensor  # (K,) float32
@@ -141,7 +142,7 @@ class DinoObjective(Objective):
         )
 
     def loss_terms(self, outputs: Outputs) -> dict[str, Tensor]:
-        """`dino_global`: pairs of different global crops; `dino_local`: all pairs of a local and a global crop.
+        """`dino_global`: pairs of different global crops; `dino_local`: pairs of a local and a global crop.
 
         Each is a mean over its pairs, weighted by its share of all pairs; `local_weight` scales the latter.
         """
@@ -160,9 +161,9 @@ class DinoObjective(Objective):
     def statistics(self, outputs: Outputs) -> dict[str, Tensor]:
         """What tells the ways of not learning apart.
 
-        `target_entropy_fraction`: the targets' mean entropy over ln K; 1 when the teacher sees all images alike.
-        `student_divergence`: Kullback-Leibler divergence of the student's global crops from their targets, in nat;
-        near 0 beside an entropy near 1 when the student, too, says the same about every image.
+        `target_entropy_fraction`: mean entropy of the targets over ln K; 1 when the teacher sees no difference
+        between images. `student_divergence`: mean Kullback-Leibler divergence of the student's global crops from
+        the targets, in nat; 0 when the student says what the teacher does.
         """
         assert isinstance(outputs, DinoOutputs)
         entropy = torch.special.entr(outputs.targets).sum(-1).mean()

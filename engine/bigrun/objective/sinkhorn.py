@@ -1,12 +1,15 @@
 """Teacher targets by Sinkhorn-Knopp, in the log domain and in one pass over the rows per iteration.
 
-SwAV (arXiv 2006.09882) balances Q = exp(X / T) by scaling rows (prototypes) and columns (samples) in turn. Constants
-cancel, and what remains of the column scaling is the softmax, so that
+SwAV (arXiv 2006.09882, section 3.1) scales Q = exp(X / T) by prototype and by sample in turn. Constants cancel, and
+the last scaling by sample is a softmax:
 
-    targets = softmax_k(X / T + r),   r_k = -ln sum_i exp(X_ik / T + c_i),   c_i = -ln sum_k exp(X_ik / T + r_k)
+    targets = softmax_k(X / T + r)
 
-with c = 0 at first, r last, and r once per iteration. Two reasons for this form: exp(X / T) overflows fp32 for logits
-above 3.5 at T = 0.04, and only the K numbers of r have to travel between micro-batches.
+    r_k = -ln sum_i exp(X_ik / T + c_i)      once per iteration, with c = 0 in the first,
+    c_i = -ln sum_k exp(X_ik / T + r_k)      between iterations
+
+Two reasons for this form: exp(X / T) overflows fp32 for logits above 3.5 at T = 0.04, and only the K numbers of r
+have to travel between micro-batches.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ def sinkhorn_bias(chunks: Callable[[], Iterable[Tensor]], temperature: float, it
     """The bias r of the prototypes that balances all rows together.
 
     Args:
-        chunks: yields the teacher's logits (m, K) of all rows, in any split; called once per iteration, so that
-            logits can be computed again instead of kept.
+        chunks: yields the teacher's logits (m, K) of all rows, in any split. It is called once per iteration, so
+            that logits can be computed again instead of kept.
         temperature: T of the teacher.
         iterations: rounds, at least 1.
 

@@ -1,0 +1,129 @@
+"""Resuming equals never having stopped."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bigrun import hookimpl
+from bigrun.errors import CheckpointError, ExitCode, RunDirectoryError
+from bigrun.testing.runner import Runner, RunResult
+
+GRAM = {"snapshot_step": 1, "start_step": 3, "ramp_steps": 1, "refresh_every_steps": 2}
+
+
+def assert_same(resumed: RunResult, straight: RunResult) -> None:
+    """Bit for bit: losses, metrics, student, teacher."""
+    resumed.assert_finished()
+    assert resumed.losses == straight.losses
+    assert resumed.metrics == straight.metrics
+    assert resumed.parameters.keys() == straight.parameters.keys()
+    for name, tensor in straight.parameters.items():
+        assert torch.equal(resumed.parameters[name], tensor), name
+
+
+@pytest.mark.parametrize("at_step", [1, 2, 3, 4, 5])
+def test_resume_equals_the_straight_run(bigrunner: Runner, at_step: int) -> None:
+    # 12 images, 4 per step: steps 1 and 2 end inside an epoch, step 3 at its end.
+    straight = bigrunner.run("gram-anchoring", steps=5, accumulate=2, config=GRAM)
+    straight.assert_finished()
+    assert_same(bigrunner.resume(straight, at_step), straight)
+
+
+def test_resume_with_another_worker_count(bigrunner: Runner) -> None:
+    straight = bigrunner.run(steps=4)
+    assert_same(bigrunner.resume(straight, 2, data={"workers": 2}), straight)
+
+
+def test_resume_in_the_middle_of_a_metrics_window(bigrunner: Runner) -> None:
+    straight = bigrunner.run(steps=4, run={"log_every_steps": 4, "checkpoint_every_steps": 2, "max_steps": 4})
+    resumed = bigrunner.resume(straight, 2)  # the window of steps 1 and 2 is in the checkpoint
+    assert resumed.metrics[-1] == straight.metrics[-1]
+
+
+def test_a_finished_run_is_left_as_it_is(bigrunner: Runner) -> None:
+    straight = bigrunner.run(steps=2)
+    again = bigrunner.resume(straight, 2)
+    again.assert_finished()
+    assert "before_step" not in again.hooks.names()
+
+
+def test_the_run_says_that_it_resumed(bigrunner: Runner) -> None:
+    resumed = bigrunner.resume(bigrunner.run(steps=3), 2)
+    (event,) = [e for e in resumed.events if e.kind == "resumed"]
+    assert "after step 2" in event.message
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "named"),
+    [("model", {"depth": 3}, "model.depth: 2 -> 3"), ("run", {"seed": 5}, "run.seed: 0 -> 5")],
+)
+def test_a_changed_architecture_or_order_is_refused(
+    bigrunner: Runner, table: str, values: dict[str, Any], named: str
+) -> None:
+    resumed = bigrunner.resume(bigrunner.run(steps=2), 1, **{table: values})
+    assert isinstance(resumed.error, RunDirectoryError)
+    assert named in str(resumed.error)
+
+
+def test_a_changed_learning_rate_is_allowed_and_said(bigrunner: Runner) -> None:
+    resumed = bigrunner.resume(bigrunner.run(steps=2), 1, optimizer={"base_lr": 5e-4})
+    resumed.assert_finished()
+    assert "optimizer.base_lr: 0.001 -> 0.0005" in next(e.message for e in resumed.events if e.kind == "config-changed")
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(bigrunner: Runner) -> None:
+    straight = bigrunner.run(steps=3)
+    flip_bit(straight.directory / "checkpoints" / "step-00000002" / "student.safetensors")
+    resumed = bigrunner.resume(straight, 2)
+    (event,) = [e for e in resumed.events if e.kind == "checkpoint-refused"]
+    assert "student.safetensors" in event.message
+    assert "after step 1" in next(e.message for e in resumed.events if e.kind == "resumed")
+    for name, tensor in straight.parameters.items():
+        assert torch.equal(resumed.parameters[name], tensor), name
+
+
+def test_when_all_checkpoints_are_damaged_the_run_refuses(bigrunner: Runner) -> None:
+    straight = bigrunner.run(steps=2)
+    for step in (1, 2):
+        flip_bit(straight.directory / "checkpoints" / f"step-{step:08d}" / "teacher.safetensors")
+    assert isinstance(bigrunner.resume(straight, 2).error, CheckpointError)
+
+
+def flip_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_critical_plugin_may_not_vanish(bigrunner: Runner) -> None:
+    straight = bigrunner.run("gram-anchoring", steps=3, config=GRAM | {"start_step": 2})
+    result = bigrunner.run(steps=3, directory=straight.directory)
+    assert isinstance(result.error, CheckpointError)
+    assert "--drop-plugin gram-anchoring" in str(result.error)
+
+
+def test_a_stopped_run_continues_to_the_same_end(bigrunner: Runner) -> None:
+    class StopAtTwo:
+        observer = True
+
+        @hookimpl
+        def after_step(self, run: Any, step: int) -> None:
+            if step == 2 and run.resumed_from is None:
+                run.request_stop("test")
+
+    module: Any = sys.modules[__name__]
+    module.StopAtTwo = StopAtTwo
+    straight = bigrunner.run(steps=4, run={"checkpoint_every_steps": 100})
+    stopped = bigrunner.run(f"{__name__}:StopAtTwo", steps=4, run={"checkpoint_every_steps": 100})
+    assert stopped.exit_code == ExitCode.STOPPED
+    assert stopped.checkpoints == [2]
+    resumed = bigrunner.run(f"{__name__}:StopAtTwo", steps=4, run={"checkpoint_every_steps": 100}, directory=stopped.directory)
+    resumed.assert_finished()
+    assert stopped.losses + resumed.losses == straight.losses
+    for name, tensor in straight.parameters.items():
+        assert torch.equal(resumed.parameters[name], tensor), name
