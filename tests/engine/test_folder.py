@@ -193,15 +193,3 @@ def test_postscript_never_reaches_its_interpreter(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(path, format="EPS")
     with pytest.raises(DataError, match="UnidentifiedImageError"):
         ImageFolder([path])[0]
-
-
-def test_channels_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(RGB).save(tmp_path / "rgb.png")
-    Image.fromarray(GREY).save(tmp_path / "grey.png")
-    grey, rgb = ImageFolder.search(tmp_path, channels=1).paths
-    assert ImageFolder([grey], channels=3)[0].shape == (1, 5, 7)
-    assert ImageFolder([rgb], channels=3)[0].dtype == torch.uint8
-    with pytest.raises(
-        DataError, match=r"rgb\.png: the image has 3 channels, expected 1 \(model\.in_channels = 1\)"
-    ):
-        ImageFolder([rgb], channels=1)[0]

@@ -53,8 +53,8 @@ def stream(
     workers: int, start: int = 0, micro_batch: int = 4, dataset: object = None, prefetch: int = 2
 ) -> Iterator[Iterator[Samples]]:
     order = EpochOrder(LENGTH, seed=3)
-    data = Data(workers=workers, prefetch=prefetch)
-    with closing(build_loader(dataset or Squares(), order, data, start, micro_batch)) as batches:  # type: ignore[arg-type]
+    data = Data(workers=workers, prefetch=prefetch, micro_batch=micro_batch)
+    with closing(build_loader(dataset or Squares(), order, data, 3, start)) as batches:  # type: ignore[arg-type]
         yield batches
 
 
@@ -111,6 +111,20 @@ def test_a_data_error_arrives_with_its_message_and_in_its_place(workers: int) ->
         with pytest.raises(DataError) as caught:
             next(batches)
     assert str(caught.value) == f"image-{indices[5]}.png: not a readable image"
+
+
+def test_an_image_with_other_channels_than_the_model_is_refused_by_name() -> None:
+    class Named(Squares):
+        def describe(self, index: int) -> str:
+            return f"scan-{index}.png"
+
+    order = EpochOrder(LENGTH, seed=3)
+    data = Data(workers=0, micro_batch=4)
+    with (
+        closing(build_loader(Named(), order, data, 1, 0)) as batches,
+        pytest.raises(DataError, match=r"scan-\d\.png: the image has 3 channels, expected 1 \(model\.in_channels = 1\)"),
+    ):
+        next(batches)
 
 
 def test_workers_and_their_server_outlive_stop_signals() -> None:

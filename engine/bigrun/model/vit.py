@@ -1,0 +1,157 @@
+"""The vision transformer (arXiv 2010.11929) of the DINOv3 recipe: rotary positions, storage tokens, no class head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from bigrun.model.attention import Group
+from bigrun.model.block import Block, build_norm
+from bigrun.model.initialise import initialise
+from bigrun.model.rope import Rope
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bigrun.sections import Model
+
+__all__ = ["Features", "PatchEmbedding", "VisionTransformer"]
+
+
+@attrs.frozen(eq=False)
+class Features:
+    """What the backbone says about n crops of one size. All but `prenorm` are behind the final norm."""
+
+    cls: Tensor  # (n, D)
+    storage: Tensor  # (n, R, D)
+    patches: Tensor  # (n, P, D), row-major
+    prenorm: Tensor  # (n, 1+R+P, D): class token, storage tokens, patches
+    grid: tuple[int, int]  # Hp, Wp with P = Hp * Wp
+
+    def maps(self) -> Tensor:
+        """The patches as feature maps: (n, D, Hp, Wp)."""
+        return self.patches.mT.unflatten(2, self.grid)
+
+
+class PatchEmbedding(nn.Module):
+    """Patches of p x p pixels to tokens."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(model.in_channels, model.width, model.patch_size_px, stride=model.patch_size_px)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """(n, C, H, W) -> (n, D, Hp, Wp). Raises ValueError when the crops do not divide into patches."""
+        channels, patch = self.proj.in_channels, self.proj.stride[0]
+        if crops.ndim != 4 or crops.shape[1] != channels or crops.shape[2] % patch or crops.shape[3] % patch:
+            raise ValueError(
+                f"expected crops (n, {channels}, H, W) with sides that are multiples of {patch}, got {tuple(crops.shape)}"
+            )
+        return self.proj(crops)  # type: ignore[no-any-return]
+
+
+class VisionTransformer(nn.Module):
+    """Names of parameters and buffers are those of the public DINOv3 weights."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.prefix = 1 + model.storage_tokens
+        self.patch_embed = PatchEmbedding(model)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, model.width))
+        self.storage_tokens = nn.Parameter(torch.empty(1, model.storage_tokens, model.width))
+        self.mask_token = nn.Parameter(torch.empty(1, model.width))
+        self.rope_embed = Rope(model)
+        self.blocks = nn.ModuleList(Block(model) for _ in range(model.depth))
+        self.norm = build_norm(model)
+        self.cls_norm = build_norm(model) if model.untie_cls_and_patch_norms else None
+        self.local_cls_norm = build_norm(model) if model.untie_global_and_local_cls_norm else None
+        initialise(self)
+
+    def forward(self, crops: Tensor, mask: Tensor | None = None) -> Features:
+        """Features of crops (n, C, H, W); where mask (n, P) is true, a patch is replaced by the mask token."""
+        return self.forward_list([crops], [mask])[0]
+
+    def forward_list(self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> list[Features]:
+        """Features of several stacks of crops, each of its own size, in one pass.
+
+        The stacks go through every block together; they meet in no operation but norms and linear layers, so this
+        gives the numbers of separate passes. In training the second stack is that of the local crops: with
+        `untie_global_and_local_cls_norm` its class and storage tokens have a final norm of their own.
+
+        Args:
+            crops: tensors (n_i, C, H_i, W_i).
+            masks: for each of them (n_i, P_i) bool, or None.
+        """
+        x, groups, grids = self._embed(crops, masks or [None] * len(crops))
+        for block in self.blocks:
+            x = self._step(block, x, groups, grids)
+        return self._read(x, groups, grids)
+
+    def intermediate(self, crops: Tensor, layers: int | Sequence[int], *, norm: bool = True) -> list[Features]:
+        """Features behind the last so many blocks, or behind the listed ones (counted from 0), in that order.
+
+        Args:
+            crops: (n, C, H, W).
+            norm: whether the final norm is applied to them.
+
+        Raises:
+            ValueError: there is no such block.
+        """
+        depth = len(self.blocks)
+        wanted = list(range(depth - layers, depth)) if isinstance(layers, int) else list(layers)
+        if not wanted or not all(0 <= layer < depth for layer in wanted):
+            raise ValueError(f"expected blocks from 0 to {depth - 1}, got {layers}")
+        x, groups, grids = self._embed([crops], [None])
+        found: dict[int, Features] = {}
+        for number, block in enumerate(self.blocks[: max(wanted) + 1]):
+            x = self._step(block, x, groups, grids)
+            if number in wanted:
+                found[number] = self._read(x, groups, grids, norm=norm)[0]
+        return [found[layer] for layer in wanted]
+
+    def _embed(
+        self, crops: Sequence[Tensor], masks: Sequence[Tensor | None]
+    ) -> tuple[Tensor, list[Group], list[tuple[int, int]]]:
+        """All tokens (T, D) one stack after the other, how they are grouped, and the grids of their patches."""
+        tokens, groups, grids = [], [], []
+        for stack, mask in zip(crops, masks, strict=True):
+            embedded = self.patch_embed(stack)  # (n, D, Hp, Wp)
+            patches = embedded.flatten(2).mT  # (n, P, D)
+            cls_token = self.cls_token
+            if mask is None:
+                cls_token = cls_token + 0 * self.mask_token  # a gradient for every parameter, in every step
+            else:
+                patches = torch.where(mask[..., None], self.mask_token.to(patches.dtype), patches)
+            n = len(patches)
+            prefix = torch.cat([cls_token, self.storage_tokens], dim=1).expand(n, -1, -1)
+            sequence = torch.cat([prefix, patches.to(prefix.dtype)], dim=1)  # (n, N, D)
+            tokens.append(sequence.flatten(0, 1))
+            groups.append(Group(n, sequence.shape[1]))
+            grids.append((embedded.shape[2], embedded.shape[3]))
+        return torch.cat(tokens), groups, grids
+
+    def _step(self, block: nn.Module, x: Tensor, groups: list[Group], grids: list[tuple[int, int]]) -> Tensor:
+        """One block. In training each draws its own augmentation of the positions of each stack."""
+        tables = [self.rope_embed(grid, self.prefix) for grid in grids]
+        return block(x, groups, tables)  # type: ignore[no-any-return]
+
+    def _read(
+        self, x: Tensor, groups: list[Group], grids: list[tuple[int, int]], *, norm: bool = True
+    ) -> list[Features]:
+        features = []
+        for number, (part, group, grid) in enumerate(zip(x.split([g.rows for g in groups]), groups, grids, strict=True)):
+            tokens = part.view(group.crops, group.tokens, -1)  # (n, N, D)
+            first, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
+            if norm:
+                first, patches = self._prefix_norm(number)(first), self.norm(patches)
+            features.append(Features(first[:, 0], first[:, 1:], patches, tokens, grid))
+        return features
+
+    def _prefix_norm(self, number: int) -> nn.Module:
+        """The final norm of the class and storage tokens of a stack."""
+        if self.training and number == 1 and self.local_cls_norm is not None:
+            return self.local_cls_norm
+        return self.norm if self.cls_norm is None else self.cls_norm
