@@ -48,13 +48,22 @@ def complete_plugin(ctx: click.Context, param: click.Parameter, incomplete: str)
 def preset_options(command: F) -> F:
     """PRESET and its overrides, the same for every command that reads one."""
     for decorate in (
-        click.option("--no-plugin", "no_plugins", multiple=True, metavar="NAME", help="Switch a plugin of the preset off."),
         click.option(
-            "--plugin", "plugins", multiple=True, metavar="NAME", shell_complete=complete_plugin,
+            "--no-plugin", "no_plugins", multiple=True, metavar="NAME", help="Switch a plugin of the preset off."
+        ),
+        click.option(
+            "--plugin",
+            "plugins",
+            multiple=True,
+            metavar="NAME",
+            shell_complete=complete_plugin,
             help="Switch a plugin on: an installed name, or module:Class.",
         ),
         click.option(
-            "--set", "sets", multiple=True, metavar="KEY=VALUE",
+            "--set",
+            "sets",
+            multiple=True,
+            metavar="KEY=VALUE",
             help="Override an option with a TOML value: --set run.max_steps=100.",
         ),
         click.argument("preset", shell_complete=complete_preset),
@@ -78,7 +87,9 @@ def main() -> None:
 @preset_options
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<preset>]")
 @click.option("--fresh", is_flag=True, help="Leave an existing run alone and start beside it (name-2, name-3, ...).")
-@click.option("--drop-plugin", "drop_plugins", multiple=True, metavar="NAME", help="Resume without a plugin's saved state.")
+@click.option(
+    "--drop-plugin", "drop_plugins", multiple=True, metavar="NAME", help="Resume without a plugin's saved state."
+)
 def run(preset: str, run_dir: Path | None, fresh: bool, drop_plugins: tuple[str, ...], **overrides: Any) -> None:
     """Train; continues from the newest checkpoint of the run directory if there is one."""
     from bigrun.config import read_preset

@@ -1,6 +1,6 @@
 """A run's configuration: a preset, overrides, and the plugins that its tables activate.
 
-    preset (TOML) -> --set, --plugin, --no-plugin -> strict values -> values chosen by rule -> `Config`
+preset (TOML) -> --set, --plugin, --no-plugin -> strict values -> values chosen by rule -> `Config`
 """
 
 from __future__ import annotations
@@ -182,9 +182,7 @@ def build_config(document: Document, plugin_configs: Mapping[str, type | None], 
     )
 
 
-def _plugin_tables(
-    document: Document, configs: Mapping[str, type | None], problems: list[Problem]
-) -> dict[str, Any]:
+def _plugin_tables(document: Document, configs: Mapping[str, type | None], problems: list[Problem]) -> dict[str, Any]:
     tables = document.tables.get("plugins", {})
     if not isinstance(tables, Mapping):
         problems.append(("plugins", "expected a table of plugins, as in [plugins.NAME]"))

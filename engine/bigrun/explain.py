@@ -56,7 +56,9 @@ def default_text(field: attrs.Attribute[Any]) -> str:
     if field.default is None:
         return "chosen by rule" if field.metadata.get("rule") else "off"
     value = field.default
-    return str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else repr(value)
+    return (
+        str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else repr(value)
+    )
 
 
 def explain_key(key: str, preset: str | None = None) -> Iterator[str]:
@@ -77,7 +79,9 @@ def explain_key(key: str, preset: str | None = None) -> Iterator[str]:
         return
     (name,) = names if len(names) == 1 else (".".join(names),)
     if name not in options:
-        raise UsageError(f"{key}: {path} has no such option{did_you_mean(name, options)}; options: {', '.join(options)}")
+        raise UsageError(
+            f"{key}: {path} has no such option{did_you_mean(name, options)}; options: {', '.join(options)}"
+        )
     field, kind = options[name]
     yield key
     yield f"  {field.metadata.get('help', '')}"
@@ -103,5 +107,3 @@ def _value_in(preset: str, path: str, name: str) -> str:
         return "this plugin is not active"
     why = next((f" (by rule: {c.why})" for c in config.choices if c.path == f"{path}.{name}"), "")
     return f"{table[name]!r}{why}" if name in table else "off, or without effect here"
-
-

@@ -21,9 +21,7 @@ EMBEDDINGS = ("patch_embed", "cls_token", "storage_tokens", "mask_token")
 WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "module"})
 
 
-def parameter_groups(
-    modules: Mapping[str, nn.Module], depth: int, optimizer: Optimizer
-) -> list[dict[str, Any]]:
+def parameter_groups(modules: Mapping[str, nn.Module], depth: int, optimizer: Optimizer) -> list[dict[str, Any]]:
     """Group the parameters of all modules; each parameter is in exactly one group.
 
     The learning rate falls towards the pixels (layer-wise decay q, arXiv 2106.08254): of L blocks, block i has the
@@ -66,9 +64,7 @@ def _weight_decay_factor(path: Sequence[str]) -> float:
 
 def build_adamw(groups: Sequence[dict[str, Any]], optimizer: Optimizer) -> torch.optim.AdamW:
     """AdamW with decoupled decay (arXiv 1711.05101), fused. It changes nothing before `apply_to_optimizer`."""
-    return torch.optim.AdamW(
-        list(groups), lr=0.0, betas=optimizer.betas, eps=1e-8, weight_decay=0.0, fused=True
-    )
+    return torch.optim.AdamW(list(groups), lr=0.0, betas=optimizer.betas, eps=1e-8, weight_decay=0.0, fused=True)
 
 
 def apply_to_optimizer(optimizer: torch.optim.Optimizer, schedules: Schedules) -> None:

@@ -37,4 +37,6 @@ class Output:
         if run.saved_step is not None:
             click.echo(f"checkpoint: {run.checkpoints.path(run.saved_step)}")
         for failure in run.plugins.failures.values():
-            click.echo(f"quarantined: {failure.plugin} failed in {failure.hook} at step {failure.step}: {failure.error}")
+            click.echo(
+                f"quarantined: {failure.plugin} failed in {failure.hook} at step {failure.step}: {failure.error}"
+            )

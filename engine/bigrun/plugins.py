@@ -13,6 +13,7 @@ import importlib.util
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
@@ -58,13 +59,11 @@ def _source_of(module: str) -> str | None:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for file in ("/".join([folder, *rest]) + ".py", "/".join([folder, *rest, "__init__.py"])):
             try:
-                with open(file, encoding="utf-8") as stream:
-                    return stream.read()
+                return Path(file).read_text(encoding="utf-8")
             except OSError:
                 continue
     if spec and spec.origin and not rest:
-        with open(spec.origin, encoding="utf-8") as stream:
-            return stream.read()
+        return Path(spec.origin).read_text(encoding="utf-8")
     return None
 
 
@@ -78,7 +77,9 @@ def _says_observer(node: ast.stmt) -> bool:
 def installed() -> dict[str, Installed]:
     """Every installed plugin by name, sorted."""
     points = importlib.metadata.entry_points(group=GROUP)
-    found = [Installed(p.name, p.value, p.dist.name if p.dist else "?", p.dist.version if p.dist else "?") for p in points]
+    found = [
+        Installed(p.name, p.value, p.dist.name if p.dist else "?", p.dist.version if p.dist else "?") for p in points
+    ]
     return {plugin.name: plugin for plugin in sorted(found, key=lambda plugin: plugin.name)}
 
 

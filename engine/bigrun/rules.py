@@ -126,17 +126,22 @@ def cross_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
     for path, text in check_channels(config.views, config.model.in_channels):
         yield f"views.{path}", text
     total = config.run.max_steps
-    for path in ("optimizer.warmup_steps", "objective.teacher_temperature_warmup_steps", "optimizer.freeze_last_layer_steps"):
+    for path in (
+        "optimizer.warmup_steps",
+        "objective.teacher_temperature_warmup_steps",
+        "optimizer.freeze_last_layer_steps",
+    ):
         table, name = path.split(".")
         steps = getattr(getattr(config, table), name)
         if total is not None and steps > total:
             yield path, f"{steps} steps, but the run has run.max_steps = {total}; steps are optimizer steps"
+    rows = config.views.global_crops * config.data.effective_batch
     if prototypes_per_row(config) > 128:
         yield (
             "objective.prototypes",
-            f"{config.objective.prototypes} prototypes for {config.views.global_crops * config.data.effective_batch} rows "
-            f"per step: K/n = {prototypes_per_row(config):.0f}, targets can never become sharp above 128; "
-            f"use at most {128 * config.views.global_crops * config.data.effective_batch} or a larger effective batch",
+            f"{config.objective.prototypes} prototypes for {rows} rows per step: K/n = "
+            f"{prototypes_per_row(config):.0f}, targets can never become sharp above 128; "
+            f"use at most {128 * rows} or a larger effective batch",
         )
     if total is None and config.optimizer.weight_decay_end is not None:
         yield "optimizer.weight_decay_end", "has no effect: an unlimited run (no run.max_steps) has no end"

@@ -215,7 +215,9 @@ class Run:
     def quarantine(self, bits: int) -> None:
         """Remove observers that failed on any process, and say so."""
         for name in self.plugins.quarantine(bits, self):
-            self.event("quarantined", f"observer {name} is switched off for the rest of the run", "warning", plugin=name)
+            self.event(
+                "quarantined", f"observer {name} is switched off for the rest of the run", "warning", plugin=name
+            )
 
     def take_report(self) -> Anomaly | None:
         """The first anomaly that a plugin reported for this step; forgets the others."""

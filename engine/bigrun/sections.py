@@ -25,7 +25,9 @@ class RunSection:
         0, check=between(0, 2**31 - 1), fixed=True, help="Seed of the initialisation, order and every random draw."
     )
     log_every_steps: int = option(10, check=at_least(1), help="Metrics are averaged over and fetched every so many.")
-    checkpoint_every_steps: int = option(500, check=at_least(1), help="A checkpoint is saved every so many, and at the end.")
+    checkpoint_every_steps: int = option(
+        500, check=at_least(1), help="A checkpoint is saved every so many, and at the end."
+    )
     halt_after_skips: int = option(
         3, check=at_least(1), help="A run halts when this many steps in a row had to be skipped as non-finite."
     )
@@ -78,7 +80,9 @@ class Views:
     global_crops: int = option(2, check=at_least(2), fixed=True, help="Large crops per image; the teacher sees these.")
     global_size_px: int = option(224, check=at_least(8), fixed=True, help="Side of a global crop.")
     global_scale: tuple[float, float] = option((0.32, 1.0), check=interval(0, 1), help="Area range of global crops.")
-    local_crops: int = option(8, check=at_least(0), fixed=True, help="Small crops per image; only the student sees these.")
+    local_crops: int = option(
+        8, check=at_least(0), fixed=True, help="Small crops per image; only the student sees these."
+    )
     local_size_px: int = option(
         96,
         check=at_least(8),
@@ -100,19 +104,31 @@ class Views:
     flip_probability: float = option(0.5, check=between(0, 1), help="Horizontal flip.")
     colour_probability: float = option(0.8, check=between(0, 1), help="Colour jitter of a crop.")
     brightness: float = option(
-        0.4, check=between(0, 1), effective=_coloured, otherwise="views.colour_probability = 0",
+        0.4,
+        check=between(0, 1),
+        effective=_coloured,
+        otherwise="views.colour_probability = 0",
         help="Brightness factor is drawn from 1 - b to 1 + b.",
     )
     contrast: float = option(
-        0.4, check=between(0, 1), effective=_coloured, otherwise="views.colour_probability = 0",
+        0.4,
+        check=between(0, 1),
+        effective=_coloured,
+        otherwise="views.colour_probability = 0",
         help="Contrast factor is drawn from 1 - c to 1 + c.",
     )
     saturation: float = option(
-        0.2, check=between(0, 1), effective=_coloured, otherwise="views.colour_probability = 0",
+        0.2,
+        check=between(0, 1),
+        effective=_coloured,
+        otherwise="views.colour_probability = 0",
         help="Saturation factor is drawn from 1 - s to 1 + s.",
     )
     hue: float = option(
-        0.1, check=between(0, 0.5), effective=_coloured, otherwise="views.colour_probability = 0",
+        0.1,
+        check=between(0, 0.5),
+        effective=_coloured,
+        otherwise="views.colour_probability = 0",
         help="Hue shift is drawn from -h to h, in turns of the colour circle.",
     )
     grayscale_probability: float = option(0.2, check=between(0, 1), help="Crop loses its colour.")
@@ -120,8 +136,12 @@ class Views:
         (0.0, 0.9, 0.5),
         help="Gaussian blur of the first global, the other global, and the local crops, as published models had it.",
     )
-    blur_sigma: tuple[float, float] = option((0.1, 2.0), check=interval(0, 100), help="Range of the blur's sigma in pixels.")
-    solarise_probability: float = option(0.2, check=between(0, 1), help="Second global crop: values above 0.5 are inverted.")
+    blur_sigma: tuple[float, float] = option(
+        (0.1, 2.0), check=interval(0, 100), help="Range of the blur's sigma in pixels."
+    )
+    solarise_probability: float = option(
+        0.2, check=between(0, 1), help="Second global crop: values above 0.5 are inverted."
+    )
     mean: tuple[float, ...] = option((0.485, 0.456, 0.406), help="Per channel, subtracted from values in [0, 1].")
     std: tuple[float, ...] = option((0.229, 0.224, 0.225), help="Per channel, divides after the mean is subtracted.")
 
@@ -157,7 +177,9 @@ class Model:
     rope_coordinates: Literal["separate", "max", "min"] = option(
         "separate", fixed=True, help="Side by which patch coordinates are divided."
     )
-    rope_shift: float | None = option(None, check=above(0), help="Training: per-axis shift drawn from -s to s; absent: off.")
+    rope_shift: float | None = option(
+        None, check=above(0), help="Training: per-axis shift drawn from -s to s; absent: off."
+    )
     rope_jitter_factor: float | None = option(
         None, check=above(1), help="Training: per-axis log-uniform scale from 1/j to j; absent: off."
     )
@@ -166,7 +188,10 @@ class Model:
     )
     qkv_bias: bool = option(True, fixed=True, help="Bias of the query, key and value projection.")
     mask_k_bias: bool = option(
-        True, fixed=True, effective=lambda m: m.qkv_bias, otherwise="model.qkv_bias = false",
+        True,
+        fixed=True,
+        effective=lambda m: m.qkv_bias,
+        otherwise="model.qkv_bias = false",
         help="Hold the key's bias at zero (softmax is invariant to it).",
     )
     proj_bias: bool = option(True, fixed=True, help="Bias of the attention's output projection.")
@@ -174,8 +199,12 @@ class Model:
     norm: Literal["layernorm", "layernormbf16", "rmsnorm"] = option(
         "layernormbf16", fixed=True, help="LayerNorm with eps 1e-6, with eps 1e-5, or RMSNorm."
     )
-    layerscale: float | None = option(1e-5, check=above(0), fixed=True, help="Initial LayerScale; 0 is spelled absent: off.")
-    drop_path_fraction: float = option(0.1, check=between(0, 0.99), help="Samples whose residual branch is skipped (student).")
+    layerscale: float | None = option(
+        1e-5, check=above(0), fixed=True, help="Initial LayerScale; 0 is spelled absent: off."
+    )
+    drop_path_fraction: float = option(
+        0.1, check=between(0, 0.99), help="Samples whose residual branch is skipped (student)."
+    )
     untie_cls_and_patch_norms: bool = option(False, fixed=True, help="Separate final norms for class and patch tokens.")
     untie_global_and_local_cls_norm: bool = option(
         True, fixed=True, help="Separate final class-token norm for local crops, in training."
@@ -185,7 +214,10 @@ class Model:
         if self.width % (4 * self.heads):
             yield "heads", f"width {self.width} must be a multiple of 4 * heads = {4 * self.heads} (RoPE needs it)"
         if (self.rope_base is None) == (self.rope_period_range is None):
-            yield "rope_period_range", "set exactly one of rope_base and rope_period_range (rope_base = false turns it off)"
+            yield (
+                "rope_period_range",
+                "set exactly one of rope_base and rope_period_range (rope_base = false turns it off)",
+            )
 
 
 @attrs.frozen
@@ -199,7 +231,9 @@ class Objective:
     )
     student_temperature: float = option(0.1, check=above(0), help="Temperature of the student's softmax.")
     teacher_temperature: float = option(0.07, check=above(0), help="Temperature of the teacher after its warm-up.")
-    teacher_temperature_start: float = option(0.04, check=above(0), help="Temperature of the teacher at the first step.")
+    teacher_temperature_start: float = option(
+        0.04, check=above(0), help="Temperature of the teacher at the first step."
+    )
     teacher_temperature_warmup_steps: int | None = option(
         None, check=at_least(0), rule="teacher-temperature-warmup", help="Linear warm-up of the teacher's temperature."
     )
@@ -231,12 +265,20 @@ class Optimizer:
         "sqrt-1024", help="Peak = base_lr * 4 * sqrt(B / 1024), base_lr * B / 256, or base_lr."
     )
     lr_end_fraction: float = option(0.001, check=between(0, 1), help="Final learning rate over the peak (cosine).")
-    warmup_steps: int | None = option(None, check=at_least(0), rule="warmup", help="Linear warm-up of the learning rate.")
+    warmup_steps: int | None = option(
+        None, check=at_least(0), rule="warmup", help="Linear warm-up of the learning rate."
+    )
     betas: tuple[float, float] = option((0.9, 0.999), help="AdamW moments.")
     weight_decay: float = option(0.04, check=at_least(0), help="Weight decay at the first step.")
-    weight_decay_end: float | None = option(None, check=at_least(0), help="Weight decay at the last (cosine); absent: constant.")
-    layer_decay: float = option(0.9, check=between(0.01, 1), help="Learning-rate factor from one block to the one below.")
-    patch_embed_lr_factor: float = option(0.2, check=between(0, 1), help="Extra learning-rate factor of the patch embedding.")
+    weight_decay_end: float | None = option(
+        None, check=at_least(0), help="Weight decay at the last (cosine); absent: constant."
+    )
+    layer_decay: float = option(
+        0.9, check=between(0.01, 1), help="Learning-rate factor from one block to the one below."
+    )
+    patch_embed_lr_factor: float = option(
+        0.2, check=between(0, 1), help="Extra learning-rate factor of the patch embedding."
+    )
     freeze_last_layer_steps: int | None = option(
         None, check=at_least(0), rule="freeze-last-layer", help="Steps at the start with frozen prototypes."
     )
@@ -252,5 +294,7 @@ class Hardware:
     """Where and in which precision."""
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", help="auto takes a GPU (CUDA or ROCm) when torch sees one.")
-    precision: Literal["bf16", "fp32"] = option("bf16", help="Type of the forward and backward pass; weights stay fp32.")
+    precision: Literal["bf16", "fp32"] = option(
+        "bf16", help="Type of the forward and backward pass; weights stay fp32."
+    )
     threads: int | None = option(None, check=at_least(1), help="CPU threads of torch; absent: torch decides.")

@@ -192,7 +192,9 @@ def resume(run: Run, checkpoint: Path, changes: list[str], drop_plugins: Collect
 
 
 def checkpoint_refused(run: Run, path: Path, problems: list[str]) -> None:
-    run.event("checkpoint-refused", f"{path} is damaged and was passed over: {'; '.join(problems)}", "error", path=str(path))
+    run.event(
+        "checkpoint-refused", f"{path} is damaged and was passed over: {'; '.join(problems)}", "error", path=str(path)
+    )
 
 
 def train(run: Run) -> None:
@@ -273,4 +275,3 @@ def listening(run: Run) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-

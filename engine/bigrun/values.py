@@ -132,9 +132,7 @@ def build_converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _float)
     converter.register_structure_hook(Path, _path)
     converter.register_structure_hook_func(is_literal, _literal)
-    converter.register_structure_hook_func(
-        is_optional, optional
-    )
+    converter.register_structure_hook_func(is_optional, optional)
     converter.register_structure_hook_func(is_tuple, sequence)
     return converter
 

@@ -36,7 +36,8 @@ def first_components(features: Tensor) -> Tensor:
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
     projected = centred @ directions[:3].T
     low, high = projected.quantile(0.02, dim=0), projected.quantile(0.98, dim=0)
-    return ((projected - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+    stretched: Tensor = (projected - low) / (high - low).clamp(min=1e-9)
+    return stretched.clamp(0, 1)
 
 
 def draw_patch_features(run: Run, photos: dict[str, Tensor], path: Path) -> None:

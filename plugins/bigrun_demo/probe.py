@@ -12,7 +12,12 @@ __all__ = ["PatchProbe", "knn_accuracy"]
 
 
 def knn_accuracy(
-    gallery: Tensor, gallery_labels: Tensor, queries: Tensor, query_labels: Tensor, k: int = 10, temperature: float = 0.07
+    gallery: Tensor,
+    gallery_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    k: int = 10,
+    temperature: float = 0.07,
 ) -> float:
     """Weighted k-nearest-neighbour accuracy by cosine similarity of features centred on the gallery's mean.
 

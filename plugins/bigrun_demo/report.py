@@ -52,12 +52,16 @@ class LearningReport:
 
     @hookimpl
     def on_finish(self, run: Run) -> None:
-        from bigrun_demo.pictures import draw_loss, draw_patch_features
         from bigrun_demo.photos import load_photos
+        from bigrun_demo.pictures import draw_loss, draw_patch_features
 
         probe, folder = self._probe(), run.path_for("learning-report")
         trained = probe.score(lambda patches: self._features(run, patches))
-        scores = {"raw_pixels": probe.raw_pixel_score(), "untrained": self.untrained, "trained": trained}
+        scores: dict[str, Any] = {
+            "raw_pixels": probe.raw_pixel_score(),
+            "untrained": self.untrained,
+            "trained": trained,
+        }
         (folder / "scores.json").write_text(json.dumps({"step": run.step, **scores}, indent=2), encoding="utf-8")
         draw_loss(self.losses, folder / "loss.png")
         draw_patch_features(run, load_photos(), folder / "patch_features.png")
@@ -85,7 +89,7 @@ class LearningReport:
         size = views.global_size_px
         x = F.interpolate(patches, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
         with torch.no_grad():
-            return torch.cat([backbone(c.to(run.device)).cls.float().cpu() for c in ((x - mean) / std).split(256)])
+            return torch.cat([backbone(c.to(run.device)).cls.float().cpu() for c in torch.split((x - mean) / std, 256)])
 
     def state_dict(self) -> dict[str, Any]:
         return {"untrained": self.untrained, "losses": [list(pair) for pair in self.losses]}

@@ -34,17 +34,25 @@ class GramConfig:
     """When the Gram teacher is taken, when the loss begins, how strong it is. Open values follow the run's length."""
 
     snapshot_step: int | None = option(
-        None, check=at_least(1), help="Step after which the teacher becomes the Gram teacher; absent: at 20 % of the run."
+        None,
+        check=at_least(1),
+        help="Step after which the teacher becomes the Gram teacher; absent: at 20 % of the run.",
     )
     start_step: int | None = option(
         None, check=at_least(2), help="First step with the Gram loss; absent: at 83 % of the run."
     )
     ramp_steps: int | None = option(
-        None, check=at_least(1), help="Cosine ramp of the weight from 0; absent: 0.1 % of the run, at least 100, at most what is left."
+        None,
+        check=at_least(1),
+        help="Cosine ramp of the weight from 0; absent: 0.1 % of the run, at least 100, at most what is left.",
     )
-    weight: float = option(2.0, check=above(0), help="Weight of the Gram loss (a mean over all entries) after the ramp.")
+    weight: float = option(
+        2.0, check=above(0), help="Weight of the Gram loss (a mean over all entries) after the ramp."
+    )
     refresh_every_steps: int | None = option(
-        None, check=at_least(1), help="Steps between refreshes of the Gram teacher after the start; absent: 1 % of the run, at least 500."
+        None,
+        check=at_least(1),
+        help="Steps between refreshes of the Gram teacher after the start; absent: 1 % of the run, at least 500.",
     )
     max_refreshes: int = option(3, check=at_least(0), help="The Gram teacher is refreshed at most so many times.")
 
@@ -72,7 +80,10 @@ class Plan:
             UsageError: the run has no end and a value is open, or the loss would begin before its teacher exists.
         """
         if max_steps is None and None in (
-            config.snapshot_step, config.start_step, config.ramp_steps, config.refresh_every_steps
+            config.snapshot_step,
+            config.start_step,
+            config.ramp_steps,
+            config.refresh_every_steps,
         ):
             raise UsageError(
                 "plugins.gram-anchoring: a run without run.max_steps needs snapshot_step, start_step, ramp_steps and "
@@ -127,7 +138,9 @@ class GramAnchoring:
     @hookimpl
     def header_lines(self, run: Run) -> list[str]:
         plan = self.plan
-        taken = f"taken at step {self.taken_at_step}" if self.taken_at_step else f"to be taken at step {plan.snapshot_step}"
+        taken = (
+            f"taken at step {self.taken_at_step}" if self.taken_at_step else f"to be taken at step {plan.snapshot_step}"
+        )
         return [
             f"gram         teacher {taken}; loss from step {plan.start_step}, weight {plan.weight} after "
             f"{plan.ramp_steps} steps; refresh every {plan.refresh_every_steps}, at most {plan.max_refreshes} times"

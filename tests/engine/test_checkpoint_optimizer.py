@@ -48,9 +48,7 @@ def build(kind: str, net: Net) -> Optimizer:
     """Two groups, in another order than the module's."""
     weights = [p for p in net.parameters() if p.ndim == 2]
     others = [p for p in net.parameters() if p.ndim == 1]
-    return OPTIMIZERS[kind](
-        [{"params": others, "weight_decay": 0.0}, {"params": weights, "weight_decay": 0.1}]
-    )
+    return OPTIMIZERS[kind]([{"params": others, "weight_decay": 0.0}, {"params": weights, "weight_decay": 0.1}])
 
 
 def names_of(net: nn.Module) -> dict[nn.Parameter, str]:
@@ -191,9 +189,7 @@ def test_the_state_of_another_optimizer_is_refused() -> None:
     assert "class: saved from SGD, expected AdamW" in message
 
 
-@pytest.mark.parametrize(
-    "facts", [{}, {"class": "AdamW"}, {"class": "AdamW", "parameters": {"first.weight": {}}}]
-)
+@pytest.mark.parametrize("facts", [{}, {"class": "AdamW"}, {"class": "AdamW", "parameters": {"first.weight": {}}}])
 def test_facts_of_another_kind_are_refused(facts: dict[str, Any]) -> None:
     net, optimizer = trained()
     assert "no optimizer state" in refused(net, optimizer, {}, facts)

@@ -63,10 +63,7 @@ def test_what_was_saved_comes_back(store: CheckpointStore) -> None:
     for stem, group in tensors.items():
         loaded = store.load_tensors(path, stem)
         assert loaded.keys() == group.keys()
-        assert all(
-            torch.equal(loaded[key], value) and loaded[key].dtype == value.dtype
-            for key, value in group.items()
-        )
+        assert all(torch.equal(loaded[key], value) and loaded[key].dtype == value.dtype for key, value in group.items())
     assert store.load_facts(path, "state") == {"step": 12_000, "lr": 0.1}
     assert store.load_facts(path, "notes") == []
     assert (path / "config.toml").read_text() == "seed = 0\n"

@@ -65,9 +65,7 @@ def test_equal_groups_give_equal_bytes_in_any_order() -> None:
 
 
 def test_every_tensor_is_aligned_to_its_element_size() -> None:
-    data = encoded(
-        {"a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(1, dtype=torch.int16), "c": torch.ones(5)}
-    )
+    data = encoded({"a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(1, dtype=torch.int16), "c": torch.ones(5)})
     length = int.from_bytes(data[:8], "little")
     assert length % 8 == 0
     header = json.loads(data[8 : 8 + length])

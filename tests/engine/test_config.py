@@ -113,7 +113,14 @@ def test_resolved_configuration_reads_back_as_itself() -> None:
     assert again.choices == ()
 
 
-@given(st.builds(dict, depth=st.integers(1, 60), drop_path_fraction=st.floats(0, 0.99), norm=st.sampled_from(["layernorm", "rmsnorm"])))
+@given(
+    st.builds(
+        dict,
+        depth=st.integers(1, 60),
+        drop_path_fraction=st.floats(0, 0.99),
+        norm=st.sampled_from(["layernorm", "rmsnorm"]),
+    )
+)
 def test_structure_inverts_unstructure(table: dict[str, object]) -> None:
     problems: list[Problem] = []
     model = structure(table, Model, "model", problems)
@@ -123,7 +130,9 @@ def test_structure_inverts_unstructure(table: dict[str, object]) -> None:
 
 
 def test_overrides_are_toml_literals() -> None:
-    tables = override({"run": {"seed": 1}}, ["run.seed=2", "model.ffn=swiglu", "views.mean=[0.5]", "model.qkv_bias=false"])
+    tables = override(
+        {"run": {"seed": 1}}, ["run.seed=2", "model.ffn=swiglu", "views.mean=[0.5]", "model.qkv_bias=false"]
+    )
     assert tables["run"]["seed"] == 2
     assert tables["model"] == {"ffn": "swiglu", "qkv_bias": False}
     assert tables["views"]["mean"] == [0.5]

@@ -41,9 +41,7 @@ def test_philox_works_element_by_element() -> None:
     indices=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=5),
     count=st.integers(1, 7),
 )
-def test_each_combination_of_counters_draws_alone(
-    seed: int, epoch: int, indices: list[int], count: int
-) -> None:
+def test_each_combination_of_counters_draws_alone(seed: int, epoch: int, indices: list[int], count: int) -> None:
     views = np.arange(3)[:, None]
     together = uniforms(seed, "views", epoch, indices, views, count=count)
     assert together.shape == (3, len(indices), count)

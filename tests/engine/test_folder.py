@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from bigrun.data.folder import ImageFolder
@@ -18,9 +17,7 @@ RGBA = RNG.integers(0, 256, (5, 7, 4), dtype=np.uint8)
 DEEP = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)
 
 
-def decoded(
-    path: Path, image: Image.Image, **options: object
-) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def decoded(path: Path, image: Image.Image, **options: object) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     image.save(path, **options)
     result: np.ndarray[tuple[int, ...], np.dtype[np.generic]] = ImageFolder([path])[0].numpy()
     return result
@@ -85,9 +82,7 @@ def test_eight_bit_modes_keep_their_values(tmp_path: Path) -> None:
     bits = GREY > 127
     assert (decoded(tmp_path / "1.png", Image.fromarray(bits)) == np.where(bits, 255, 0)).all()
     palette = Image.fromarray(RGB).quantize(8)
-    assert (
-        decoded(tmp_path / "p.png", palette) == np.asarray(palette.convert("RGB")).transpose(2, 0, 1)
-    ).all()
+    assert (decoded(tmp_path / "p.png", palette) == np.asarray(palette.convert("RGB")).transpose(2, 0, 1)).all()
     cmyk = Image.fromarray(RGB).convert("CMYK")
     assert (decoded(tmp_path / "c.tif", cmyk) == np.asarray(cmyk.convert("RGB")).transpose(2, 0, 1)).all()
 
@@ -126,9 +121,7 @@ def test_float_images_stay_float_and_in_range(tmp_path: Path) -> None:
     image = decoded(tmp_path / "f.tif", Image.fromarray(unit))
     assert image.dtype == np.float32
     assert (image == unit[None]).all()
-    with pytest.raises(
-        DataError, match=r"hu\.tif: float image with values from -1000 to 7, expected \[0, 1\]"
-    ):
+    with pytest.raises(DataError, match=r"hu\.tif: float image with values from -1000 to 7, expected \[0, 1\]"):
         decoded(tmp_path / "hu.tif", Image.fromarray(np.float32([[-1000, 7]])))
     with pytest.raises(DataError, match="expected"):
         decoded(tmp_path / "nan.tif", Image.fromarray(np.float32([[0, np.nan]])))
@@ -144,9 +137,7 @@ def png_rgb16(path: Path) -> None:
 
     header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
     pixels = zlib.compress(b"\0" + bytes(range(12)))
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
 
 
 def test_what_cannot_be_read_without_loss_is_refused(tmp_path: Path) -> None:

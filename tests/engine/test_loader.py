@@ -122,7 +122,9 @@ def test_an_image_with_other_channels_than_the_model_is_refused_by_name() -> Non
     data = Data(workers=0, micro_batch=4)
     with (
         closing(build_loader(Named(), order, data, 1, 0)) as batches,
-        pytest.raises(DataError, match=r"scan-\d\.png: the image has 3 channels, expected 1 \(model\.in_channels = 1\)"),
+        pytest.raises(
+            DataError, match=r"scan-\d\.png: the image has 3 channels, expected 1 \(model\.in_channels = 1\)"
+        ),
     ):
         next(batches)
 

@@ -66,7 +66,9 @@ def test_hook_order_is_golden(
     bigrunner: Runner, name: str, plugin: type | None, steps: int, accumulate: int, code: ExitCode
 ) -> None:
     plugins = [f"{__name__}:{plugin.__name__}"] if plugin else []
-    result = bigrunner.run(*plugins, steps=steps, accumulate=accumulate, run={"checkpoint_every_steps": 2, "log_every_steps": 2})
+    result = bigrunner.run(
+        *plugins, steps=steps, accumulate=accumulate, run={"checkpoint_every_steps": 2, "log_every_steps": 2}
+    )
     assert result.exit_code == code
     golden = GOLDEN / f"hooks_{name}.txt"
     assert result.hooks.lines() == golden.read_text(encoding="utf-8").splitlines()
@@ -144,5 +146,3 @@ def test_a_requested_checkpoint_is_saved(bigrunner: Runner) -> None:
 
     result = bigrunner.run(expose(Wish), steps=5, run={"checkpoint_every_steps": 100})
     assert result.checkpoints == [2, 5]
-
-

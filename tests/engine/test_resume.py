@@ -122,7 +122,9 @@ def test_a_stopped_run_continues_to_the_same_end(bigrunner: Runner) -> None:
     stopped = bigrunner.run(f"{__name__}:StopAtTwo", steps=4, run={"checkpoint_every_steps": 100})
     assert stopped.exit_code == ExitCode.STOPPED
     assert stopped.checkpoints == [2]
-    resumed = bigrunner.run(f"{__name__}:StopAtTwo", steps=4, run={"checkpoint_every_steps": 100}, directory=stopped.directory)
+    resumed = bigrunner.run(
+        f"{__name__}:StopAtTwo", steps=4, run={"checkpoint_every_steps": 100}, directory=stopped.directory
+    )
     resumed.assert_finished()
     assert stopped.losses + resumed.losses == straight.losses
     for name, tensor in straight.parameters.items():

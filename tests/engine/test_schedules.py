@@ -132,9 +132,7 @@ def test_a_run_without_end_has_constant_values_after_its_warmups() -> None:
 def test_e5_schedules_depend_on_the_effective_batch_and_not_on_the_micro_batch() -> None:
     one, four = Data(effective_batch=64, micro_batch=64), Data(effective_batch=64, micro_batch=16)
     section = Optimizer(warmup_steps=10, freeze_last_layer_steps=5)
-    assert of_run(optimizer=section, batch=one.effective_batch) == of_run(
-        optimizer=section, batch=four.effective_batch
-    )
+    assert of_run(optimizer=section, batch=one.effective_batch) == of_run(optimizer=section, batch=four.effective_batch)
 
 
 def test_the_registry_holds_the_values_of_the_step_that_was_applied() -> None:

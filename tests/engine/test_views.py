@@ -46,9 +46,7 @@ def pack(images: list[Tensor], first: int = 0, epoch: int = 0) -> Samples:
 
 
 def noise(height: int = 40, width: int = 48, seed: int = 0) -> Tensor:
-    return torch.randint(
-        0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
-    )
+    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
 def ramp(height: int, width: int) -> Tensor:
@@ -84,9 +82,7 @@ def test_shapes_types_and_range() -> None:
         assert tensor.shape == (rows, 3, size, size)
         assert tensor.dtype == torch.float32
         assert tensor.isfinite().all()
-        pixels = tensor * torch.tensor(DISTORTED.std).view(3, 1, 1) + torch.tensor(DISTORTED.mean).view(
-            3, 1, 1
-        )
+        pixels = tensor * torch.tensor(DISTORTED.std).view(3, 1, 1) + torch.tensor(DISTORTED.mean).view(3, 1, 1)
         assert -1e-5 < pixels.min() < 0.1
         assert 0.9 < pixels.max() < 1 + 1e-5
     assert (batch.size, batch.indices.tolist(), batch.epochs.tolist()) == (2, [5, 6], [2, 2])
@@ -139,12 +135,8 @@ def test_a_crop_is_the_bicubic_resize_of_its_box_as_in_pillow() -> None:
     picture = Image.fromarray(image[2].numpy())
     for tensor in crops:
         size = tensor.shape[-1]
-        for crop, (top, left, tall, wide) in zip(
-            tensor, np.rint(boxes_of(tensor, height, width)), strict=True
-        ):
-            expected = picture.crop((left, top, left + wide, top + tall)).resize(
-                (size, size), Image.Resampling.BICUBIC
-            )
+        for crop, (top, left, tall, wide) in zip(tensor, np.rint(boxes_of(tensor, height, width)), strict=True):
+            expected = picture.crop((left, top, left + wide, top + tall)).resize((size, size), Image.Resampling.BICUBIC)
             error = np.mean((crop[2].numpy() - np.asarray(expected)) ** 2)
             assert -10 * np.log10(error) > 38  # dB
 
@@ -152,9 +144,7 @@ def test_a_crop_is_the_bicubic_resize_of_its_box_as_in_pillow() -> None:
 def test_an_extra_view_shows_the_boxes_and_flips_of_the_global_crops() -> None:
     section = attrs.evolve(PLAIN, flip_probability=0.5)
     image = torch.nn.functional.interpolate(noise(12, 12)[None].float(), size=(128, 128), mode="bicubic")[0]
-    batch = Views(section, 3, seed=0, extra={"large": ExtraView(64)})(
-        pack([image.clamp(0, 255).byte()] * 6), CPU
-    )
+    batch = Views(section, 3, seed=0, extra={"large": ExtraView(64)})(pack([image.clamp(0, 255).byte()] * 6), CPU)
     small = torch.nn.functional.avg_pool2d(batch.extra["large"], 2)
     for ours, theirs in zip(small, batch.global_crops, strict=True):
         assert np.corrcoef(ours.flatten(), theirs.flatten())[0, 1] > 0.99
@@ -180,20 +170,14 @@ def test_an_extra_view_is_normalised_and_otherwise_undistorted() -> None:
         ({"solarise_probability": 0.2}, (0.0, 0.2, 0.0)),
     ],
 )
-def test_a_distortion_is_as_frequent_as_configured(
-    options: dict[str, object], expected: tuple[float, ...]
-) -> None:
+def test_a_distortion_is_as_frequent_as_configured(options: dict[str, object], expected: tuple[float, ...]) -> None:
     images = [noise(8, 8)] * 500
     plain = halves(Views(WHOLE, 3, seed=9)(pack(images), CPU))
     changed = halves(Views(attrs.evolve(WHOLE, **options), 3, seed=9)(pack(images), CPU))
-    differs = [
-        ((a - b).abs().amax(dim=(1, 2, 3)) > 1e-4).view(2, 500) for a, b in zip(plain, changed, strict=True)
-    ]
+    differs = [((a - b).abs().amax(dim=(1, 2, 3)) > 1e-4).view(2, 500) for a, b in zip(plain, changed, strict=True)]
     rates = (differs[0][0], differs[0][1], differs[1].flatten())
     for rate, probability in zip(rates, expected, strict=True):
-        assert abs(rate.float().mean() - probability) <= 5 * np.sqrt(
-            probability * (1 - probability) / len(rate)
-        )
+        assert abs(rate.float().mean() - probability) <= 5 * np.sqrt(probability * (1 - probability) / len(rate))
 
 
 def test_distortions_do_what_they_are_named() -> None:
@@ -205,15 +189,11 @@ def test_distortions_do_what_they_are_named() -> None:
 
     assert torch.allclose(first(), whole, atol=1e-6)
     assert torch.allclose(first(flip_probability=1), whole.flip(-1), atol=1e-6)
-    assert torch.allclose(
-        first(solarise_probability=1), torch.where(whole > 0.5, 1 - whole, whole), atol=1e-6
-    )
+    assert torch.allclose(first(solarise_probability=1), torch.where(whole > 0.5, 1 - whole, whole), atol=1e-6)
     grey = first(grayscale_probability=1)
     assert torch.allclose(grey, grey[:1].expand(3, -1, -1))
     assert first(blur_probability=(0, 1, 0), blur_sigma=(2, 2)).std() < 0.5 * whole.std()
-    assert torch.allclose(
-        first(colour_probability=1, brightness=0, contrast=0, saturation=0, hue=0), whole, atol=1e-5
-    )
+    assert torch.allclose(first(colour_probability=1, brightness=0, contrast=0, saturation=0, hue=0), whole, atol=1e-5)
 
 
 def test_a_view_depends_on_seed_epoch_index_and_nothing_else() -> None:
@@ -267,16 +247,12 @@ def test_grey_is_repeated_to_the_channels_of_the_model() -> None:
     crops = Views(PLAIN, 3, seed=0)(pack([noise()[:1], noise()]), CPU).global_crops
     assert torch.equal(crops[0, 0], crops[0, 2])
     assert not torch.equal(crops[1, 0], crops[1, 2])
-    with pytest.raises(
-        DataError, match=r"image 7 of the data set: the image has 3 channels, expected 2, or 1"
-    ):
+    with pytest.raises(DataError, match=r"image 7 of the data set: the image has 3 channels, expected 2, or 1"):
         Views(attrs.evolve(PLAIN, mean=(0, 0), std=(1, 1)), 2, seed=0)(pack([noise()], first=7), CPU)
 
 
 def test_more_channels_than_colours_are_cut_alike() -> None:
-    section = attrs.evolve(
-        PLAIN, mean=(0.0,) * 5, std=(1.0,) * 5, blur_probability=(1, 1, 1), flip_probability=0.5
-    )
+    section = attrs.evolve(PLAIN, mean=(0.0,) * 5, std=(1.0,) * 5, blur_probability=(1, 1, 1), flip_probability=0.5)
     crops = Views(section, 5, seed=0)(pack([noise()[[0, 1, 2, 0, 1]]]), CPU).global_crops
     assert torch.allclose(crops[:, :2], crops[:, 3:], atol=1e-6)
 

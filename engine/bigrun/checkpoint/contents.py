@@ -28,10 +28,7 @@ def write_contents(
     config_toml: str,
 ) -> manifest.Manifest:
     """Write every file of a checkpoint, the manifest last; returns the manifest that was meant."""
-    files = {
-        name: disk.write(directory / name, chunks)
-        for name, chunks in encode_files(tensors, facts, config_toml)
-    }
+    files = {name: disk.write(directory / name, chunks) for name, chunks in encode_files(tensors, facts, config_toml)}
     meant = manifest.Manifest(
         step=step,
         config_sha256=files[CONFIG].sha256,
@@ -57,7 +54,5 @@ def encode_files(
 
 def check_name(name: str) -> str:
     if not is_file_name(name) or name == MANIFEST:
-        raise CheckpointError(
-            f"'{name}' cannot be the name of a checkpoint's file: use letters, digits, '_', '-', '.'"
-        )
+        raise CheckpointError(f"'{name}' cannot be the name of a checkpoint's file: use letters, digits, '_', '-', '.'")
     return name

@@ -150,8 +150,4 @@ def find_difference(path: Path, record: FileRecord) -> str | None:
         return "is missing"
     except OSError as error:
         return f"cannot be read: {error}"
-    return (
-        None
-        if sha256 == record.sha256
-        else f"has sha256 {sha256}, expected {record.sha256}: its contents changed"
-    )
+    return None if sha256 == record.sha256 else f"has sha256 {sha256}, expected {record.sha256}: its contents changed"

@@ -117,18 +117,14 @@ def restore(
             loaded[key] = tensor.to(loaded[key].device, copy=True)
 
 
-def named_parameters(
-    optimizer: torch.optim.Optimizer, names: Mapping[Parameter, str]
-) -> dict[str, Parameter]:
+def named_parameters(optimizer: torch.optim.Optimizer, names: Mapping[Parameter, str]) -> dict[str, Parameter]:
     """name -> parameter in the order of the optimizer's groups, which is that of its own `state_dict()`."""
     parameters: dict[str, Parameter] = {}
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         name = names.get(parameter)
         if name is None or name in parameters:
             shape = tuple(parameter.shape)
-            raise CheckpointError(
-                f"optimizer parameter of shape {shape} needs a name of its own, got {name!r}"
-            )
+            raise CheckpointError(f"optimizer parameter of shape {shape} needs a name of its own, got {name!r}")
         parameters[name] = parameter
     return parameters
 

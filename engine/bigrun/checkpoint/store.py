@@ -75,9 +75,7 @@ class CheckpointStore:
             disk.sync(temporary)
             problems = manifest.verify(temporary)
             if problems or manifest.read(temporary) != meant:
-                raise CheckpointError(
-                    f"{self.path(step)}: not saved: the disk gives back other bytes: {problems}"
-                )
+                raise CheckpointError(f"{self.path(step)}: not saved: the disk gives back other bytes: {problems}")
             return self._publish(temporary, step)
         except OSError as error:
             raise CheckpointError(f"{self.path(step)}: not saved: {error}") from error
@@ -201,9 +199,7 @@ class CheckpointStore:
         """(kind, step, directory) of what a killed process left, in the order of `Stale`."""
         if not self.directory.is_dir():
             return []
-        entries = [
-            (parse_stale(path.name), path) for path in self.directory.iterdir() if is_real_directory(path)
-        ]
+        entries = [(parse_stale(path.name), path) for path in self.directory.iterdir() if is_real_directory(path)]
         found = [(*parsed, path) for parsed, path in entries if parsed is not None]
         return sorted(found, key=lambda entry: list(Stale).index(entry[0]))
 

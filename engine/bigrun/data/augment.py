@@ -65,9 +65,7 @@ def shift_hue(crops: Tensor, turns: Tensor) -> Tensor:
     return value - chroma * torch.minimum(distance, 4 - distance).clamp_(0, 1)
 
 
-def jitter_colour(
-    crops: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
-) -> Tensor:
+def jitter_colour(crops: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
     """All four, in this order."""
     crops = change_contrast(change_brightness(crops, brightness), contrast)
     return shift_hue(change_saturation(crops, saturation), hue)

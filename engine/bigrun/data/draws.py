@@ -51,9 +51,7 @@ def uniforms(seed: int, purpose: str, *counters: npt.ArrayLike, count: int) -> n
     if len(counters) > 3:
         raise ValueError(f"expected at most 3 counters, got {len(counters)}")
     blocks = -(-count // 2)
-    words = np.broadcast_arrays(
-        *(np.asarray(c, dtype=np.int64)[..., None] for c in counters), np.arange(blocks)
-    )
+    words = np.broadcast_arrays(*(np.asarray(c, dtype=np.int64)[..., None] for c in counters), np.arange(blocks))
     if any(word.size and (word.min() < 0 or word.max() >= 2**32) for word in words):
         raise ValueError("expected counters from 0 to 2**32 - 1")
     shape = words[0].shape

@@ -102,11 +102,8 @@ def is_image(path: str) -> bool:
     """Whether the first bytes are those of one of FORMATS."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - pathlib costs 8 us more per file
         head = file.read(16)
-    return head.startswith(
-        (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
-    ) or (
-        (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
-        or (head.startswith(b"BM") and head[6:10] == bytes(4))
+    return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")) or (
+        (head.startswith(b"RIFF") and head[8:12] == b"WEBP") or (head.startswith(b"BM") and head[6:10] == bytes(4))
     )
 
 
@@ -132,9 +129,7 @@ def decode(path: str) -> npt.NDArray[np.generic]:
 def unit_floats(path: str, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     low, high = pixels.min(), pixels.max()
     if not 0 <= low <= high <= 1:
-        raise DataError(
-            f"{path}: float image with values from {low:g} to {high:g}, expected [0, 1] - rescale the file"
-        )
+        raise DataError(f"{path}: float image with values from {low:g} to {high:g}, expected [0, 1] - rescale the file")
     return pixels
 
 

@@ -56,10 +56,9 @@ class EpochOrder:
         """(ROUNDS, epochs) random 64-bit words."""
         turn, epoch = np.meshgrid(np.arange(ROUNDS), epochs, indexing="ij")
         key = derive_seed(self.seed, "order")
-        high, low, _, _ = philox(
-            [epoch & 0xFFFFFFFF, epoch >> 32, turn, 0 * turn], (key >> 32, key & 0xFFFFFFFF)
-        )
-        return (high << np.uint64(32)) | low
+        high, low, _, _ = philox([epoch & 0xFFFFFFFF, epoch >> 32, turn, 0 * turn], (key >> 32, key & 0xFFFFFFFF))
+        keys: Words = (high << np.uint64(32)) | low
+        return keys
 
     def _permute(self, values: Words, keys: Words) -> Words:
         """One pass of the network over 2 * half_bits bits. values (n,), keys (ROUNDS, n)."""
@@ -74,4 +73,5 @@ def mix(words: Words) -> Words:
     """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): each output bit depends on all input bits."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    mixed: Words = words ^ (words >> np.uint64(31))
+    return mixed

@@ -23,9 +23,7 @@ __all__ = ["ExtraView", "Views"]
 
 # Each number a crop draws has its place, so that switching one distortion off leaves the others as they were.
 BOX = slice(0, BOX_DRAWS)
-FLIP, COLOUR, BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAYSCALE, BLUR, SIGMA, SOLARISE = range(
-    BOX_DRAWS, BOX_DRAWS + 10
-)
+FLIP, COLOUR, BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAYSCALE, BLUR, SIGMA, SOLARISE = range(BOX_DRAWS, BOX_DRAWS + 10)
 DRAWS = BOX_DRAWS + 10
 
 HIGHEST = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
@@ -74,9 +72,7 @@ class Views:
                 name: self._normalise(self._flip(images.cut(boxes, view.size_px), near))
                 for name, view in self.extra.items()
             }
-            global_crops = self._distort(
-                images.cut(boxes, section.global_size_px), near, *self._global_odds()
-            )
+            global_crops = self._distort(images.cut(boxes, section.global_size_px), near, *self._global_odds())
             local_crops = None
             if section.local_crops:
                 boxes = images.boxes(far, section.local_scale, section.aspect_ratio)
@@ -88,13 +84,9 @@ class Views:
         """Probability of blur and of solarisation of each global crop."""
         first, others, _ = self.section.blur_probability
         count = self.section.global_crops
-        return [first] + [others] * (count - 1), [0.0, self.section.solarise_probability] + [0.0] * (
-            count - 2
-        )
+        return [first] + [others] * (count - 1), [0.0, self.section.solarise_probability] + [0.0] * (count - 2)
 
-    def _distort(
-        self, crops: Tensor, draws: Floats, blur: Sequence[float], solarise: Sequence[float] = ()
-    ) -> Tensor:
+    def _distort(self, crops: Tensor, draws: Floats, blur: Sequence[float], solarise: Sequence[float] = ()) -> Tensor:
         """Flip, colour, blur, solarise and normalise in place. crops (V*b, C, s, s), draws (V, b, DRAWS)."""
         section = self.section
         strengths = [
@@ -134,9 +126,7 @@ class Images:
         self.highest = torch.tensor([HIGHEST[dtype] for dtype, _ in samples.layout]).to(device)
         self.channels = channels
 
-    def boxes(
-        self, draws: Floats, scale: tuple[float, float], aspect: tuple[float, float]
-    ) -> npt.NDArray[np.int64]:
+    def boxes(self, draws: Floats, scale: tuple[float, float], aspect: tuple[float, float]) -> npt.NDArray[np.int64]:
         """(V, b, 4)."""
         return crop_boxes(draws[..., BOX], self.sizes, scale, aspect)
 
@@ -159,9 +149,7 @@ class Images:
         return crops.div_(self.highest.repeat(len(boxes)).view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
-def apply(
-    operation: Callable[..., Tensor], crops: Tensor, chosen: npt.NDArray[np.bool_], *strengths: Floats
-) -> Tensor:
+def apply(operation: Callable[..., Tensor], crops: Tensor, chosen: npt.NDArray[np.bool_], *strengths: Floats) -> Tensor:
     """Replace the chosen crops in place. chosen and each of the strengths are (V, b); they are chosen on the host,
     so that the device never waits for an answer."""
     rows = np.flatnonzero(chosen)

@@ -83,7 +83,7 @@ class Attention(nn.Module):
         """(T, D) -> (T, D): the tokens of all groups, one group after the other."""
         projected = self.qkv(x)  # (T, 3D)
         parts = []
-        for part, group, table in zip(projected.split([g.rows for g in groups]), groups, tables, strict=True):
+        for part, group, table in zip(torch.split(projected, [g.rows for g in groups]), groups, tables, strict=True):
             q, k, v = part.view(group.crops, group.tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
             parts.append((rotate(q, table), rotate(k, table), v))
         mixed = [out.transpose(1, 2).flatten(2).flatten(0, 1) for out in self.kernel(parts)]  # (n*N, D) each

@@ -76,7 +76,7 @@ def build_norm(model: Model) -> nn.Module:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x)) (arXiv 2010.11929), each branch scaled and now and then left out."""
+    """x + attention(norm(x)), then x + ffn(norm(x)) (arXiv 2010.11929), each branch scaled and sometimes left out."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ class Features:
 
     def maps(self) -> Tensor:
         """The patches as feature maps: (n, D, Hp, Wp)."""
-        return self.patches.mT.unflatten(2, self.grid)
+        return self.patches.mT.reshape(len(self.patches), -1, *self.grid)
 
 
 class PatchEmbedding(nn.Module):
@@ -48,7 +48,8 @@ class PatchEmbedding(nn.Module):
         channels, patch = self.proj.in_channels, self.proj.stride[0]
         if crops.ndim != 4 or crops.shape[1] != channels or crops.shape[2] % patch or crops.shape[3] % patch:
             raise ValueError(
-                f"expected crops (n, {channels}, H, W) with sides that are multiples of {patch}, got {tuple(crops.shape)}"
+                f"expected crops (n, {channels}, H, W) with sides that are multiples of {patch}, "
+                f"got {tuple(crops.shape)}"
             )
         return self.proj(crops)  # type: ignore[no-any-return]
 
@@ -120,7 +121,7 @@ class VisionTransformer(nn.Module):
         for stack, mask in zip(crops, masks, strict=True):
             embedded = self.patch_embed(stack)  # (n, D, Hp, Wp)
             patches = embedded.flatten(2).mT  # (n, P, D)
-            cls_token = self.cls_token
+            cls_token: Tensor = self.cls_token
             if mask is None:
                 cls_token = cls_token + 0 * self.mask_token  # a gradient for every parameter, in every step
             else:
@@ -142,7 +143,9 @@ class VisionTransformer(nn.Module):
         self, x: Tensor, groups: list[Group], grids: list[tuple[int, int]], *, norm: bool = True
     ) -> list[Features]:
         features = []
-        for number, (part, group, grid) in enumerate(zip(x.split([g.rows for g in groups]), groups, grids, strict=True)):
+        for number, (part, group, grid) in enumerate(
+            zip(torch.split(x, [g.rows for g in groups]), groups, grids, strict=True)
+        ):
             tokens = part.view(group.crops, group.tokens, -1)  # (n, N, D)
             first, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
             if norm:

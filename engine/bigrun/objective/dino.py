@@ -131,7 +131,7 @@ class DinoObjective(Objective):
         crops = [batch.global_crops] if batch.local_crops is None else [batch.global_crops, batch.local_crops]
         features = self.student.backbone.forward_list(crops)
         logits = self.student.dino_head(torch.cat([f.cls for f in features]))  # (G*b + S*b, K)
-        parts = logits.split([len(f.cls) for f in features])
+        parts = torch.split(logits, [len(f.cls) for f in features])
         has_local = batch.local_crops is not None
         return DinoOutputs(
             global_features=features[0],
@@ -182,4 +182,4 @@ class DinoObjective(Objective):
 
 def by_crop(rows: Tensor, crops: int) -> Tensor:
     """(crops*b, K), crop-major -> (crops, b, K)."""
-    return rows.unflatten(0, (crops, -1))
+    return rows.view(crops, -1, rows.shape[-1])

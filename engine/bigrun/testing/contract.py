@@ -1,8 +1,8 @@
 """What every plugin promises, as tests to inherit.
 
-    class TestMine(PluginContract):
-        plugin = "my-plugin"
-        config = {"weight": 0.5}
+class TestMine(PluginContract):
+    plugin = "my-plugin"
+    config = {"weight": 0.5}
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PluginContract:
 
     plugin: ClassVar[str]
     config: ClassVar[Mapping[str, Any]] = {}
-    tables: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    tables: ClassVar[Mapping[str, Any]] = {}
     steps: ClassVar[int] = 4
     dataset: ClassVar[Any] = None
 

@@ -15,7 +15,8 @@ import torch
 __all__ = ["unchanged_process"]
 
 
-# pytest names the running test; the first optimizer of a process makes torch 2.13 import its compiler, which sets the other.
+# pytest names the running test; the first optimizer of a process makes torch 2.13 import its compiler, which sets
+# the other.
 NOT_OURS = frozenset({"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"})
 
 

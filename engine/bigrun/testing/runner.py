@@ -150,7 +150,12 @@ class Runner:
         return self._train(Document("test", "test", merged), directory, (), result.run.dataset, recorder)
 
     def _train(
-        self, document: Document, directory: Path, companions: Sequence[Any], dataset: Any, recorder: Recorder | None = None
+        self,
+        document: Document,
+        directory: Path,
+        companions: Sequence[Any],
+        dataset: Any,
+        recorder: Recorder | None = None,
     ) -> RunResult:
         recorder = recorder or Recorder(dataset)
         everybody = {"recorder": recorder} | {f"companion-{i}": c for i, c in enumerate(companions)}
@@ -171,7 +176,9 @@ class Runner:
             parameters=recorder.parameters,
         )
 
-    def cli(self, *arguments: str, check: bool = False, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, *arguments: str, check: bool = False, timeout_seconds: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run the real command line in the test's directory."""
         return subprocess.run(
             [sys.executable, "-m", "bigrun", *arguments],
