@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 import pluggy
 
+from bigrun.checkpoint.facts import encode_facts
 from bigrun.errors import BigrunError, PluginError, UsageError
 from bigrun.hookspecs import Hooks
 from bigrun.values import Problem, did_you_mean
@@ -149,7 +150,7 @@ class Plugins:
             UsageError: an observer implements a hook that changes training, or a hook's parameters are wrong.
         """
         carrier = types.ModuleType(name)
-        for attribute, options in self._implementations(plugin):
+        for attribute, options in self.implementations(plugin):
             function = getattr(plugin, attribute)
             if getattr(plugin, "observer", False):
                 self._check_observer(name, attribute, options)
@@ -176,7 +177,8 @@ class Plugins:
                     hint = did_you_mean(name, [n for n in known if getattr(self.hook, n).has_spec()])
                     raise UsageError(f"plugins.{impl.plugin_name}: unknown hook {name!r}{hint}")
 
-    def _implementations(self, plugin: Any) -> Iterator[tuple[str, Any]]:
+    def implementations(self, plugin: Any) -> Iterator[tuple[str, Any]]:
+        """(attribute, pluggy's options) of every method of a plugin that is marked as a hook."""
         for attribute in dir(type(plugin)):
             options = self.manager.parse_hookimpl_opts(plugin, attribute)
             if options is not None:
@@ -196,7 +198,7 @@ class Plugins:
     def _contain(self, name: str, hook: str, function: Callable[..., Any], *, observer: bool) -> Callable[..., Any]:
         @functools.wraps(function)
         def contained(*args: Any) -> Any:
-            if name in self.failures:
+            if name in self.failures and hook != "teardown":  # what it holds must still be released
                 return None
             try:
                 return function(*args)
@@ -230,7 +232,7 @@ class Plugins:
         """Remember an observer's failure; it falls silent here and now."""
         text = traceback.format_exc()
         failure = Failure(name, hook, self.step, text.strip().splitlines()[-1], text)
-        self.failures[name] = failure
+        self.failures.setdefault(name, failure)
         self.on_failure(failure)
 
     # -- agreement over processes -----------------------------------------------------------------------------
@@ -247,13 +249,10 @@ class Plugins:
         """Unregister the observers that failed on any process; returns their names."""
         names = [name for i, name in enumerate(self.observers()) if bits >> i & 1]
         for name in names:
-            plugin = self.active.pop(name)
+            self._only(name, "teardown")(run=run)
+            del self.active[name]
             self.manager.unregister(name=name)
             self.quarantined.append(name)
-            try:
-                getattr(plugin, "teardown", lambda run: None)(run)
-            except Exception as error:
-                run.event("teardown-failed", f"{name} failed in teardown: {error!r}", level="warning", plugin=name)
         return names
 
     # -- calls that everybody must hear -----------------------------------------------------------------------
@@ -261,24 +260,45 @@ class Plugins:
     def notify(self, hook: str, **arguments: Any) -> list[tuple[str, BaseException]]:
         """Call a hook of every plugin even if some raise; returns who raised what."""
         errors: list[tuple[str, BaseException]] = []
-        registered = dict(self.manager.list_name_plugin())
-        for name, carrier in registered.items():
-            others = [other for other in registered.values() if other is not carrier and other is not None]
+        for name, _ in self.manager.list_name_plugin():
             try:
-                self.manager.subset_hook_caller(hook, others)(**arguments)
+                self._only(name, hook)(**arguments)
             except Exception as error:
                 errors.append((name, error))
         return errors
 
+    def _only(self, name: str, hook: str) -> Callable[..., Any]:
+        """A hook of one plugin alone."""
+        others = [plugin for other, plugin in self.manager.list_name_plugin() if other != name and plugin is not None]
+        return self.manager.subset_hook_caller(hook, others)
+
     # -- state ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The facts that plugins keep in a checkpoint, by name; JSON."""
+        """The facts that plugins keep in a checkpoint, by name; JSON. An observer that fails here keeps none."""
         return {
             name: {
                 "state_version": getattr(plugin, "state_version", 1),
                 "observer": bool(getattr(plugin, "observer", False)),
-                "state": plugin.state_dict() if hasattr(plugin, "state_dict") else None,
+                "state": self._contained(name, "state_dict", _json_state)(name, plugin),
             }
             for name, plugin in self.active.items()
         }
+
+    def load_state(self, name: str, state: Any) -> None:
+        """Give a plugin back what its `state_dict` has returned."""
+        plugin = self.active[name]
+        if state is not None and hasattr(plugin, "load_state_dict"):
+            self._contained(name, "load_state_dict", plugin.load_state_dict)(state)
+
+    def _contained(self, name: str, method: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        observer = getattr(self.active[name], "observer", False)
+        return self._contain(name, method, function, observer=observer)
+
+
+def _json_state(name: str, plugin: Any) -> Any:
+    if not hasattr(plugin, "state_dict"):
+        return None
+    state = plugin.state_dict()
+    encode_facts(state, f"the state of plugin {name}")
+    return state

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigrun.config import Config, Document, build_config
 from bigrun.defaults import Defaults
-from bigrun.errors import ExitCode, RunDirectoryError, UsageError
+from bigrun.errors import BigrunError, ExitCode, PluginError, RunDirectoryError, UsageError
 from bigrun.plugins import Plugins, load_classes
 from bigrun.run import Run
 from bigrun.values import Problem
@@ -32,6 +32,7 @@ def activate(document: Document, companions: Mapping[str, Any] | None = None) ->
     Raises:
         ConfigError: with every problem of the document.
         UsageError: a plugin implements an unknown hook, or one that it may not implement.
+        PluginError: a plugin cannot be created.
     """
     problems: list[Problem] = []
     tables = document.tables.get("plugins", {})
@@ -40,13 +41,22 @@ def activate(document: Document, companions: Mapping[str, Any] | None = None) ->
     plugins = Plugins()
     plugins.manager.register(Defaults(), "engine")
     for name, cls in classes.items():
-        options = config.plugins[name]
-        plugins.activate(name, cls(options) if options is not None else cls())
+        plugins.activate(name, create(name, cls, config.plugins[name]))
     for name, companion in (companions or {}).items():
         plugins.manager.register(companion, name)
     plugins.hook.configure_hooks(plugins=plugins)
     plugins.check_hooks()
     return config, plugins
+
+
+def create(name: str, cls: type, options: Any) -> Any:
+    """A plugin instance; `options` is None for a plugin that has no options."""
+    try:
+        return cls(options) if options is not None else cls()
+    except BigrunError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(name, "__init__", 0, error) from error
 
 
 def choose_directory(config: Config, directory: Path | None, *, fresh: bool) -> Path:
@@ -96,6 +106,7 @@ def run_training(
         try:
             plugins.hook.configure_runtime(run=run)
             stack.enter_context(preserved_random_state())
+            stack.enter_context(preserved_threads())
             stack.enter_context(listening(run))
             prepare(run, drop_plugins)
             train(run)
@@ -256,6 +267,18 @@ def preserved_random_state() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def preserved_threads() -> Iterator[None]:
+    """Leave torch's number of CPU threads, which `hardware.threads` sets, as it was found."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

@@ -64,10 +64,8 @@ def restore_state(run: Run, path: Path, drop_plugins: Collection[str] = ()) -> N
     run.position = state["position"]
     run.skipped_in_a_row = state["skipped_in_a_row"]
     run.metrics.load_state_dict(state["metrics"])
-    for name, plugin in run.plugins.active.items():
-        saved = state["plugins"].get(name)
-        if saved and saved["state"] is not None and hasattr(plugin, "load_state_dict"):
-            plugin.load_state_dict(saved["state"])
+    for name in run.plugins.active:
+        run.plugins.load_state(name, state["plugins"].get(name, {}).get("state"))
     run.resumed_from = path
 
 

@@ -41,7 +41,7 @@ def initialise(network: nn.Module) -> None:
         if isinstance(module, Rope | QkvLinear):
             module.initialise()
     for name, parameter in network.named_parameters(recurse=False):
-        if name == "mask_token":
-            nn.init.zeros_(parameter)
-        else:
+        if name in ("cls_token", "storage_tokens"):
             nn.init.normal_(parameter, std=0.02)
+        elif name == "mask_token":
+            nn.init.zeros_(parameter)

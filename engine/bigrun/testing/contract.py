@@ -7,17 +7,19 @@ class TestMine(PluginContract):
 
 from __future__ import annotations
 
+import functools
 import inspect
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
-from bigrun.errors import ConfigError, ExitCode, PluginError
-from bigrun.hookspecs import hookimpl
-from bigrun.plugins import Plugins, installed
+from bigrun.anomaly import Anomaly
+from bigrun.checkpoint.store import CheckpointStore
+from bigrun.errors import ConfigError, ExitCode, PluginError, TrainingHalted
+from bigrun.hookspecs import Hooks, hookimpl
+from bigrun.plugins import Plugins, installed, load_classes
 from bigrun.run import Run
 from bigrun.session import activate
 from bigrun.testing.runner import Runner, RunResult
@@ -25,26 +27,22 @@ from bigrun.testing.runner import Runner, RunResult
 __all__ = ["PluginContract"]
 
 
-class Breaker:
-    """A companion that makes one hook of one plugin raise, the n-th time it is called."""
+class Provoker:
+    """A companion that brings about what a healthy run does not have: an event, and on request more."""
 
-    def __init__(self, plugin: str, hook: str) -> None:
-        self.plugin = plugin
+    def __init__(self, hook: str) -> None:
         self.hook = hook
 
-    @hookimpl(tryfirst=True)
-    def configure_hooks(self, plugins: Plugins) -> None:
-        broken = plugins.active[self.plugin]
-        original = getattr(broken, self.hook)
+    @hookimpl
+    def on_start(self, run: Run) -> None:
+        run.event("contract", "an event for those who listen")
 
-        def fail(*args: Any) -> Any:
-            raise RuntimeError("broken by the contract")
-
-        fail.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
-        fail.bigrun_impl = original.bigrun_impl  # type: ignore[attr-defined]
-        setattr(broken, self.hook, fail)
-        plugins.manager.unregister(name=self.plugin)
-        plugins.activate(self.plugin, broken)
+    @hookimpl
+    def before_update(self, run: Run, step: int) -> None:
+        if self.hook == "on_anomaly":
+            run.report_anomaly(Anomaly("contract", step, "an anomaly for those who decide"))
+        if self.hook == "on_error":
+            raise TrainingHalted("halted by the contract")
 
 
 class PluginContract:
@@ -54,8 +52,10 @@ class PluginContract:
         plugin: entry-point name.
         config: options of the plugin under test.
         tables: engine options by table, where the tiny preset does not suit.
-        steps: length of the runs.
-        dataset: False when the plugin itself brings the images.
+        steps: length of the runs; with `config`, everything that the plugin does should happen in so many.
+        dataset: images for the runs instead of the synthetic ones; False when the plugin itself brings them.
+        depends_on_clock: metrics, and keys of the plugin's state, that differ between two equal runs because they
+            are measured times.
     """
 
     plugin: ClassVar[str]
@@ -63,8 +63,12 @@ class PluginContract:
     tables: ClassVar[Mapping[str, Any]] = {}
     steps: ClassVar[int] = 4
     dataset: ClassVar[Any] = None
+    depends_on_clock: ClassVar[Collection[str]] = ()
+
+    # -- what the tests use -----------------------------------------------------------------------------------
 
     def run(self, bigrunner: Runner, **options: Any) -> RunResult:
+        """A run with the plugin; `options` as for `Runner.run`."""
         return bigrunner.run(
             self.plugin,
             config=self.config,
@@ -75,75 +79,164 @@ class PluginContract:
         """A fresh, configured plugin."""
         return activate(bigrunner.document({self.plugin: dict(self.config)}))[1].active[self.plugin]
 
-    def hooks_of(self, bigrunner: Runner) -> list[str]:
-        plugins = Plugins()
-        found = plugins._implementations(self.instance(bigrunner))
-        return [options["specname"] or attribute for attribute, options in found]
+    def is_observer(self, bigrunner: Runner) -> bool:
+        return bool(getattr(self.instance(bigrunner), "observer", False))
+
+    def implementations(self, bigrunner: Runner) -> Iterator[tuple[str, str]]:
+        """(attribute, hook) of everything that the plugin answers."""
+        for attribute, options in Plugins().implementations(self.instance(bigrunner)):
+            yield attribute, options["specname"] or attribute
+
+    def saved_state(self, result: RunResult) -> Any:
+        """The plugin's state in the newest checkpoint, without what depends on the clock."""
+        store = CheckpointStore(result.directory / "checkpoints")
+        state = store.load_facts(store.path(store.steps()[-1]), "state")["plugins"][self.plugin]["state"]
+        return self._without_times(state) if isinstance(state, dict) else state
+
+    def metrics(self, result: RunResult) -> list[dict[str, float]]:
+        """Every flush, without what depends on the clock."""
+        return [self._without_times(row) for row in result.metrics]
+
+    def _without_times(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if name not in self.depends_on_clock}
+
+    # -- the promises -----------------------------------------------------------------------------------------
 
     def test_loads_by_its_entry_point_name(self, bigrunner: Runner) -> None:
         assert self.plugin in installed()
-        self.run(bigrunner).assert_finished()
+        result = self.run(bigrunner)
+        result.assert_finished()
+        assert result.hooks.of(self.plugin), "it answered no hook"
 
     def test_its_kind_is_readable_without_importing_it(self, bigrunner: Runner) -> None:
-        observer = getattr(self.instance(bigrunner), "observer", False)
-        assert installed()[self.plugin].declared_kind() == ("observer" if observer else "critical")
+        kind = "observer" if self.is_observer(bigrunner) else "critical"
+        assert installed()[self.plugin].declared_kind() == kind, "write `observer = True` in the class itself"
 
     def test_rejects_an_unknown_option(self, bigrunner: Runner) -> None:
-        result = bigrunner.run(self.plugin, config={**self.config, "no_such_option": 1})
+        result = self.run(bigrunner, config={**self.config, "no_such_option": 1})
         assert isinstance(result.error, ConfigError)
+        assert [f"plugins.{self.plugin}.no_such_option", f"plugins.{self.plugin}"].count(result.error.problems[0][0])
+        assert "no_such_option" in str(result.error)
         assert not result.directory.exists()
 
-    def test_hook_implementations_have_plain_parameters_and_known_names(self, bigrunner: Runner) -> None:
+    def test_hook_implementations_have_plain_parameters(self, bigrunner: Runner) -> None:
         plugin = self.instance(bigrunner)
-        for hook in self.hooks_of(bigrunner):
-            for parameter in inspect.signature(getattr(plugin, hook)).parameters.values():
-                assert parameter.default is inspect.Parameter.empty, f"{hook}: {parameter.name} has a default"
-                assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD, f"{hook}: {parameter.name}"
+        for attribute, _ in self.implementations(bigrunner):
+            for parameter in inspect.signature(getattr(plugin, attribute)).parameters.values():
+                assert parameter.default is inspect.Parameter.empty, f"{attribute}: {parameter.name} has a default"
+                assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD, f"{attribute}: {parameter.name}"
 
     def test_its_state_is_json_and_round_trips(self, bigrunner: Runner) -> None:
         result = self.run(bigrunner)
-        assert result.run is not None
-        plugin = result.run.plugins.active[self.plugin]
+        result.assert_finished()
+        plugin = self.instance(bigrunner)
+        assert hasattr(plugin, "state_dict") == hasattr(plugin, "load_state_dict"), "one without the other is useless"
         if not hasattr(plugin, "state_dict"):
-            return
-        state = json.loads(json.dumps(plugin.state_dict(), allow_nan=False))
-        other = self.instance(bigrunner)
-        other.load_state_dict(state)
-        assert json.loads(json.dumps(other.state_dict())) == state
+            pytest.skip("it has no state")
+        version = getattr(plugin, "state_version", 1)
+        assert isinstance(version, int)
+        assert version >= 1
+        store = CheckpointStore(result.directory / "checkpoints")
+        for step in store.steps():
+            saved = store.load_facts(store.path(step), "state")["plugins"][self.plugin]["state"]
+            plugin = self.instance(bigrunner)
+            plugin.load_state_dict(saved)
+            assert plugin.state_dict() == saved, f"the state of step {step} does not come back from load_state_dict"
 
     def test_resume_equals_the_straight_run_bit_for_bit(self, bigrunner: Runner) -> None:
         straight = self.run(bigrunner)
-        for at_step in range(1, self.steps):
-            if at_step not in straight.checkpoints:
-                continue
+        straight.assert_finished()
+        at_steps = [step for step in straight.checkpoints if step < self.steps]
+        assert at_steps, "the run has no checkpoint to resume from"
+        for at_step in at_steps:
             resumed = bigrunner.resume(straight, at_step)
             resumed.assert_finished()
             assert resumed.losses == straight.losses, f"resumed at step {at_step}"
             for name, tensor in straight.parameters.items():
                 assert torch.equal(resumed.parameters[name], tensor), f"resumed at step {at_step}: {name}"
+            assert self.metrics(resumed) == self.metrics(straight), f"resumed at step {at_step}"
+            assert self.saved_state(resumed) == self.saved_state(straight), f"resumed at step {at_step}"
 
     def test_teardown_twice_is_harmless(self, bigrunner: Runner) -> None:
         result = self.run(bigrunner)
-        assert isinstance(result.run, Run)
+        result.assert_finished()
+        assert result.run is not None
         assert result.run.plugins.notify("teardown", run=result.run) == []
+        assert result.quarantined == []
 
     def test_a_failure_in_each_hook_ends_the_run_or_is_quarantined(self, bigrunner: Runner) -> None:
-        observer = getattr(self.instance(bigrunner), "observer", False)
-        called = set(self.run(bigrunner).hooks.of(self.plugin)) - {"configure_hooks", "teardown", "on_error"}
-        for hook in sorted(called):
-            result = self.run(bigrunner, companions=[Breaker(self.plugin, hook)])
-            if observer:
-                assert result.exit_code == ExitCode.QUARANTINED, f"{hook}: {result.error}"
-                assert result.quarantined == [self.plugin]
+        observer = self.is_observer(bigrunner)
+        losses = self.run(bigrunner).losses
+        methods = [(attribute, hook) for attribute, hook in self.implementations(bigrunner) if hasattr(Hooks, hook)]
+        if hasattr(self.instance(bigrunner), "state_dict"):
+            methods.append(("state_dict", "state_dict"))
+        for attribute, hook in methods:
+            result = self.broken(bigrunner, attribute, hook)
+            if hook in ("on_error", "teardown"):
+                check_failure_is_an_event(result, self.plugin, hook)
+            elif observer:
+                check_quarantined(result, self.plugin, hook)
+                assert result.losses == losses, f"its failure in {hook} changed the losses"
             else:
-                assert isinstance(result.error, PluginError), f"{hook}: {result.error}"
-                assert result.error.hook == hook
+                check_ended(result, self.plugin, hook)
+
+    def broken(self, bigrunner: Runner, attribute: str, hook: str) -> RunResult:
+        """A run in which one method of the plugin raises."""
+        cls = load_classes({self.plugin: {}}, [])[self.plugin]
+        calls = []
+
+        @functools.wraps(getattr(cls, attribute))
+        def fail(*args: Any) -> Any:
+            calls.append(args)
+            raise RuntimeError("broken by the contract")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cls, attribute, fail)
+            result = self.run(bigrunner, companions=[Provoker(hook)])
+        assert calls, f"{hook} was never called" + (" (dataset = False?)" if hook == "build_dataset" else "")
+        return result
 
     def test_an_observer_leaves_losses_bit_identical(self, bigrunner: Runner) -> None:
-        if not getattr(self.instance(bigrunner), "observer", False):
+        if not self.is_observer(bigrunner):
             pytest.skip("a critical plugin may change training")
-        without = bigrunner.run(steps=self.steps, **self.tables)
+        without = bigrunner.run(**({"steps": self.steps, "dataset": self.dataset} | dict(self.tables)))
         watched = self.run(bigrunner)
+        watched.assert_finished()
         assert watched.losses == without.losses
         for name, tensor in without.parameters.items():
             assert torch.equal(watched.parameters[name], tensor), name
+        for row, plain in zip(watched.metrics, without.metrics, strict=True):
+            assert {name: row.get(name) for name in plain} == plain
+
+
+def check_ended(result: RunResult, plugin: str, hook: str) -> None:
+    """The run ended with the critical plugin's failure, and tore down what was there."""
+    assert isinstance(result.error, PluginError), f"{hook}: {result.error}"
+    assert (result.error.plugin, result.error.hook) == (plugin, hook)
+    assert errors_of(result, plugin) == [], f"after its failure in {hook}"
+
+
+def check_quarantined(result: RunResult, plugin: str, hook: str) -> None:
+    """The run went on to its end without the observer, which released what it held."""
+    assert result.exit_code == ExitCode.QUARANTINED, f"{hook}: {result.error}"
+    assert result.quarantined == [plugin], hook
+    assert result.run is not None
+    assert result.run.finished, hook
+    before_the_run = hook == "configure_hooks"  # nobody listens yet
+    assert errors_of(result, plugin) == ([] if before_the_run else [hook]), f"after its failure in {hook}"
+
+
+def check_failure_is_an_event(result: RunResult, plugin: str, hook: str) -> None:
+    """The run ended as it would have."""
+    if hook == "on_error":
+        assert isinstance(result.error, TrainingHalted), f"{hook}: {result.error}"
+    else:
+        assert result.error is None
+        assert result.run is not None
+        assert result.run.finished
+    assert errors_of(result, plugin) == [hook]
+
+
+def errors_of(result: RunResult, plugin: str) -> list[str]:
+    """The hooks in which a plugin failed, from the run's events."""
+    return [e.facts["hook"] for e in result.events if e.level == "error" and e.facts.get("plugin") == plugin]

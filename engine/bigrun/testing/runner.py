@@ -23,6 +23,7 @@ from bigrun.testing.recorder import HookCalls, Recorder
 
 __all__ = ["TINY", "RunResult", "Runner", "SyntheticImages"]
 
+# One thread: the tensors are so small that on a busy machine two threads wait for each other, 0.1 s of a run becoming 8.
 TINY: Mapping[str, Any] = {
     "run": {"log_every_steps": 1, "checkpoint_every_steps": 1, "max_steps": 3},
     "data": {"effective_batch": 4, "workers": 0},
@@ -33,7 +34,7 @@ TINY: Mapping[str, Any] = {
     "views": {"global_size_px": 32, "local_size_px": 16, "local_crops": 2},
     "objective": {"head_hidden": 32, "head_bottleneck": 16, "prototypes": 64},
     "optimizer": {"warmup_steps": 0, "freeze_last_layer_steps": 0},
-    "hardware": {"device": "cpu", "precision": "fp32"},
+    "hardware": {"device": "cpu", "precision": "fp32", "threads": 1},
 }  # fmt: skip
 
 
