@@ -1,4 +1,4 @@
-"""bigrun pre-trains vision transformers by self-supervision, in runs that cannot be lost."""
+"""bigrun pre-trains vision transformers by self-supervision, in runs that can be stopped and continued exactly."""
 
 from bigrun.hookspecs import hookimpl
 from bigrun.options import option

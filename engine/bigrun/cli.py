@@ -75,7 +75,7 @@ def preset_options(command: F) -> F:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="bigrun")
 def main() -> None:
-    """Pre-train vision transformers by self-supervision, in runs that cannot be lost.
+    """Pre-train vision transformers by self-supervision, in runs that can be stopped and continued exactly.
 
     PRESET is the name of a shipped preset (see `bigrun presets`) or the path of a TOML file.
     """

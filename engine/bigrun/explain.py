@@ -54,7 +54,7 @@ def default_text(field: attrs.Attribute[Any]) -> str:
     if field.default is attrs.NOTHING:
         return "none: it is required"
     if field.default is None:
-        return "chosen by rule" if field.metadata.get("rule") else "off"
+        return "chosen by rule" if field.metadata.get("rule") else "absent"
     value = field.default
     return (
         str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else repr(value)

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["describe_unit", "option", "section"]
+__all__ = ["above", "at_least", "between", "describe_unit", "interval", "option", "section"]
 
 # The last word of an option's name is its unit; names without one are pure numbers, words or lists.
 UNITS = {

@@ -155,7 +155,8 @@ class Plugins:
             if getattr(plugin, "observer", False):
                 self._check_observer(name, attribute, options)
             contained = self._contain_wrapper if options["wrapper"] else self._contain
-            wrapped = contained(name, attribute, function, observer=getattr(plugin, "observer", False))
+            hook = options["specname"] or attribute
+            wrapped = contained(name, hook, function, observer=getattr(plugin, "observer", False))
             setattr(carrier, attribute, pluggy.HookimplMarker(GROUP)(wrapped, **options))
         try:
             self.manager.register(carrier, name)

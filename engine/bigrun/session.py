@@ -241,6 +241,8 @@ def report(run: Run, errors: list[tuple[str, BaseException]]) -> None:
 def _event_of(run: Run, name: str, error: BaseException) -> Any:
     from bigrun.events import Event
 
+    if isinstance(error, PluginError):
+        return Event("plugin-error", str(error), run.step, "error", {"plugin": name, "hook": error.hook})
     return Event("plugin-error", f"{name}: {error!r}", run.step, "error", {"plugin": name})
 
 

@@ -69,11 +69,8 @@ class PluginContract:
 
     def run(self, bigrunner: Runner, **options: Any) -> RunResult:
         """A run with the plugin; `options` as for `Runner.run`."""
-        return bigrunner.run(
-            self.plugin,
-            config=self.config,
-            **({"steps": self.steps, "dataset": self.dataset} | dict(self.tables) | options),
-        )
+        defaults = {"config": self.config, "steps": self.steps, "dataset": self.dataset}
+        return bigrunner.run(self.plugin, **(defaults | dict(self.tables) | options))
 
     def instance(self, bigrunner: Runner) -> Any:
         """A fresh, configured plugin."""
@@ -183,11 +180,15 @@ class PluginContract:
     def broken(self, bigrunner: Runner, attribute: str, hook: str) -> RunResult:
         """A run in which one method of the plugin raises."""
         cls = load_classes({self.plugin: {}}, [])[self.plugin]
-        calls = []
+        original = getattr(cls, attribute)
+        calls = 0
 
-        @functools.wraps(getattr(cls, attribute))
+        @functools.wraps(original)
         def fail(*args: Any) -> Any:
-            calls.append(args)
+            nonlocal calls
+            calls += 1
+            if hook == "teardown":
+                original(*args)  # or what it holds would outlive the test
             raise RuntimeError("broken by the contract")
 
         with pytest.MonkeyPatch.context() as patch:
@@ -199,7 +200,7 @@ class PluginContract:
     def test_an_observer_leaves_losses_bit_identical(self, bigrunner: Runner) -> None:
         if not self.is_observer(bigrunner):
             pytest.skip("a critical plugin may change training")
-        without = bigrunner.run(**({"steps": self.steps, "dataset": self.dataset} | dict(self.tables)))
+        without = bigrunner.run(steps=self.steps, dataset=self.dataset, **self.tables)
         watched = self.run(bigrunner)
         watched.assert_finished()
         assert watched.losses == without.losses

@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import random
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,12 @@ def snapshot() -> dict[str, Any]:
         "random": random.getstate(),
         "numpy.random": (numpy_state["state"]["key"].tolist(), numpy_state["state"]["pos"]),
         "torch.random": torch.get_rng_state().tolist(),
-        "root logger": (root.level, list(root.filters), root.disabled),
+        "root logger": (root.level, list(root.filters), list(root.handlers), root.disabled),
+        "working directory": Path.cwd(),
+        "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "torch threads": torch.get_num_threads(),
+        "torch default type": torch.get_default_dtype(),
+        "torch matmul precision": torch.get_float32_matmul_precision(),
     }
 
 
@@ -45,4 +52,7 @@ def unchanged_process() -> Iterator[None]:
     yield
     after = snapshot()
     changed = [name for name in before if before[name] != after[name]]
+    if "environment" in changed:
+        variables = {name for name, _ in before["environment"].items() ^ after["environment"].items()}
+        changed[changed.index("environment")] = f"environment ({', '.join(sorted(variables))})"
     assert not changed, f"the run changed the process: {', '.join(changed)}"

@@ -146,8 +146,8 @@ class Runner:
         document = Document("test", "test", result.run.config.tables())
         merged = {**document.tables, **{n: {**document.tables.get(n, {}), **t} for n, t in tables.items()}}
         recorder = Recorder(result.run.dataset)
-        recorder.losses += result.losses[:at_step]
-        recorder.metrics += result.metrics[:at_step]
+        recorder.metrics += [row for row in result.metrics if row["step"] <= at_step]
+        recorder.losses += [row["loss"] for row in recorder.metrics if "loss" in row]
         return self._train(Document("test", "test", merged), directory, (), result.run.dataset, recorder)
 
     def _train(

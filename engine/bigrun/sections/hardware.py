@@ -1,0 +1,22 @@
+"""[hardware]: where, and in which precision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+from bigrun.options import at_least, option
+
+__all__ = ["Hardware"]
+
+
+@attrs.frozen
+class Hardware:
+    """Where and in which precision."""
+
+    device: Literal["auto", "cpu", "cuda"] = option("auto", help="auto takes a GPU (CUDA or ROCm) when torch sees one.")
+    precision: Literal["bf16", "fp32"] = option(
+        "bf16", help="Type of the forward and backward pass; weights stay fp32."
+    )
+    threads: int | None = option(None, check=at_least(1), help="CPU threads of torch; absent: torch decides.")

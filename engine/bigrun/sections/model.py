@@ -1,0 +1,74 @@
+"""[model]: the vision transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import attrs
+
+from bigrun.options import above, at_least, between, interval, option
+
+__all__ = ["Model"]
+
+
+@attrs.frozen
+class Model:
+    """The vision transformer [spec 1]."""
+
+    width: int = option(384, check=at_least(4), fixed=True, help="Embedding width D.")
+    depth: int = option(12, check=at_least(1), fixed=True, help="Number of blocks L.")
+    heads: int = option(6, check=at_least(1), fixed=True, help="Attention heads; 4 * heads divides the width.")
+    ffn: Literal["mlp", "swiglu"] = option("mlp", fixed=True, help="Feed-forward layer: MLP with GELU, or SwiGLU.")
+    ffn_hidden: int = option(1536, check=at_least(1), fixed=True, help="Hidden width of the feed-forward layer.")
+    patch_size_px: int = option(16, check=at_least(1), fixed=True, help="Side of a patch.")
+    in_channels: int = option(3, check=at_least(1), fixed=True, help="Channels of the input image.")
+    storage_tokens: int = option(4, check=at_least(0), fixed=True, help="Storage (register) tokens R.")
+    rope_base: float | None = option(100.0, check=above(1), fixed=True, help="Base of the RoPE periods.")
+    rope_period_range: tuple[float, float] | None = option(
+        None, check=interval(0, 1e9), fixed=True, help="Shortest and longest RoPE period, instead of rope_base."
+    )
+    rope_coordinates: Literal["separate", "max", "min"] = option(
+        "separate", fixed=True, help="Side by which patch coordinates are divided."
+    )
+    rope_shift: float | None = option(
+        None, check=above(0), help="Training: per-axis shift drawn from -s to s; absent: off."
+    )
+    rope_jitter_factor: float | None = option(
+        None, check=above(1), help="Training: per-axis log-uniform scale from 1/j to j; absent: off."
+    )
+    rope_rescale_factor: float | None = option(
+        2.0, check=above(1), help="Training: log-uniform scale of both axes from 1/r to r; false: off."
+    )
+    qkv_bias: bool = option(True, fixed=True, help="Bias of the query, key and value projection.")
+    mask_k_bias: bool = option(
+        True,
+        fixed=True,
+        effective=lambda m: m.qkv_bias,
+        otherwise="model.qkv_bias = false",
+        help="Hold the key's bias at zero (softmax is invariant to it).",
+    )
+    proj_bias: bool = option(True, fixed=True, help="Bias of the attention's output projection.")
+    ffn_bias: bool = option(True, fixed=True, help="Biases of the feed-forward layer.")
+    norm: Literal["layernorm", "layernormbf16", "rmsnorm"] = option(
+        "layernormbf16", fixed=True, help="LayerNorm with eps 1e-6, with eps 1e-5, or RMSNorm."
+    )
+    layerscale: float | None = option(
+        1e-5, check=above(0), fixed=True, help="Initial LayerScale; false: no LayerScale."
+    )
+    drop_path_fraction: float = option(
+        0.1, check=between(0, 0.99), help="Samples whose residual branch is skipped (student)."
+    )
+    untie_cls_and_patch_norms: bool = option(False, fixed=True, help="Separate final norms for class and patch tokens.")
+    untie_global_and_local_cls_norm: bool = option(
+        True, fixed=True, help="Separate final class-token norm for local crops, in training."
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.width % (4 * self.heads):
+            yield "heads", f"width {self.width} must be a multiple of 4 * heads = {4 * self.heads} (RoPE needs it)"
+        if (self.rope_base is None) == (self.rope_period_range is None):
+            yield (
+                "rope_period_range",
+                "set exactly one of rope_base and rope_period_range (rope_base = false turns it off)",
+            )

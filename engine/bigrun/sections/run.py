@@ -1,0 +1,26 @@
+"""[run]: how long a run is, and how often it speaks and saves."""
+
+from __future__ import annotations
+
+import attrs
+
+from bigrun.options import at_least, between, option
+
+__all__ = ["RunSection"]
+
+
+@attrs.frozen
+class RunSection:
+    """How long the run is and how often it speaks and saves. `step` is an optimizer step everywhere."""
+
+    max_steps: int | None = option(None, check=at_least(1), help="Length of the run; absent: until it is stopped.")
+    seed: int = option(
+        0, check=between(0, 2**31 - 1), fixed=True, help="Seed of the initialisation, order and every random draw."
+    )
+    log_every_steps: int = option(10, check=at_least(1), help="Metrics are averaged over and fetched every so many.")
+    checkpoint_every_steps: int = option(
+        500, check=at_least(1), help="A checkpoint is saved every so many, and at the end."
+    )
+    halt_after_skips: int = option(
+        3, check=at_least(1), help="A run halts when this many steps in a row had to be skipped as non-finite."
+    )

@@ -1,0 +1,165 @@
+"""The shape of the source: who imports whom, how long a file or a function may be, what must not load torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ENGINE = ROOT / "engine" / "bigrun"
+PLUGINS = ROOT / "plugins"
+FILE_LINES = 260
+FUNCTION_LINES = 40
+LOOP_LINES = 150
+
+ENGINE_FILES = sorted(ENGINE.rglob("*.py"))
+PLUGIN_FILES = sorted(PLUGINS.rglob("*.py"))
+# `hookspecs.py` is one docstring per hook: longer than a file of code may be.
+LONG_FILES = {ENGINE / "hookspecs.py"}
+
+TORCH_FREE = ["bigrun", "bigrun.cli", "bigrun.hookspecs", "bigrun.loop", "bigrun.config", "bigrun.listing",
+              "bigrun.plugins", "bigrun.explain"]  # fmt: skip
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Every imported module by its full name, wherever it is imported."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+
+
+def code_strings(tree: ast.AST) -> Iterator[str]:
+    """String constants that are not docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def code_lines(function: ast.FunctionDef) -> int:
+    """Lines of a function without its docstring and its signature."""
+    body = function.body
+    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        body = body[1:]
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def short(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", ENGINE_FILES, ids=short)
+def test_the_engine_imports_no_plugin_and_names_none(path: Path) -> None:
+    tree = parsed(path)
+    assert not [name for name in imported(tree) if name.startswith("bigrun_")]
+    names = {point.name for point in importlib.metadata.entry_points(group="bigrun")}
+    assert not [text for text in code_strings(tree) if text in names]
+
+
+def test_the_engine_does_not_know_the_word_gram() -> None:
+    """The test of the design: Gram anchoring is a plugin by nothing but hooks."""
+    words = (word for path in ENGINE_FILES for word in path.read_text(encoding="utf-8").lower().split())
+    found = {word for word in words if word.strip("`.,;:()[]'\"").startswith(("gram-", "gram_")) or word == "gram"}
+    assert found <= {"plugins.gram-anchoring", "(plugins.gram-anchoring)."}
+
+
+@pytest.mark.parametrize("path", PLUGIN_FILES, ids=short)
+def test_a_plugin_imports_public_names_and_no_other_plugin(path: Path) -> None:
+    package = path.relative_to(PLUGINS).parts[0]
+    for node in ast.walk(parsed(path)):
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        top = node.module.split(".")[0]
+        if top.startswith("bigrun_"):
+            assert top == package
+        elif top == "bigrun":
+            assert not [alias.name for alias in node.names if alias.name.startswith("_")]
+            module = ENGINE.joinpath(*node.module.split(".")[1:])
+            source = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+            public = public_names(source)
+            assert {alias.name for alias in node.names} <= public, f"{node.module} does not export them in __all__"
+
+
+def public_names(path: Path) -> set[str]:
+    for node in parsed(path).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+@pytest.mark.parametrize("path", [*ENGINE_FILES, *PLUGIN_FILES], ids=short)
+def test_files_and_functions_are_small(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").count("\n")
+    if path not in LONG_FILES:
+        assert lines <= FILE_LINES
+    long = {f.name: code_lines(f) for f in functions(parsed(path)) if code_lines(f) > FUNCTION_LINES}
+    assert not long
+
+
+@pytest.mark.parametrize("path", [*ENGINE_FILES, *PLUGIN_FILES], ids=short)
+def test_a_package_file_holds_no_code(path: Path) -> None:
+    if path.name == "__init__.py":
+        allowed = (ast.ImportFrom, ast.Expr, ast.Assign)
+        assert all(isinstance(node, allowed) for node in parsed(path).body)
+        assert not list(functions(parsed(path)))
+
+
+def test_the_loop_fits_its_budget() -> None:
+    assert (ENGINE / "loop.py").read_text(encoding="utf-8").count("\n") <= LOOP_LINES
+
+
+@pytest.mark.parametrize("package", [ENGINE, *sorted(p for p in PLUGINS.iterdir() if p.is_dir())], ids=lambda p: p.name)
+def test_packages_are_typed(package: Path) -> None:
+    if (package / "__init__.py").exists():
+        assert (package / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_the_command_line_path_loads_no_torch(module: str) -> None:
+    script = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
+    found = json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout)
+    heavy = {"torch", "numpy", "matplotlib", "tensorboardX", "rich"} & set(found)
+    assert not heavy
+    assert not [name for name in found if name.startswith("bigrun_")]
+
+
+def test_importing_everything_changes_nothing_in_the_process() -> None:
+    script = """
+import importlib, json, logging, os, pkgutil, random, signal, sys
+import torch, numpy
+import bigrun
+def look():
+    return [dict(os.environ), str(random.getstate()), str(torch.get_rng_state().tolist()), torch.get_num_threads(),
+            torch.get_float32_matmul_precision(), str(signal.getsignal(signal.SIGINT)), logging.getLogger().level,
+            len(logging.getLogger().handlers), torch.get_default_dtype().__str__()]
+before = look()
+for found in pkgutil.walk_packages(bigrun.__path__, "bigrun."):
+    if not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
+print(json.dumps(before == look()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "true"
