@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bigrun.config import Document
+from bigrun.errors import NoImagesError
+from bigrun.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bigrun.data.dataset import Dataset
+    from bigrun.run import Run
 
 __all__ = ["check_preset"]
+
+
+class NoImages:
+    """The data set of a preset that leaves the images to its user."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        raise IndexError(index)
+
+
+class WithoutImages:
+    """Lets a preset be checked before there are images; a folder that is named must exist."""
+
+    missing = False
+
+    @hookimpl(wrapper=True)
+    def build_dataset(self, run: Run) -> Generator[None, Dataset, Dataset]:
+        try:
+            return (yield)
+        except NoImagesError:
+            if run.config.data.path is not None:
+                raise
+            self.missing = True
+            return NoImages()
 
 
 def check_preset(document: Document) -> Iterator[str]:
@@ -20,11 +55,14 @@ def check_preset(document: Document) -> Iterator[str]:
     """
     import torch
 
+    from bigrun.activation import activate
+    from bigrun.build import build_data, build_objective
     from bigrun.run import Run
-    from bigrun.session import activate, build_data, build_objective, tear_down
+    from bigrun.session import tear_down
     from bigrun.summary import plan
 
-    config, plugins = activate(document)
+    images = WithoutImages()
+    config, plugins = activate(document, {"check": images})
     run = Run(config, Path("runs") / config.name, plugins)
     try:
         plugins.hook.configure_runtime(run=run)
@@ -35,5 +73,7 @@ def check_preset(document: Document) -> Iterator[str]:
         yield f"{document.source}: valid"
         yield f"plugins      {', '.join(plugins.active) or 'none'}"
         yield from plan(run)
+        if images.missing:
+            yield "warning      data.path: no images are named yet; a run needs --set data.path=/folder"
     finally:
         tear_down(run)

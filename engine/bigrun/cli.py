@@ -40,7 +40,7 @@ def complete_preset(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def complete_plugin(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from bigrun.plugins import installed
+    from bigrun.entry_points import installed
 
     return [name for name in installed() if name.startswith(incomplete)]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigrun.anomaly import Action, Anomaly
-from bigrun.errors import DataError
+from bigrun.errors import NoImagesError
 from bigrun.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Defaults:
         from bigrun.data.folder import ImageFolder
 
         if run.config.data.path is None:
-            raise DataError(
+            raise NoImagesError(
                 "no images: set data.path to a folder of images (--set data.path=/folder), "
                 "or activate a plugin that brings a data set"
             )

@@ -11,6 +11,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "ExitCode",
+    "NoImagesError",
     "PluginError",
     "RunDirectoryError",
     "TrainingHalted",
@@ -56,6 +57,12 @@ class RunDirectoryError(UsageError):
 
 class DataError(BigrunError):
     """Images cannot be found or read."""
+
+
+class NoImagesError(DataError):
+    """The configuration names no images, or none are where it says."""
+
+    exit_code = ExitCode.USAGE
 
 
 class CheckpointError(BigrunError):

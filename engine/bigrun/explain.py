@@ -23,7 +23,7 @@ def section_class(path: str) -> type:
     Raises:
         UsageError: there is no such table.
     """
-    from bigrun.plugins import installed, load_classes
+    from bigrun.entry_points import installed, load_classes
 
     if path.startswith("plugins."):
         name = path.removeprefix("plugins.")

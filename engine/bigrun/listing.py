@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import tomli
 
 from bigrun.config import shipped_presets
-from bigrun.plugins import installed
+from bigrun.entry_points import installed
 
 __all__ = ["plugin_rows", "preset_rows", "table"]
 

@@ -69,6 +69,8 @@ def accumulate(run: Run, step: int, micro: int, batch: Batch) -> Tensor:
         for more in run.hook.loss_terms(run=run, step=step, micro=micro, batch=batch, outputs=outputs):
             terms |= more
         loss = run.metrics.record_loss(terms)
+        if run.metrics.due(step):
+            run.metrics.record_all(run.objective.statistics(outputs))
         run.strategy.backward(loss / run.accumulate)
     run.hook.after_backward(run=run, step=step, micro=micro)
     return loss.detach().isfinite()

@@ -35,6 +35,11 @@ class Metrics:
         """Keep a scalar of this step: a number, or a tensor of shape () on any device."""
         self._step.append((name, value.detach() if isinstance(value, Tensor) else float(value)))
 
+    def record_all(self, values: Mapping[str, Tensor]) -> None:
+        """Keep several scalars of this step."""
+        for name, value in values.items():
+            self.record(name, value)
+
     def record_loss(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Record every term as `loss/<name>` and their sum as `loss`; returns the sum, shape ()."""
         loss = torch.stack([term.float() for term in terms.values()]).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -148,6 +149,7 @@ class Run:
 
     def continues(self) -> bool:
         """Whether another step is to be taken."""
+        self._hear_signal()
         heard = self._agreed_stop or (self.stop_reason is not None and self.strategy.world_size == 1)
         return not (self.finished or heard)
 
@@ -206,11 +208,17 @@ class Run:
 
         if self.reported:
             finite = [*finite, torch.zeros((), dtype=torch.bool, device=self.device)]
+        self._hear_signal()
         stop, failed = self.stop_reason is not None, self.plugins.failed_bits()
         agreement = self.strategy.agree(finite, stop=stop, failed=failed)
         self._agreed_stop = agreement.stop
         self.quarantine(agreement.failed)
         return agreement.healthy
+
+    def _hear_signal(self) -> None:
+        """A signal handler only sets a number; here it becomes a request, and an event."""
+        if self.stop_signal is not None and self.stop_reason is None:
+            self.request_stop(signal.Signals(self.stop_signal).name)
 
     def quarantine(self, bits: int) -> None:
         """Remove observers that failed on any process, and say so."""

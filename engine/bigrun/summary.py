@@ -24,10 +24,13 @@ def count_parameters(objective: nn.Module, trained: dict[str, nn.Module]) -> dic
 def duration(config: Config, images: int) -> str:
     """The run's length in steps, images and epochs."""
     batch, steps = config.data.effective_batch, config.run.max_steps
+    epoch = (
+        f"an epoch of {images:,} images is {images / batch:,.1f} steps" if images else "epochs unknown without images"
+    )
     if steps is None:
-        return f"until stopped; an epoch of {images:,} images is {images / batch:,.1f} steps"
-    views = steps * batch
-    return f"{steps:,} optimizer steps x {batch} images = {views:,} images = {views / images:,.1f} epochs of {images:,}"
+        return f"until stopped; {epoch}"
+    seen = f"{steps:,} optimizer steps x {batch} images = {steps * batch:,} images"
+    return f"{seen} = {steps * batch / images:,.1f} epochs of {images:,}" if images else f"{seen}; {epoch}"
 
 
 def plan(run: Run) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from bigrun.errors import DataError
+from bigrun.errors import DataError, NoImagesError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,10 +42,12 @@ class ImageFolder:
         The first bytes of every file are read and nothing is decoded: 100,000 files take about 2 s. Symbolic links
         are followed, and a folder that is reached twice is searched once.
 
-        Raises: DataError when there is no such folder, it cannot be read or holds no image.
+        Raises:
+            NoImagesError: there is no such folder, or it holds no image.
+            DataError: a folder or a file cannot be read.
         """
         if not Path(root).is_dir():
-            raise DataError(f"{root}: no such folder; expected a folder of images - check data.path")
+            raise NoImagesError(f"{root}: no such folder; expected a folder of images - check data.path")
         try:
             files = list(regular_files(os.fspath(root)))
             images = sorted(path for path in files if is_image(path))
@@ -55,7 +57,7 @@ class ImageFolder:
                 "change its permissions or move it out of data.path"
             ) from error
         if not images:
-            raise DataError(
+            raise NoImagesError(
                 f"{root}: no images among {len(files)} files; expected {', '.join(FORMATS)} files, "
                 "in subfolders too - check data.path"
             )

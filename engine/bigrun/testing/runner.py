@@ -23,7 +23,7 @@ from bigrun.testing.recorder import HookCalls, Recorder
 
 __all__ = ["TINY", "RunResult", "Runner", "SyntheticImages"]
 
-# One thread: the tensors are so small that on a busy machine two threads wait for each other, 0.1 s of a run becoming 8.
+# One thread: the tensors are so small that on a busy machine two threads wait for each other; 0.1 s becomes 8 s.
 TINY: Mapping[str, Any] = {
     "run": {"log_every_steps": 1, "checkpoint_every_steps": 1, "max_steps": 3},
     "data": {"effective_batch": 4, "workers": 0},

@@ -1,0 +1,101 @@
+"""What is installed, read from metadata; what a configuration names, imported.
+
+Installed is not active: a plugin is imported only when a configuration names it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from bigrun.values import Problem, did_you_mean
+
+__all__ = ["Installed", "installed", "load_classes"]
+
+GROUP = "bigrun"
+
+
+@attrs.frozen
+class Installed:
+    """An entry point of the group `bigrun`, read from metadata without importing it."""
+
+    name: str
+    target: str
+    """`package.module:Class`"""
+    distribution: str
+    version: str
+
+    def declared_kind(self) -> str:
+        """`observer` or `critical`, read from the source of the class without running it; `?` if not found."""
+        module, _, name = self.target.partition(":")
+        source = _source_of(module)
+        if source is None:
+            return "?"
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                return "observer" if any(map(_says_observer, node.body)) else "critical"
+        return "?"
+
+
+def _source_of(module: str) -> str | None:
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)  # a top-level name: finding it imports nothing
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for file in ("/".join([folder, *rest]) + ".py", "/".join([folder, *rest, "__init__.py"])):
+            try:
+                return Path(file).read_text(encoding="utf-8")
+            except OSError:
+                continue
+    if spec and spec.origin and not rest:
+        return Path(spec.origin).read_text(encoding="utf-8")
+    return None
+
+
+def _says_observer(node: ast.stmt) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    value = getattr(node, "value", None)
+    named = any(isinstance(t, ast.Name) and t.id == "observer" for t in targets)
+    return named and isinstance(value, ast.Constant) and value.value is True
+
+
+def installed() -> dict[str, Installed]:
+    """Every installed plugin by name, sorted."""
+    points = importlib.metadata.entry_points(group=GROUP)
+    found = [
+        Installed(p.name, p.value, p.dist.name if p.dist else "?", p.dist.version if p.dist else "?") for p in points
+    ]
+    return {plugin.name: plugin for plugin in sorted(found, key=lambda plugin: plugin.name)}
+
+
+def load_classes(names: Mapping[str, Any], problems: list[Problem]) -> dict[str, type]:
+    """Import the plugins that a configuration names: entry points, or `module:Class` for an unpackaged one.
+
+    What cannot be loaded is added to `problems`.
+    """
+    known = installed()
+    classes: dict[str, type] = {}
+    for name in names:
+        target = known[name].target if name in known else name
+        if name not in known and ":" not in name:
+            hint = did_you_mean(name, known)
+            problems.append((f"plugins.{name}", f"no such plugin{hint}; installed: {', '.join(known) or 'none'}"))
+            continue
+        module, _, attribute = target.partition(":")
+        try:
+            cls: object = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+        except (Exception, SystemExit) as error:
+            problems.append((f"plugins.{name}", f"cannot be imported from {target}: {type(error).__name__}: {error}"))
+            continue
+        if isinstance(cls, type):
+            classes[name] = cls
+        else:
+            problems.append((f"plugins.{name}", f"{target} is not a class"))
+    return classes
