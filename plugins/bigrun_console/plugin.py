@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from bigrun import hookimpl
 
 if TYPE_CHECKING:
     from bigrun.events import Event
     from bigrun.run import Run
+    from bigrun_console.bar import Bar
 
 __all__ = ["Console", "describe", "format_seconds"]
 
@@ -23,56 +25,48 @@ class Console:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
-        self._progress: Any = None
-        self._task: Any = None
+        self._bar: Bar | None = None
         self._started = (0.0, 0)
 
     @hookimpl
     def on_start(self, run: Run) -> None:
         self._started = (time.monotonic(), run.step)
-        stream = self._stream or sys.stdout
-        if not run.is_main or not stream.isatty():
-            return
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        if run.is_main and self._file.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+            from bigrun_console.bar import Bar
 
-        self._progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            console=RichConsole(file=stream),
-        )
-        self._task = self._progress.add_task("waiting for the first step", total=run.max_steps, completed=run.step)
-        self._progress.start()
+            self._bar = Bar(self._file, run.step, run.max_steps)
 
     @hookimpl
     def after_step(self, run: Run, step: int) -> None:
-        if self._progress is not None:
-            self._progress.update(self._task, completed=step)
+        if self._bar is not None:
+            self._bar.move_to(step)
 
     @hookimpl
     def on_metrics(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
-        text = describe(metrics, self.eta_seconds(run))
-        if self._progress is not None:
-            self._progress.update(self._task, description=text)
-        elif run.is_main:
+        eta = self.eta_seconds(run)
+        if self._bar is not None:
+            self._bar.show(describe(metrics), eta_text(eta))
+        else:
             of = f"/{run.max_steps}" if run.max_steps else ""
-            print(f"step {step}{of}  {text}", file=self._stream or sys.stdout, flush=True)
+            print(f"step {step}{of}  {describe(metrics)}  {eta_text(eta)}".rstrip(), file=self._file, flush=True)
 
     @hookimpl
     def on_event(self, run: Run, event: Event) -> None:
         line = f"{event.level}: {event.message}" if event.level != "info" else event.message
-        if self._progress is not None:
-            self._progress.console.print(line, markup=False, highlight=False)
+        if self._bar is not None:
+            self._bar.print_above(line)
         elif run.is_main:
-            print(line, file=self._stream or sys.stdout, flush=True)
+            print(line, file=self._file, flush=True)
 
     @hookimpl
     def teardown(self, run: Run) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    @property
+    def _file(self) -> TextIO:
+        return self._stream or sys.stdout
 
     def eta_seconds(self, run: Run) -> float | None:
         """Time left at the mean speed since the start of this process; None for a run without end."""
@@ -82,8 +76,8 @@ class Console:
         return (time.monotonic() - since) / (run.step - first) * (run.max_steps - run.step)
 
 
-def describe(metrics: Mapping[str, float], eta_seconds: float | None) -> str:
-    """The line behind the step number."""
+def describe(metrics: Mapping[str, float]) -> str:
+    """What was measured, in at most 60 characters."""
     parts = []
     if "loss" in metrics:
         parts.append(f"loss {metrics['loss']:.4f}")
@@ -91,9 +85,12 @@ def describe(metrics: Mapping[str, float], eta_seconds: float | None) -> str:
         parts.append(f"lr {metrics['learning_rate']:.2e}")
     parts.append(f"{metrics['steps_per_second']:.2f} steps/s")
     parts.append(f"{metrics['images_per_second']:.0f} samples/s")
-    if eta_seconds is not None:
-        parts.append(f"ETA {format_seconds(eta_seconds)}")
     return "  ".join(parts)
+
+
+def eta_text(seconds: float | None) -> str:
+    """`ETA 00:04:05`; nothing when the end is not known."""
+    return "" if seconds is None else f"ETA {format_seconds(seconds)}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -42,7 +42,7 @@ class LearningReport:
 
     @hookimpl
     def on_start(self, run: Run) -> None:
-        if self.untrained is None:
+        if run.step == 0:  # a run that has begun without this plugin has no untrained teacher any more
             self.untrained = self._probe().score(lambda patches: self._features(run, patches))
 
     @hookimpl
@@ -68,7 +68,8 @@ class LearningReport:
         run.event(
             "learning-report",
             f"k-NN on {self.config.patch_px}-px patches (which photograph is it?): raw pixels "
-            f"{scores['raw_pixels']:.3f}, untrained {self.untrained:.3f}, trained {trained:.3f}; pictures in {folder}",
+            f"{scores['raw_pixels']:.3f}, untrained {shown(self.untrained)}, trained {trained:.3f}; "
+            f"pictures in {folder}",
             **scores,
         )
 
@@ -97,3 +98,7 @@ class LearningReport:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.untrained = state["untrained"]
         self.losses = [(int(step), float(loss)) for step, loss in state["losses"]]
+
+
+def shown(score: float | None) -> str:
+    return "not measured" if score is None else f"{score:.3f}"

@@ -36,7 +36,8 @@ class GramConfig:
     snapshot_step: int | None = option(
         None,
         check=at_least(1),
-        help="Step after which the teacher becomes the Gram teacher; absent: at 20 % of the run.",
+        help="Step after which the teacher becomes the Gram teacher (at once in a run that is older when the plugin "
+        "is added); absent: at 20 % of the run.",
     )
     start_step: int | None = option(
         None, check=at_least(2), help="First step with the Gram loss; absent: at 83 % of the run."
@@ -78,6 +79,8 @@ class Plan:
 
         Raises:
             UsageError: the run has no end and a value is open, or the loss would begin before its teacher exists.
+
+        A loss that would begin after the run's end is no error: a preset is often tried for a few steps.
         """
         if max_steps is None and None in (
             config.snapshot_step,
@@ -91,7 +94,7 @@ class Plan:
             )
         total = max_steps or 0
         snapshot = config.snapshot_step or max(round(0.2 * total), 1)
-        start = config.start_step or round(0.83 * total)
+        start = config.start_step or max(round(0.83 * total), snapshot + 1)
         if start <= snapshot:
             raise UsageError(
                 f"plugins.gram-anchoring: start_step {start} is not after snapshot_step {snapshot}; "
@@ -141,10 +144,13 @@ class GramAnchoring:
         taken = (
             f"taken at step {self.taken_at_step}" if self.taken_at_step else f"to be taken at step {plan.snapshot_step}"
         )
-        return [
+        lines = [
             f"gram         teacher {taken}; loss from step {plan.start_step}, weight {plan.weight} after "
             f"{plan.ramp_steps} steps; refresh every {plan.refresh_every_steps}, at most {plan.max_refreshes} times"
         ]
+        if run.max_steps is not None and plan.start_step > run.max_steps:
+            lines.append(f"warning      the Gram loss has no part in this run, which ends at step {run.max_steps}")
+        return lines
 
     @hookimpl
     def before_step(self, run: Run, step: int) -> None:
@@ -167,10 +173,10 @@ class GramAnchoring:
 
     @hookimpl
     def after_step(self, run: Run, step: int) -> None:
-        if step == self.plan.snapshot_step:
+        if self.taken_at_step is None and step >= self.plan.snapshot_step:
             run.materialise(self.teacher)
             self._take(run, step, "snapshot of the teacher taken")
-        elif self.taken_at_step and self.plan.is_refresh(step, self.refreshes):
+        elif self.taken_at_step is not None and self.plan.is_refresh(step, self.refreshes):
             self.refreshes += 1
             self._take(run, step, f"refresh {self.refreshes} of {self.plan.max_refreshes}")
 

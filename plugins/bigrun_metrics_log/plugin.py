@@ -12,9 +12,9 @@ from typing import IO, TYPE_CHECKING, Any
 import attrs
 
 from bigrun import hookimpl
+from bigrun.events import Event, Level
 
 if TYPE_CHECKING:
-    from bigrun.events import Event
     from bigrun.run import Run
 
 __all__ = ["MetricsLog"]
@@ -22,7 +22,8 @@ __all__ = ["MetricsLog"]
 
 class MetricsLog:
     """One JSON object per line, flushed at once. A resumed run cuts metric rows after its checkpoint, so that no
-    step stands in the file twice; events are history and stay."""
+    step stands in the file twice; events are history and stay. Besides the run's events, its story has a row for
+    every start (with the header), checkpoint and end."""
 
     observer = True
 
@@ -31,9 +32,12 @@ class MetricsLog:
 
     @hookimpl
     def on_start(self, run: Run) -> None:
+        if not run.is_main:
+            return
         path = run.directory / "metrics.jsonl"
         cut_after(path, run.step)
         self._metrics = path.open("a", encoding="utf-8")
+        self._tell(run, "started", f"started after step {run.step}", header=run.header)
 
     @hookimpl
     def on_metrics(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
@@ -48,6 +52,26 @@ class MetricsLog:
                 file.write(as_json(attrs.asdict(event)) + "\n")
 
     @hookimpl
+    def on_checkpoint(self, run: Run, step: int, path: Path) -> None:
+        self._tell(run, "checkpoint", f"saved the checkpoint of step {step}", path=str(path))
+
+    @hookimpl
+    def on_finish(self, run: Run) -> None:
+        if run.finished:
+            self._tell(run, "finished", f"finished at step {run.step}")
+        else:
+            self._tell(run, "stopped", f"stopped after step {run.step}: {run.stop_reason}", reason=run.stop_reason)
+
+    @hookimpl
+    def on_error(self, run: Run, error: BaseException) -> None:
+        if self._metrics is not None:  # earlier, the directory may not be this run's
+            self._tell(run, "error", str(error), "error", type=type(error).__name__)
+
+    def _tell(self, run: Run, kind: str, message: str, level: Level = "info", **facts: Any) -> None:
+        """Write an event of this plugin's own: the others know from their hooks."""
+        self.on_event(run, Event(kind, message, run.step, level, facts))
+
+    @hookimpl
     def teardown(self, run: Run) -> None:
         if self._metrics is not None:
             self._metrics.close()
@@ -56,8 +80,16 @@ class MetricsLog:
 
 def as_json(row: Mapping[str, Any]) -> str:
     """One strict JSON line; a number that is not finite becomes a string, since JSON has none."""
-    finite = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(finite, allow_nan=False, default=str)
+    return json.dumps(finite(row), allow_nan=False, default=str)
+
+
+def finite(value: Any) -> Any:
+    """The value with every float that is not finite, at any depth, as a string."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def cut_after(path: Path, step: int) -> None:

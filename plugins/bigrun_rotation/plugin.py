@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from bigrun import hookimpl, option
+from bigrun.errors import CheckpointError
 from bigrun.options import at_least
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class RotationConfig:
 
 
 class CheckpointRotation:
-    """Runs after a new checkpoint is verified, so a kill at any moment leaves at least `keep_last` of them."""
+    """Runs after a new checkpoint is verified, so a kill at any moment leaves at least `keep_last` of them. One that
+    cannot be removed is tried again after the next save."""
 
     Config = RotationConfig
     observer = True
@@ -37,5 +39,9 @@ class CheckpointRotation:
         # Anything newer than the checkpoint just verified is not ours to judge.
         steps = [s for s in run.checkpoints.steps() if s <= step]
         for old in steps[: -self.keep_last]:
-            run.checkpoints.delete(old)
-            run.event("checkpoint-removed", f"removed the checkpoint of step {old}", removed_step=old)
+            try:
+                run.checkpoints.delete(old)
+            except CheckpointError as error:  # a busy network disk must not end rotation: the disk would fill
+                run.event("checkpoint-not-removed", str(error), level="warning", step_to_remove=old)
+            else:
+                run.event("checkpoint-removed", f"removed the checkpoint of step {old}", removed_step=old)

@@ -15,20 +15,26 @@ __all__ = ["TensorBoard"]
 
 
 class TensorBoard:
-    """Writes to `tensorboard/` in the run directory; `tensorboard --logdir RUN` shows it. After a resume, points
-    beyond the checkpoint are purged, so that curves have no double lines."""
+    """Writes to `tensorboard/` in the run directory; `tensorboard --logdir RUN` shows it. Points that an earlier
+    process wrote beyond the checkpoint are purged, so that curves have no double lines."""
 
     observer = True
 
     def __init__(self) -> None:
         self._writer: Any = None
+        self._early: list[Event] = []
 
     @hookimpl
     def on_start(self, run: Run) -> None:
+        if not run.is_main:
+            return
         from tensorboardX import SummaryWriter
 
-        purge = run.step + 1 if run.resumed_from else None
-        self._writer = SummaryWriter(str(run.path_for("tensorboard")), purge_step=purge)
+        # Also at step 0: a run that was killed before its first checkpoint begins again from there.
+        self._writer = SummaryWriter(str(run.path_for("tensorboard")), purge_step=run.step + 1)
+        for event in self._early:
+            self._add(event)
+        self._early.clear()
 
     @hookimpl
     def on_metrics(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
@@ -39,10 +45,15 @@ class TensorBoard:
     @hookimpl
     def on_event(self, run: Run, event: Event) -> None:
         if self._writer is not None:
-            self._writer.add_text(event.kind, event.message, event.step)
+            self._add(event)
+        else:
+            self._early.append(event)
 
     @hookimpl
     def teardown(self, run: Run) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _add(self, event: Event) -> None:
+        self._writer.add_text(event.kind, event.message, event.step)

@@ -36,6 +36,17 @@ def test_forward_is_the_composition_of_its_halves() -> None:
     assert network.last_layer.bias is None
 
 
+def test_normalised_prototypes_give_cosines() -> None:
+    torch.manual_seed(0)
+    network = ProjectionHead(12, 20, 8, 30, normalise_prototypes=True)
+    tokens = torch.randn(7, 12)
+    before = network(tokens)
+    assert before.abs().max() <= 1 + 1e-6
+    with torch.no_grad():
+        network.last_layer.weight *= 5
+    assert torch.allclose(network(tokens), before, atol=1e-6)
+
+
 def test_logits_start_with_the_std_of_the_prototypes() -> None:
     logits = head(64, 128, 64, 5000)(torch.randn(50, 64))
     assert logits.std().item() == pytest.approx(0.02, rel=0.1)

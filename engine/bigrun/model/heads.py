@@ -17,8 +17,12 @@ class ProjectionHead(nn.Module):
     The two halves are separate because a bottleneck is small (e numbers a row) and its logits are large (K).
     """
 
-    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+    def __init__(
+        self, width: int, hidden: int, bottleneck: int, prototypes: int, *, normalise_prototypes: bool = False
+    ) -> None:
+        """`normalise_prototypes`: rows of the last layer count by their direction only, so logits are cosines."""
         super().__init__()
+        self.normalise_prototypes = normalise_prototypes
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),
             nn.GELU(),
@@ -35,7 +39,8 @@ class ProjectionHead(nn.Module):
 
     def prototypes(self, bottlenecks: Tensor) -> Tensor:
         """(n, e) -> logits (n, K) in the compute dtype."""
-        return self.last_layer(bottlenecks)  # type: ignore[no-any-return]
+        weight = self.last_layer.weight  # (K, e)
+        return F.linear(bottlenecks, F.normalize(weight, dim=-1) if self.normalise_prototypes else weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(n, D) -> logits (n, K)."""

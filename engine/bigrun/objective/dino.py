@@ -40,7 +40,11 @@ class DinoNetwork(Network):
         assert objective.prototypes is not None
         self.backbone = VisionTransformer(model)
         self.dino_head = ProjectionHead(
-            model.width, objective.head_hidden, objective.head_bottleneck, objective.prototypes
+            model.width,
+            objective.head_hidden,
+            objective.head_bottleneck,
+            objective.prototypes,
+            normalise_prototypes=objective.normalise_prototypes,
         )
 
 

@@ -20,6 +20,11 @@ class Objective:
     prototypes: int | None = option(
         None, check=at_least(2), rule="prototypes", fixed=True, help="Prototypes K of the DINO head."
     )
+    normalise_prototypes: bool = option(
+        False,
+        fixed=True,
+        help="Logits are cosines: a prototype counts by its direction. For short runs with few prototypes.",
+    )
     student_temperature: float = option(0.1, check=above(0), help="Temperature of the student's softmax.")
     teacher_temperature: float = option(0.07, check=above(0), help="Temperature of the teacher after its warm-up.")
     teacher_temperature_start: float = option(
