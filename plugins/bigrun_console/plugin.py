@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bigrun.run import Run
     from bigrun_console.bar import Bar
 
-__all__ = ["Console", "describe", "format_seconds"]
+__all__ = ["Console", "describe", "eta_text", "format_seconds"]
 
 
 class Console:
