@@ -1,0 +1,62 @@
+"""The shipped presets: valid, explained, and what their first lines say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bigrun.activation import activate
+from bigrun.config import Config, read_preset, shipped_presets
+
+NAMES = list(shipped_presets())
+
+
+def resolved(name: str) -> Config:
+    return activate(read_preset(name))[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_check_passes_with_exact_parts_batch_length_and_reasons(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bigrun", "check", name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{name}: valid")
+    for part in ("parameters   backbone", "parameters   dino_head", "batch        effective", "length       ", "by rule      "):
+        assert part in done.stdout
+    assert ("warning      data.path" in done.stdout) == (name != "quickstart")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_lines_are_the_command_and_the_result_to_expect(name: str) -> None:
+    first, second = shipped_presets()[name].read_text(encoding="utf-8").splitlines()[:2]
+    assert first.startswith(f"# `bigrun run {name}")
+    assert second.startswith("# Expect: ")
+
+
+def test_phase_5a_is_exactly_384_optimizer_steps_of_256_images() -> None:
+    config = resolved("vit_large")
+    assert config.run.max_steps == 384
+    assert config.data.effective_batch == 256
+    assert config.optimizer.warmup_steps is not None
+    assert config.optimizer.warmup_steps < 384
+
+
+def test_phase_5b_has_no_end_and_a_giant() -> None:
+    config = resolved("vit_giant")
+    assert config.run.max_steps is None
+    assert config.teacher.momentum == config.teacher.momentum_end
+    assert "gram-anchoring" in config.plugins
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "quickstart"])
+def test_the_expected_first_loss_is_ln_k(name: str) -> None:
+    text = "".join(shipped_presets()[name].read_text(encoding="utf-8").splitlines()[:4])
+    found = re.search(r"ln (\d+)", text)
+    assert found
+    assert int(found[1]) == resolved(name).objective.prototypes
