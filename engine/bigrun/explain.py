@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -31,15 +30,17 @@ def section_class(path: str) -> type:
         classes = load_classes({name: {}}, problems)
         if problems:
             raise UsageError("; ".join(f"{where}: {text}" for where, text in problems))
-        config = getattr(classes[name], "Config", None)
-        if config is None:
-            raise UsageError(f"{path}: this plugin has no options")
-        return typing.cast("type", config)
+        return typing.cast("type", getattr(classes[name], "Config", None) or no_options(classes[name]))
     sections = typing.get_type_hints(EngineConfig)
     if path not in sections:
         known = [*sections, *(f"plugins.{name}" for name in installed())]
         raise UsageError(f"{path}: no such table{did_you_mean(path, known)}; tables: {', '.join(known)}")
     return typing.cast("type", sections[path])
+
+
+def no_options(plugin: type) -> type:
+    """An empty section with the plugin's own description."""
+    return attrs.make_class(plugin.__name__, [], class_body={"__doc__": plugin.__doc__ or ""})
 
 
 def options_of(cls: type) -> Iterator[tuple[attrs.Attribute[Any], str]]:
@@ -73,14 +74,17 @@ def explain_key(key: str, preset: str | None = None) -> Iterator[str]:
     cls = section_class(path)
     options = {field.name: (field, kind) for field, kind in options_of(cls)}
     if not names:
-        yield f"[{path}]  {(inspect.getdoc(cls) or '').splitlines()[0]}"
+        about, *_ = (cls.__doc__ or "").strip().splitlines() or [""]
+        yield f"[{path}]  {about}".rstrip()
+        if not options:
+            yield "  no options"
         for name, (field, kind) in options.items():
             yield f"  {name} ({kind}; default {default_text(field)}): {field.metadata.get('help', '')}"
         return
     (name,) = names if len(names) == 1 else (".".join(names),)
     if name not in options:
         raise UsageError(
-            f"{key}: {path} has no such option{did_you_mean(name, options)}; options: {', '.join(options)}"
+            f"{key}: {path} has no such option{did_you_mean(name, options)}; options: {', '.join(options) or 'none'}"
         )
     field, kind = options[name]
     yield key

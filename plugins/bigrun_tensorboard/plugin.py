@@ -30,8 +30,13 @@ class TensorBoard:
             return
         from tensorboardX import SummaryWriter
 
-        # Also at step 0: a run that was killed before its first checkpoint begins again from there.
-        self._writer = SummaryWriter(str(run.path_for("tensorboard")), purge_step=run.step + 1)
+        folder = run.path_for("tensorboard")
+        started_before = len(list(folder.iterdir()))
+        self._writer = SummaryWriter(
+            str(folder),
+            purge_step=run.step + 1,  # also at step 0: a run killed before its first checkpoint begins again there
+            filename_suffix=f".{started_before:04d}",  # or two starts within a second would share a file
+        )
         for event in self._early:
             self._add(event)
         self._early.clear()

@@ -236,3 +236,58 @@ def test_a_plugin_class_with_options() -> None:
 
     _, plugins = activate(Document("t", "t", {"plugins": {f"{__name__}:WithOptions": {"factor": 2}}}))
     assert plugins.active[f"{__name__}:WithOptions"].factor == 2.0
+
+
+@pytest.mark.parametrize("hook", ["before_step", "on_finish"])
+def test_a_failed_observer_releases_what_it_holds_once(bigrunner: Runner, hook: str) -> None:
+    class Holding:
+        observer = True
+        released = 0
+
+        @hookimpl
+        def teardown(self) -> None:  # any subset of the parameters, also none
+            Holding.released += 1
+
+    def fail(self: Any) -> None:
+        raise ValueError("boom")
+
+    setattr(Holding, hook, hookimpl(fail))
+    module: Any = sys.modules[__name__]
+    module.Holding = Holding
+    result = bigrunner.run(f"{__name__}:Holding")
+    assert result.exit_code == ExitCode.QUARANTINED
+    assert Holding.released == 1
+
+
+@pytest.mark.parametrize("observer", [True, False])
+def test_a_state_that_cannot_be_loaded_is_contained(bigrunner: Runner, observer: bool) -> None:
+    class Forgetful:
+        def state_dict(self) -> dict[str, int]:
+            return {"steps": 1}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            raise KeyError("other")
+
+    Forgetful.observer = observer  # type: ignore[attr-defined]
+    module: Any = sys.modules[__name__]
+    module.Forgetful = Forgetful
+    name = f"{__name__}:Forgetful"
+    resumed = bigrunner.resume(bigrunner.run(name, steps=3), at_step=1)
+    if observer:
+        assert resumed.exit_code == ExitCode.QUARANTINED
+        assert resumed.checkpoints[-1] == 3
+    else:
+        assert isinstance(resumed.error, PluginError)
+        assert (resumed.error.plugin, resumed.error.hook) == (name, "load_state_dict")
+
+
+def test_a_plugin_that_cannot_be_created_is_named(bigrunner: Runner) -> None:
+    class Unborn:
+        def __init__(self) -> None:
+            raise OSError("no such device")
+
+    module: Any = sys.modules[__name__]
+    module.Unborn = Unborn
+    result = bigrunner.run(f"{__name__}:Unborn")
+    assert str(result.error) == f"{__name__}:Unborn failed in __init__ at step 0: OSError: no such device"
+    assert not result.directory.exists()

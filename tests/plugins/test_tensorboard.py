@@ -1,0 +1,129 @@
+"""tensorboard: what the event files hold, read back with tensorboardX's own message types."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from bigrun import hookimpl
+from bigrun.errors import ExitCode
+from bigrun.testing.contract import PluginContract
+from bigrun.testing.runner import Runner, RunResult
+
+
+class TestContract(PluginContract):
+    plugin = "tensorboard"
+
+
+def records(path: Path) -> Iterator[Event]:
+    """The messages of one event file; each is (length uint64, crc uint32, message, crc uint32)."""
+    data, start = path.read_bytes(), 0
+    while start < len(data):
+        (length,) = struct.unpack_from("<Q", data, start)
+        yield Event.FromString(data[start + 12 : start + 12 + length])
+        start += 12 + length + 4
+
+
+def shown(directory: Path) -> list[Event]:
+    """What TensorBoard shows: files in the order of their names; where a session starts at a step, everything of
+    this step and later that was written before is purged."""
+    events: list[Event] = []
+    for path in sorted((directory / "tensorboard").iterdir()):
+        for event in records(path):
+            if event.session_log.status == SessionLog.START:
+                events = [old for old in events if old.step < event.step]
+            else:
+                events.append(event)
+    return events
+
+
+def scalars(directory: Path) -> list[tuple[int, str, float]]:
+    """(step, tag, value)."""
+    return [
+        (event.step, value.tag, value.simple_value)
+        for event in shown(directory)
+        for value in event.summary.value
+        if value.HasField("simple_value")
+    ]
+
+
+def texts(directory: Path) -> list[tuple[int, str, str]]:
+    """(step, tag, text)."""
+    return [
+        (event.step, value.tag.removesuffix("/text_summary"), value.tensor.string_val[0].decode())
+        for event in shown(directory)
+        for value in event.summary.value
+        if value.tensor.string_val
+    ]
+
+
+def points(result: RunResult) -> list[tuple[int, str, float]]:
+    """The same from the run itself, without the timings."""
+    return [(int(row["step"]), name, value) for row in result.metrics for name, value in row.items() if name != "step"]
+
+
+def assert_same_points(directory: Path, expected: list[tuple[int, str, float]]) -> None:
+    """Each step and tag once, with its value as float32."""
+    timings = {"steps_per_second", "images_per_second", "data_wait_fraction"}
+    found = sorted(point for point in scalars(directory) if point[1] not in timings)
+    expected = sorted(expected)
+    assert [point[:2] for point in found] == [point[:2] for point in expected]
+    assert [point[2] for point in found] == pytest.approx([point[2] for point in expected], rel=1e-6)
+
+
+def test_every_metric_is_a_scalar(bigrunner: Runner) -> None:
+    result = bigrunner.run("tensorboard", steps=4, run={"log_every_steps": 2, "max_steps": 4})
+    result.assert_finished()
+    tags = {tag for step, tag, _ in scalars(result.directory) if step == 4}
+    assert tags >= {
+        "loss", "loss/dino_global", "loss/dino_local", "learning_rate", "last_layer_learning_rate", "weight_decay",
+        "teacher_momentum", "teacher_temperature", "steps_per_second", "images_per_second", "data_wait_fraction",
+        "grad_norm", "grad_norm/backbone", "grad_norm/dino_head",
+    }  # fmt: skip
+    assert_same_points(result.directory, points(result))
+
+
+def test_events_are_texts_also_those_before_the_start(bigrunner: Runner) -> None:
+    class Remark:
+        @hookimpl
+        def build_loader(self, run: Any) -> None:
+            run.event("early", "before the start")
+
+        @hookimpl
+        def after_update(self, run: Any, step: int) -> None:
+            if step == 2:
+                run.event("late", "in step 2")
+
+    result = bigrunner.run("tensorboard", steps=3, companions=[Remark()])
+    assert texts(result.directory) == [(0, "early", "before the start"), (2, "late", "in step 2")]
+
+
+def test_a_resumed_run_has_no_step_twice(bigrunner: Runner) -> None:
+    straight = bigrunner.run("tensorboard", steps=5)
+    resumed = bigrunner.resume(straight, at_step=2)
+    assert len(list((resumed.directory / "tensorboard").iterdir())) == 2
+    assert_same_points(resumed.directory, points(straight))
+    assert [(step, tag) for step, tag, _ in texts(resumed.directory)] == [(2, "resumed")]
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_its_curves_again(bigrunner: Runner) -> None:
+    died = bigrunner.run("tensorboard", steps=3)
+    shutil.rmtree(died.directory / "checkpoints")
+    again = bigrunner.run("tensorboard", steps=2, directory=died.directory, run={"max_steps": 2})
+    again.assert_finished()
+    assert_same_points(again.directory, points(again))
+
+
+def test_a_folder_that_cannot_be_made_costs_the_curves_and_not_the_run(bigrunner: Runner) -> None:
+    plain = bigrunner.run(steps=2)
+    (plain.directory / "tensorboard").write_text("a file is in the way", encoding="utf-8")
+    result = bigrunner.run("tensorboard", steps=4, directory=plain.directory)
+    assert result.exit_code == ExitCode.QUARANTINED
+    assert result.quarantined == ["tensorboard"]
+    assert result.checkpoints[-1] == 4

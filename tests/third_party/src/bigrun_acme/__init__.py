@@ -1,0 +1,1 @@
+"""Plugins for bigrun by Acme: `variance-penalty` and `slowest-step`."""
