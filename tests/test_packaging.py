@@ -42,8 +42,8 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
     (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
     succeed(
-        sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--no-deps", "--no-index", "--quiet",
-        "--ignore-installed", wheel, cwd=folder,
+        sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--no-deps", "--no-index",
+        "--quiet", "--ignore-installed", wheel, cwd=folder,
     )  # fmt: skip
     return folder / "bin"
 

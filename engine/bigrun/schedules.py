@@ -108,11 +108,12 @@ def training_schedules(
     learning_rate = Schedule(0.0, peak, peak * optimizer.lr_end_fraction, optimizer.warmup_steps, total)
     decay = optimizer.weight_decay
     decay_end = decay if optimizer.weight_decay_end is None else optimizer.weight_decay_end
-    temperature = objective.teacher_temperature
+    student, temperature = objective.student_temperature, objective.teacher_temperature
     return {
         "learning_rate": learning_rate,
         "last_layer_learning_rate": attrs.evolve(learning_rate, zero_steps=optimizer.freeze_last_layer_steps),
         "weight_decay": Schedule(decay, decay, decay_end, 0, total),
+        "student_temperature": Schedule(student, student, student, 0, None),
         "teacher_temperature": Schedule(
             objective.teacher_temperature_start,
             temperature,

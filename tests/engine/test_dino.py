@@ -28,7 +28,8 @@ VIEWS = Views(global_size_px=32, local_size_px=16, local_crops=2)
 def build(section: Objective = SECTION, views: Views = VIEWS, momentum: float = 0.9) -> DinoObjective:
     torch.manual_seed(0)
     schedules = Schedules()
-    for name, value in (("teacher_temperature", 0.05), ("teacher_momentum", momentum)):
+    constants = {"student_temperature": 0.1, "teacher_temperature": 0.05, "teacher_momentum": momentum}
+    for name, value in constants.items():
         schedules.add(name, Schedule(value, value, value, 0, None))
     for name in ("learning_rate", "last_layer_learning_rate", "weight_decay"):
         schedules.add(name, Schedule(1e-3, 1e-3, 1e-3, 0, None))

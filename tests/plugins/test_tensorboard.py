@@ -83,8 +83,8 @@ def test_every_metric_is_a_scalar(bigrunner: Runner) -> None:
     tags = {tag for step, tag, _ in scalars(result.directory) if step == 4}
     assert tags >= {
         "loss", "loss/dino_global", "loss/dino_local", "learning_rate", "last_layer_learning_rate", "weight_decay",
-        "teacher_momentum", "teacher_temperature", "steps_per_second", "images_per_second", "data_wait_fraction",
-        "grad_norm", "grad_norm/backbone", "grad_norm/dino_head",
+        "teacher_momentum", "student_temperature", "teacher_temperature", "steps_per_second",
+        "images_per_second", "data_wait_fraction", "grad_norm", "grad_norm/backbone", "grad_norm/dino_head",
     }  # fmt: skip
     assert_same_points(result.directory, points(result))
 

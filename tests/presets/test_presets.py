@@ -26,7 +26,13 @@ def test_check_passes_with_exact_parts_batch_length_and_reasons(name: str, tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{name}: valid")
-    for part in ("parameters   backbone", "parameters   dino_head", "batch        effective", "length       ", "by rule      "):
+    for part in (
+        "parameters   backbone",
+        "parameters   dino_head",
+        "batch        effective",
+        "length       ",
+        "by rule      ",
+    ):
         assert part in done.stdout
     assert ("warning      data.path" in done.stdout) == (name != "quickstart")
     assert list(tmp_path.iterdir()) == []

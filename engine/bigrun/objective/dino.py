@@ -79,7 +79,7 @@ class DinoObjective(Objective):
         views: sections.Views,
         schedules: Schedules,
     ) -> None:
-        """`schedules` has `teacher_temperature` and `teacher_momentum` when the first step is prepared."""
+        """`schedules` has both temperatures and `teacher_momentum` when the first step is prepared."""
         super().__init__()
         self.section = objective
         self.schedules = schedules
@@ -151,7 +151,7 @@ class DinoObjective(Objective):
         Each is a mean over its pairs, weighted by its share of all pairs; `local_weight` scales the latter.
         """
         assert isinstance(outputs, DinoOutputs)
-        temperature = self.section.student_temperature
+        temperature = self.schedules["student_temperature"]
         g, s = self.global_crops, self.local_crops
         pairs = g * (g - 1) + g * s
         loss = dino_loss(outputs.global_logits, outputs.targets, temperature, ignore_diagonal=True)
@@ -172,7 +172,7 @@ class DinoObjective(Objective):
         assert isinstance(outputs, DinoOutputs)
         entropy = torch.special.entr(outputs.targets).sum(-1).mean()
         cross_entropy = dino_loss(
-            outputs.global_logits, outputs.targets, self.section.student_temperature, ignore_diagonal=True
+            outputs.global_logits, outputs.targets, self.schedules["student_temperature"], ignore_diagonal=True
         )
         return {
             "target_entropy_fraction": entropy / math.log(outputs.targets.shape[-1]),
