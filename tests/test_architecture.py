@@ -140,7 +140,9 @@ def test_packages_are_typed(package: Path) -> None:
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_the_command_line_path_loads_no_torch(module: str) -> None:
     script = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
-    found = json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout)
+    found = json.loads(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout
+    )
     heavy = {"torch", "numpy", "matplotlib", "tensorboardX", "rich"} & set(found)
     assert not heavy
     assert not [name for name in found if name.startswith("bigrun_")]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import itertools
 import multiprocessing
+import multiprocessing.context
 import os
 import random
 import shutil
 import signal
 import sys
 import time
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,7 @@ import torch
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.layout import parse_step
 from bigrun.checkpoint.store import CheckpointStore
+from bigrun.data.loader import STOP_SIGNALS, blocked
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -73,6 +76,13 @@ def save_for_ever(directory: Path, first: int, same_step: bool, log: Path) -> No
                 store.delete(store.steps()[0])
 
 
+def start(process: multiprocessing.context.ForkServerProcess) -> None:
+    """Start a process; its server, which the data loader's tests share and signal, is born deaf to stop signals."""
+    resource_tracker.ensure_running()  # up to Python 3.12 this unblocks the signals
+    with blocked(STOP_SIGNALS):
+        process.start()
+
+
 def kill_while_saving(tmp_path: Path, kills: int, same_step: bool) -> None:
     """Kill a saving process at random times; after each, no more than the save in progress may be lost."""
     store = CheckpointStore(tmp_path / "checkpoints")
@@ -82,7 +92,7 @@ def kill_while_saving(tmp_path: Path, kills: int, same_step: bool) -> None:
     for _ in range(kills):
         size = log.stat().st_size
         process = PROCESSES.Process(target=save_for_ever, args=(store.directory, value + 1, same_step, log))
-        process.start()
+        start(process)
         while log.stat().st_size == size:
             assert process.is_alive()
             time.sleep(0.001)
@@ -153,7 +163,7 @@ def strike_everywhere(tmp_path: Path, action: str, kill: bool) -> Iterator[tuple
         shutil.copytree(template.directory, store.directory)
         answers = PROCESSES.SimpleQueue()
         process = PROCESSES.Process(target=act_and_strike, args=(store.directory, action, at, kill, answers))
-        process.start()
+        start(process)
         process.join()
         killed = process.exitcode == -signal.SIGKILL
         assert killed or process.exitcode == 0

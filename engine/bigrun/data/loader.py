@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bigrun.data.order import EpochOrder
     from bigrun.sections import Data
 
-__all__ = ["build_loader"]
+__all__ = ["STOP_SIGNALS", "blocked", "build_loader"]
 
 # A stop is the main process's decision: a worker that died of the same Ctrl-C would break the last step.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
