@@ -173,7 +173,7 @@ def table_of(path: str, cls: type) -> Iterator[str]:
     for field, kind in options_of(cls):
         default = default_text(field)
         if field.metadata.get("rule"):  # false would leave it to the rule, too
-            kind, default = kind.removesuffix(" or off"), "by rule"
+            default = "by rule"
         shown = default if default in ("absent", "by rule") else f"`{default}`"
         cells = (f"`{field.name}`", kind, shown, describe_unit(field.name) or "", meaning(field))
         yield "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"

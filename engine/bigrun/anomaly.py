@@ -37,5 +37,5 @@ def nonfinite(step: int, values: Mapping[str, float]) -> Anomaly:
     evidence = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
     culprits = ", ".join(f"{name} = {value}" for name, value in evidence.items()) or "a value on another process"
     return Anomaly(
-        "nonfinite", step, f"step {step} is not finite ({culprits}); weights and teacher are untouched", evidence
+        "nonfinite", step, f"not finite: {culprits}; weights and teacher are untouched", evidence
     )

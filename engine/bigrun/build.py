@@ -47,7 +47,7 @@ def build_objective(run: Run) -> None:
     run.objective = objective
     run.frozen = _merged(run.hook.frozen_modules(run=run), "frozen module")
     for module in run.frozen.values():
-        module.requires_grad_(False)
+        run.strategy.place(module.requires_grad_(False))
     run.hook.configure_model(run=run, objective=objective)
 
 

@@ -45,6 +45,13 @@ class WithoutImages:
             return NoImages()
 
 
+def plugin_lines(run: Run) -> list[str]:
+    """What the plugins would say in the header; the engine's own lines are about a device, and there is none."""
+    manager = run.plugins.manager
+    answer = manager.subset_hook_caller("header_lines", [manager.get_plugin("engine")])
+    return [line for lines in answer(run=run) for line in lines]
+
+
 def check_preset(document: Document) -> Iterator[str]:
     """Lines about what the run would be.
 
@@ -53,16 +60,18 @@ def check_preset(document: Document) -> Iterator[str]:
     Raises:
         BigrunError: as the run itself would before its first step.
     """
+    from bigrun.activation import activate
+
+    images = WithoutImages()
+    config, plugins = activate(document, {"check": images})  # before torch: a typo is answered at once
+
     import torch
 
-    from bigrun.activation import activate
     from bigrun.build import build_data, build_objective
     from bigrun.run import Run
     from bigrun.session import tear_down
     from bigrun.summary import plan
 
-    images = WithoutImages()
-    config, plugins = activate(document, {"check": images})
     run = Run(config, Path("runs") / config.name, plugins)
     try:
         plugins.hook.configure_runtime(run=run)
@@ -73,6 +82,7 @@ def check_preset(document: Document) -> Iterator[str]:
         yield f"{document.source}: valid"
         yield f"plugins      {', '.join(plugins.active) or 'none'}"
         yield from plan(run)
+        yield from plugin_lines(run)
         if images.missing:
             yield "warning      data.path: no images are named yet; a run needs --set data.path=/folder"
     finally:

@@ -47,7 +47,9 @@ def options_of(cls: type) -> Iterator[tuple[attrs.Attribute[Any], str]]:
     """The options of a section with their types in words."""
     hints = typing.get_type_hints(cls)
     for field in attrs.fields(cls):
-        yield field, type_name(hints[field.name])
+        kind = type_name(hints[field.name])
+        # None of an option with a rule is not "off": it asks for the rule.
+        yield field, kind.removesuffix(" or off") if field.metadata.get("rule") else kind
 
 
 def default_text(field: attrs.Attribute[Any]) -> str:

@@ -91,7 +91,7 @@ def judge(run: Run, step: int) -> None:
     action = run.hook.on_anomaly(run=run, anomaly=anomaly)
     run.metrics.discard()
     run.skipped_in_a_row += 1
-    run.event("anomaly", anomaly.message, level="warning", action=action.value, **anomaly.evidence)
+    run.event("anomaly", f"step {step}: {anomaly.message}", level="warning", action=action.value, **anomaly.evidence)
     if action is Action.HALT:
         raise TrainingHalted(f"halted at step {step}: {anomaly.message}")
 

@@ -74,7 +74,7 @@ class Plugins:
         try:
             self.manager.register(carrier, name)
         except pluggy.PluginValidationError as error:
-            raise UsageError(f"plugins.{name}: {error}") from None
+            raise UsageError(f"plugins.{name}: {' '.join(str(error).split())}") from None
         self.active[name] = plugin
 
     def check_hooks(self) -> None:

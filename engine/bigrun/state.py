@@ -21,6 +21,7 @@ from bigrun.checkpoint.optimizer_state import flatten, restore
 from bigrun.checkpoint.strict import load_strict
 from bigrun.errors import CheckpointError, RunDirectoryError
 from bigrun.rules import EngineConfig
+from bigrun.strategy import is_meta
 
 if TYPE_CHECKING:
     from bigrun.config import Config
@@ -36,6 +37,7 @@ def save_state(run: Run) -> Path:
     state = {
         "step": run.step,
         "position": run.position,
+        "images": len(run.dataset),
         "seed": run.config.run.seed,
         "skipped_in_a_row": run.skipped_in_a_row,
         "schedules": dict(run.schedules.now),
@@ -55,6 +57,7 @@ def restore_state(run: Run, path: Path, drop_plugins: Collection[str] = ()) -> N
             active and not dropped.
     """
     state = run.checkpoints.load_facts(path, "state")
+    check_images(run, state["images"])
     check_plugins(run, state["plugins"], drop_plugins)
     for name, module in objective_parts(run.objective).items():
         load_strict(module, run.checkpoints.load_tensors(path, name), f"{path.name}/{name}.safetensors")
@@ -88,10 +91,6 @@ def parameter_names(run: Run) -> dict[nn.Parameter, str]:
     return {p: name for name, p in run.objective.named_parameters() if p in trained}
 
 
-def is_meta(module: nn.Module) -> bool:
-    return any(t.is_meta for t in module.state_dict().values())
-
-
 def frozen_tensors(run: Run) -> dict[str, Tensor]:
     """The tensors of every frozen module that has storage, as `<module>/<key>`."""
     return {
@@ -116,6 +115,15 @@ def restore_frozen(run: Run, path: Path, drop_plugins: Collection[str]) -> None:
         if is_meta(run.frozen[name]):
             run.materialise(run.frozen[name])
         load_strict(run.frozen[name], tensors, f"{path.name}/frozen.safetensors: {name}")
+
+
+def check_images(run: Run, saved: int) -> None:
+    """The order of the images is a function of their number: with another, the run would see some twice, some never."""
+    if len(run.dataset) != saved:
+        raise RunDirectoryError(
+            f"the data set has {len(run.dataset):,} images, but {saved:,} when {run.directory} was saved; "
+            "restore it to continue this run, or start beside it with --fresh"
+        )
 
 
 def check_plugins(run: Run, saved: dict[str, Any], drop_plugins: Collection[str]) -> None:

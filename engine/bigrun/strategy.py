@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bigrun.errors import UsageError
 from bigrun.sections import Hardware
 
-__all__ = ["Agreement", "SingleProcess", "Strategy", "choose_device"]
+__all__ = ["Agreement", "SingleProcess", "Strategy", "choose_device", "is_meta"]
 
 
 def choose_device(wish: str) -> torch.device:
@@ -44,6 +44,11 @@ class Agreement:
     """Bit i is set when observer i failed on any process."""
 
 
+def is_meta(module: nn.Module) -> bool:
+    """Whether a module has no storage yet."""
+    return any(tensor.is_meta for tensor in module.state_dict().values())
+
+
 class Strategy(abc.ABC):
     """One process's part in the run."""
 
@@ -53,7 +58,7 @@ class Strategy(abc.ABC):
 
     @abc.abstractmethod
     def place(self, module: nn.Module) -> nn.Module:
-        """Move (or shard) a module to where it is used."""
+        """Move (or shard) a module, in place, to where it is used; one on the meta device stays there."""
 
     @abc.abstractmethod
     def precision(self) -> AbstractContextManager[None]:
@@ -87,7 +92,7 @@ class SingleProcess(Strategy):
         self.dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
 
     def place(self, module: nn.Module) -> nn.Module:
-        return module.to(self.device)
+        return module if is_meta(module) else module.to(self.device)
 
     def precision(self) -> AbstractContextManager[None]:
         if self.dtype is torch.float32:

@@ -146,7 +146,7 @@ class GramAnchoring:
         )
         lines = [
             f"gram         teacher {taken}; loss from step {plan.start_step}, weight {plan.weight} after "
-            f"{plan.ramp_steps} steps; refresh every {plan.refresh_every_steps}, at most {plan.max_refreshes} times"
+            f"{plan.ramp_steps} steps; refresh every {plan.refresh_every_steps} steps, {plan.max_refreshes} at most"
         ]
         if run.max_steps is not None and plan.start_step > run.max_steps:
             lines.append(f"warning      the Gram loss has no part in this run, which ends at step {run.max_steps}")

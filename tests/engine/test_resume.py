@@ -11,7 +11,7 @@ import torch
 
 from bigrun import hookimpl
 from bigrun.errors import CheckpointError, ExitCode, RunDirectoryError
-from bigrun.testing.runner import Runner, RunResult
+from bigrun.testing.runner import Runner, RunResult, SyntheticImages
 
 GRAM = {"snapshot_step": 1, "start_step": 3, "ramp_steps": 1, "refresh_every_steps": 2}
 
@@ -98,6 +98,13 @@ def flip_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
+
+def test_a_data_set_that_gained_or_lost_images_is_refused_with_both_counts(bigrunner: Runner) -> None:
+    straight = bigrunner.run(steps=2)
+    grown = bigrunner.run(steps=3, directory=straight.directory, dataset=SyntheticImages(13))
+    assert isinstance(grown.error, RunDirectoryError)
+    assert "has 13 images, but 12 when" in str(grown.error)
 
 
 def test_a_critical_plugin_may_not_vanish(bigrunner: Runner) -> None:
