@@ -36,6 +36,4 @@ def nonfinite(step: int, values: Mapping[str, float]) -> Anomaly:
     """The anomaly of a loss or gradient norm that is NaN or infinite; `values` are the step's metrics."""
     evidence = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
     culprits = ", ".join(f"{name} = {value}" for name, value in evidence.items()) or "a value on another process"
-    return Anomaly(
-        "nonfinite", step, f"not finite: {culprits}; weights and teacher are untouched", evidence
-    )
+    return Anomaly("nonfinite", step, f"not finite: {culprits}; weights and teacher are untouched", evidence)

@@ -188,7 +188,10 @@ class Run:
         seed = derive_seed(self.config.run.seed, "step", self.strategy.rank, step, micro + 1)
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        # torch.manual_seed formats the call stack for every kind of device that is not in use: 0.4 ms a call.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def clip_gradients(self) -> Tensor:
         """Clip each trained module and record its norm; returns the norm over all, before clipping, shape ()."""
