@@ -205,7 +205,10 @@ def test_the_terminal_is_given_back(run_on_terminal: RunOnTerminal) -> None:
     raw = terminal.raw()
     assert "\x1b[?25l" in raw
     assert raw.rindex("\x1b[?25h") > raw.rindex("\x1b[?25l")  # the cursor is visible again
-    assert not [thread.name for thread in threading.enumerate() if "Refresh" in type(thread).__name__]
+    for thread in threading.enumerate():
+        if "Refresh" in type(thread).__name__:
+            thread.join(timeout=10)  # it sees the end at its next tick
+            assert not thread.is_alive()
 
 
 def test_a_run_without_end_has_a_bar_without_end(run_on_terminal: RunOnTerminal) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["bigrunner"]
 
+# Before anybody imports them: their assertions then say what they compared.
+pytest.register_assert_rewrite("bigrun.testing.contract", "bigrun.testing.runner")
+
 
 @pytest.fixture
 def bigrunner(tmp_path: Path) -> Iterator[Runner]:
