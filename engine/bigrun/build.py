@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bigrun.errors import UsageError
+from bigrun.answers import merged
 
 if TYPE_CHECKING:
     from bigrun.objective.base import Objective
@@ -27,13 +26,13 @@ def build_data(run: Run) -> None:
         torch.set_num_threads(config.hardware.threads)
     run.strategy = SingleProcess(config.hardware)
     run.dataset = run.hook.build_dataset(run=run)
-    run.extra_views = _merged(run.hook.extra_views(run=run), "extra view")
+    run.extra_views = merged(run.hook.extra_views(run=run), "extra view")
     run.views = Views(config.views, config.model.in_channels, config.run.seed, run.extra_views)
     run.schedules = Schedules()
 
 
 def build_objective(run: Run) -> None:
-    """Schedules, objective and frozen modules, on the device and configured."""
+    """Schedules, objective and frozen modules, configured and then placed on the device."""
     from bigrun.schedules import training_schedules
 
     config = run.config
@@ -43,12 +42,12 @@ def build_objective(run: Run) -> None:
         run.schedules.add(name, schedule)
     run.reseed(step=0, micro=-1)
     objective: Objective = run.hook.build_objective(run=run)
-    run.strategy.place(objective)
     run.objective = objective
-    run.frozen = _merged(run.hook.frozen_modules(run=run), "frozen module")
+    run.frozen = merged(run.hook.frozen_modules(run=run), "frozen module")
+    run.hook.configure_model(run=run, objective=objective)
+    run.strategy.place(objective)
     for module in run.frozen.values():
         run.strategy.place(module.requires_grad_(False))
-    run.hook.configure_model(run=run, objective=objective)
 
 
 def build_optimizer(run: Run) -> None:
@@ -58,13 +57,3 @@ def build_optimizer(run: Run) -> None:
     groups = run.objective.parameter_groups(run.config.optimizer)
     run.optimizer = run.hook.build_optimizer(run=run, parameters=groups)
     run.metrics = Metrics(run.config.run.log_every_steps, run.max_steps, run.config.data.effective_batch)
-
-
-def _merged(answers: list[Mapping[str, Any]], what: str) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for answer in answers:
-        for name, value in answer.items():
-            if name in merged:
-                raise UsageError(f"two plugins offer the {what} {name!r}: switch one off with --no-plugin")
-            merged[name] = value
-    return merged

@@ -19,7 +19,7 @@ import tomli_w
 
 from bigrun.errors import ConfigError, UsageError
 from bigrun.rules import Choice, EngineConfig, choose, cross_problems, warnings
-from bigrun.values import Problem, did_you_mean, structure, unstructure
+from bigrun.values import Problem, did_you_mean, show, structure, unstructure
 
 __all__ = ["Config", "Document", "build_config", "find_preset", "read_preset", "shipped_presets"]
 
@@ -89,11 +89,13 @@ def read_preset(
     Raises:
         UsageError: the file is not there or is not TOML, or an override cannot be understood.
     """
-    file = find_preset(preset)
     try:
+        file = find_preset(preset)
         tables = tomli.loads(file.read_text(encoding="utf-8"))
     except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{preset}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{preset}: cannot be read: {error.strerror}") from None
     return Document(preset, file.name.removesuffix(".toml"), override(tables, sets, plugins, no_plugins))
 
 
@@ -131,6 +133,8 @@ def _set(tables: dict[str, Any], text: str) -> None:
         if any(c in value for c in "[]{}\"'=,") or not value.strip():
             raise UsageError(f"--set {text}: {value!r} is not a TOML value") from None
         literal = value.strip()
+    if not path:
+        raise UsageError(f"--set {text}: expected one KEY=VALUE, as in --set run.max_steps=100")
     table = tables
     for part in path[:-1]:
         table = table.setdefault(part, {})
@@ -192,8 +196,12 @@ def _plugin_tables(document: Document, configs: Mapping[str, type | None], probl
         if name not in configs:
             continue  # it could not be loaded; that is a problem already
         cls, path = configs[name], f"plugins.{name}"
-        if cls is not None:
+        if cls is not None and not attrs.has(cls):
+            problems.append((path, f"its Config, {cls.__name__}, is not an attrs class"))
+        elif cls is not None:
             plugins[name] = structure(table, cls, path, problems)
+        elif not isinstance(table, Mapping):
+            problems.append((path, f"expected a table, got {show(table)}; --no-plugin {name} switches it off"))
         elif table:
             problems.append((path, f"this plugin has no options, got {', '.join(map(repr, table))}"))
         else:

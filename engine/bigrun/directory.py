@@ -8,7 +8,9 @@ from pathlib import Path
 from bigrun.config import Config
 from bigrun.errors import RunDirectoryError
 
-__all__ = ["choose_directory", "claim_directory", "replace_text"]
+__all__ = ["check_directory", "choose_directory", "open_directory"]
+
+CONFIG = "config.toml"
 
 
 def choose_directory(config: Config, directory: Path | None, *, fresh: bool) -> Path:
@@ -22,23 +24,37 @@ def choose_directory(config: Config, directory: Path | None, *, fresh: bool) -> 
     return candidate
 
 
-def claim_directory(directory: Path) -> None:
-    """Make the run directory, or accept one that holds a run.
+def check_directory(directory: Path) -> None:
+    """Accept a directory that does not exist, is empty or holds a run; nothing is written.
 
     Raises:
-        RunDirectoryError: it is a file, or holds something that no run has made.
+        RunDirectoryError: it is a file, holds something that no run has made, or cannot be read.
     """
-    if directory.exists() and not directory.is_dir():
-        raise RunDirectoryError(f"{directory} is a file; a run needs a directory: choose another with --run-dir")
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / "config.toml").is_file():
-        raise RunDirectoryError(
-            f"{directory} holds files but no run (there is no config.toml): choose another with --run-dir"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        if directory.exists() and not directory.is_dir():
+            raise RunDirectoryError(f"{directory} is a file; a run needs a directory: choose another with --run-dir")
+        if directory.is_dir() and any(directory.iterdir()) and not (directory / CONFIG).is_file():
+            raise RunDirectoryError(
+                f"{directory} holds files but no run (there is no {CONFIG}): choose another with --run-dir"
+            )
+    except OSError as error:
+        raise unusable(directory, error) from None
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file that is the old one or the new one at any moment."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)  # noqa: PTH105 - one atomic rename
+def open_directory(directory: Path, config: Config) -> None:
+    """Make the directory, and write the configuration into it: the old one or the new one stands there at any moment.
+
+    Raises:
+        RunDirectoryError: it cannot be written.
+    """
+    beside = directory / f".{CONFIG}.new"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        beside.write_text(config.to_toml(), encoding="utf-8")
+        os.replace(beside, directory / CONFIG)  # noqa: PTH105 - one atomic rename
+    except OSError as error:
+        raise unusable(directory, error) from None
+
+
+def unusable(directory: Path, error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(f"{directory} cannot be a run directory ({error.strerror}): choose another with --run-dir")

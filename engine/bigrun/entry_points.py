@@ -36,10 +36,11 @@ class Installed:
     def declared_kind(self) -> str:
         """`observer` or `critical`, read from the source of the class without running it; `?` if not found."""
         module, _, name = self.target.partition(":")
-        source = _source_of(module)
-        if source is None:
+        try:
+            tree = ast.parse(_source_of(module) or "")
+        except (OSError, SyntaxError, ValueError):  # broken, not text, or compiled: `bigrun run` will say which
             return "?"
-        for node in ast.parse(source).body:
+        for node in tree.body:
             if isinstance(node, ast.ClassDef) and node.name == name:
                 return "observer" if any(map(_says_observer, node.body)) else "critical"
         return "?"

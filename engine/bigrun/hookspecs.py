@@ -122,7 +122,7 @@ class Hooks(Protocol):
     def frozen_modules(self, run: Run) -> list[Mapping[str, torch.nn.Module]]:
         """Hand over modules that are not trained; the engine places them and keeps them in every checkpoint.
 
-        When: after the objective exists and is on its device.
+        When: after the objective exists, before anything is moved to the device.
         Called: once, on every process; all answers are collected, names must differ.
         Result: name -> module. A module on the meta device is not saved until the plugin gives it storage
             (`run.materialise(module)`); it comes back with its tensors on resume.
@@ -134,7 +134,7 @@ class Hooks(Protocol):
     def configure_model(self, run: Run, objective: Objective) -> None:
         """Change how the networks compute: attention kernels, compilation, activation checkpointing.
 
-        When: after all modules are on their device, before the optimizer exists.
+        When: after all modules exist, before they are moved to the device and the optimizer exists.
         Called: once, on every process.
         Result: none; parameter names must stay as they are.
         If it raises: the run does not start.

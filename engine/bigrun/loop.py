@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bigrun.anomaly import Action, nonfinite
+from bigrun.answers import merged
 from bigrun.errors import TrainingHalted
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def take_step(run: Run, step: int) -> None:
         run.objective.prepare(window)  # no grad: Sinkhorn sees the effective batch
     finite = [accumulate(run, step, micro, batch) for micro, batch in enumerate(window)]
     grad_norm = run.clip_gradients()
-    healthy = run.agree([*finite, grad_norm.isfinite()])  # the step's one collective decision and one host sync
+    healthy = run.agree(
+        [*finite, grad_norm.isfinite()]
+    )  # the step's one decision of all processes; the host waits here for the device
     if healthy:
         run.hook.before_update(run=run, step=step, grad_norm=grad_norm)
     if healthy and not run.reported:
@@ -65,10 +68,8 @@ def accumulate(run: Run, step: int, micro: int, batch: Batch) -> Tensor:
     run.reseed(step, micro)
     with run.strategy.micro_batch(synchronize=micro == run.accumulate - 1):
         outputs = run.objective(batch, micro)
-        terms = dict(run.objective.loss_terms(outputs))
-        for more in run.hook.loss_terms(run=run, step=step, micro=micro, batch=batch, outputs=outputs):
-            terms |= more
-        loss = run.metrics.record_loss(terms)
+        more = run.hook.loss_terms(run=run, step=step, micro=micro, batch=batch, outputs=outputs)
+        loss = run.metrics.record_loss(merged([run.objective.loss_terms(outputs), *more], "loss term"))
         if run.metrics.due(step):
             run.metrics.record_all(run.objective.statistics(outputs))
         run.strategy.backward(loss / run.accumulate)

@@ -32,8 +32,17 @@ class Metrics:
         self._waited_seconds = 0.0
 
     def record(self, name: str, value: Tensor | float) -> None:
-        """Keep a scalar of this step: a number, or a tensor of shape () on any device."""
-        self._step.append((name, value.detach() if isinstance(value, Tensor) else float(value)))
+        """Keep a copy of a scalar of this step: a number, or a tensor of one element on any device.
+
+        Raises:
+            ValueError: the tensor has not one element.
+        """
+        if not isinstance(value, Tensor):
+            self._step.append((name, float(value)))
+        elif value.numel() == 1:
+            self._step.append((name, value.detach().reshape(()).clone()))
+        else:
+            raise ValueError(f"metric {name!r}: expected a tensor of one element, got shape {tuple(value.shape)}")
 
     def record_all(self, values: Mapping[str, Tensor]) -> None:
         """Keep several scalars of this step."""
@@ -55,6 +64,11 @@ class Metrics:
     def pending(self) -> dict[str, float]:
         """The values of the step being taken, means over its micro-batches. Synchronises with the device."""
         return _means(self._step)
+
+    def begin_step(self) -> None:
+        """Accept what was recorded after the last commit (in `after_update`, `after_step`): it is not this step's."""
+        self._window += self._step
+        self._step = []
 
     def commit(self) -> None:
         """Accept the step's values."""
@@ -98,10 +112,13 @@ class Metrics:
 
 
 def _fetch(items: list[tuple[str, Tensor | float]]) -> list[tuple[str, float]]:
-    """Every value on the host, with one transfer for all tensors."""
-    tensors = [value.float().reshape(()) for _, value in items if isinstance(value, Tensor)]
-    fetched = iter(torch.stack(tensors).tolist() if tensors else [])
-    return [(name, next(fetched) if isinstance(value, Tensor) else value) for name, value in items]
+    """Every value on the host, with one transfer from each device."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for _, value in items:
+        if isinstance(value, Tensor):
+            by_device.setdefault(value.device, []).append(value.float())
+    fetched = {device: iter(torch.stack(tensors).tolist()) for device, tensors in by_device.items()}
+    return [(name, next(fetched[value.device]) if isinstance(value, Tensor) else value) for name, value in items]
 
 
 def _means(items: list[tuple[str, Tensor | float]]) -> dict[str, float]:

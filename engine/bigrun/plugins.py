@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 import pluggy
 
+from bigrun.answers import check_answer
 from bigrun.checkpoint.facts import encode_facts
 from bigrun.entry_points import GROUP, installed, load_classes
 from bigrun.errors import BigrunError, PluginError, UsageError
@@ -115,7 +116,9 @@ class Plugins:
             if name in self.failures and hook != "teardown":  # what it holds must still be released
                 return None
             try:
-                return function(*args)
+                answer = function(*args)
+                check_answer(hook, answer)
+                return answer
             except BigrunError:
                 if not observer:
                     raise

@@ -10,9 +10,24 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from bigrun.run import Run
 
-__all__ = ["listening", "preserved_random_state", "preserved_threads"]
+__all__ = ["listening", "preserved_random_state", "preserved_threads", "seed_generators"]
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the global generators of Python, numpy and torch, the device's included; `seed` is in [0, 2**63)."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # torch.manual_seed formats the call stack for every kind of device that is not in use: 0.4 ms a call.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bigrun.anomaly import Anomaly
+from bigrun.errors import DataError
 from bigrun.events import Event, Level
 
 if TYPE_CHECKING:
@@ -104,7 +104,9 @@ class Run:
         return data.effective_batch // (data.micro_batch * self.strategy.world_size)
 
     def path_for(self, plugin: str) -> Path:
-        """A folder of the run directory that belongs to one plugin; made on first use."""
+        """A folder of the run directory that belongs to one plugin; made on first use, from `build_loader` on."""
+        if not self.directory.is_dir():
+            raise RuntimeError(f"{self.directory} is made when the run is built: use path_for from build_loader on")
         path = self.directory / plugin
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -124,7 +126,8 @@ class Run:
     def report_anomaly(self, anomaly: Anomaly) -> None:
         """Declare the current step unhealthy: it will not update the weights, and `on_anomaly` decides.
 
-        Takes effect on the step being taken until `before_update` has returned, later on the next step.
+        Takes effect on the step being taken until `before_update` has returned, later on the next step. In
+        `before_update` every process must report alike: the processes have agreed already.
         """
         self.reported.append(anomaly)
 
@@ -158,6 +161,7 @@ class Run:
         from bigrun.optimizer import apply_to_optimizer
 
         self.plugins.step = step
+        self.metrics.begin_step()
         self.schedules.apply(step)
         for name, value in self.schedules.now.items():
             self.metrics.record(name, value)
@@ -169,7 +173,9 @@ class Run:
 
     def _next_samples(self) -> Samples:
         start = time.perf_counter()
-        samples = next(self.loader)
+        samples = next(self.loader, None)
+        if samples is None:
+            raise DataError("the loader has ended: what build_loader returns must deliver for ever")
         self.metrics.waited(time.perf_counter() - start)
         self.position += len(samples.indices) * self.strategy.world_size
         return samples
@@ -180,18 +186,11 @@ class Run:
         So a resumed run draws what the straight run drew without saving any generator, and an observer that draws
         numbers changes nothing.
         """
-        import numpy as np
-        import torch
-
         from bigrun.data.draws import derive_seed
+        from bigrun.process import seed_generators
 
         seed = derive_seed(self.config.run.seed, "step", self.strategy.rank, step, micro + 1)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        # torch.manual_seed formats the call stack for every kind of device that is not in use: 0.4 ms a call.
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        seed_generators(seed, self.device)
 
     def clip_gradients(self) -> Tensor:
         """Clip each trained module and record its norm; returns the norm over all, before clipping, shape ()."""

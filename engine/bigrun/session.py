@@ -10,8 +10,8 @@ from typing import Any
 from bigrun.activation import activate
 from bigrun.build import build_data, build_objective, build_optimizer
 from bigrun.config import Document
-from bigrun.directory import choose_directory, claim_directory, replace_text
-from bigrun.errors import ExitCode, PluginError
+from bigrun.directory import check_directory, choose_directory, open_directory
+from bigrun.errors import ExitCode, NoImagesError, PluginError
 from bigrun.process import listening, preserved_random_state, preserved_threads
 from bigrun.run import Run
 
@@ -33,6 +33,7 @@ def run_training(
     """
     config, plugins = activate(document, companions)
     directory = choose_directory(config, directory, fresh=fresh)
+    check_directory(directory)
     run = Run(config, directory, plugins)
     with contextlib.ExitStack() as stack:
         stack.callback(tear_down, run)
@@ -55,16 +56,18 @@ def prepare(run: Run, drop_plugins: Collection[str]) -> None:
     from bigrun.checkpoint.store import CheckpointStore
 
     build_data(run)
-    claim_directory(run.directory)
+    if len(run.dataset) == 0:
+        raise NoImagesError("the data set is empty: there is nothing to train on")
     run.checkpoints = CheckpointStore(run.directory / "checkpoints")
-    run.checkpoints.sweep()
+    for line in run.checkpoints.sweep():
+        run.event("checkpoint-swept", f"left by a killed process: {line}", "warning")
     newest = run.checkpoints.newest_verified(lambda path, bad: checkpoint_refused(run, path, bad))
     changes = same_run(run, newest) if newest else []
-    replace_text(run.directory / "config.toml", run.config.to_toml())
     build_objective(run)
     build_optimizer(run)
     if newest:
         resume(run, newest, changes, drop_plugins)
+    open_directory(run.directory, run.config)  # only now: a run that cannot be built or continued leaves it as it was
     run.loader = run.hook.build_loader(run=run, dataset=run.dataset, position=run.position)
     if run.is_main:
         run.header = [line for lines in run.hook.header_lines(run=run) for line in lines]
@@ -115,9 +118,11 @@ def exit_code(run: Run) -> ExitCode | int:
 def tear_down(run: Run) -> None:
     """Stop the loader and let every plugin release what it holds."""
     close = getattr(getattr(run, "loader", None), "close", None)
-    if close:
-        close()
-    report(run, run.plugins.notify("teardown", run=run))
+    try:
+        if close:
+            close()
+    finally:
+        report(run, run.plugins.notify("teardown", run=run))
 
 
 def report(run: Run, errors: list[tuple[str, BaseException]]) -> None:

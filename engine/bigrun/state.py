@@ -19,9 +19,10 @@ from torch import Tensor, nn
 import bigrun
 from bigrun.checkpoint.optimizer_state import flatten, restore
 from bigrun.checkpoint.strict import load_strict
-from bigrun.errors import CheckpointError, RunDirectoryError
+from bigrun.errors import CheckpointError, RunDirectoryError, UsageError
 from bigrun.rules import EngineConfig
 from bigrun.strategy import is_meta
+from bigrun.values import did_you_mean
 
 if TYPE_CHECKING:
     from bigrun.config import Config
@@ -58,6 +59,7 @@ def restore_state(run: Run, path: Path, drop_plugins: Collection[str] = ()) -> N
     """
     state = run.checkpoints.load_facts(path, "state")
     check_images(run, state["images"])
+    check_dropped(run, state["plugins"], drop_plugins)
     check_plugins(run, state["plugins"], drop_plugins)
     for name, module in objective_parts(run.objective).items():
         load_strict(module, run.checkpoints.load_tensors(path, name), f"{path.name}/{name}.safetensors")
@@ -126,6 +128,14 @@ def check_images(run: Run, saved: int) -> None:
         )
 
 
+def check_dropped(run: Run, saved: dict[str, Any], drop_plugins: Collection[str]) -> None:
+    for name in drop_plugins:
+        if name not in saved:
+            raise UsageError(f"--drop-plugin {name}: the checkpoint has no such plugin{did_you_mean(name, saved)}")
+        if name in run.plugins.active:
+            raise UsageError(f"--drop-plugin {name}: it is active; switch it off with --no-plugin {name} as well")
+
+
 def check_plugins(run: Run, saved: dict[str, Any], drop_plugins: Collection[str]) -> None:
     """Active and saved: loaded. Active only: begins fresh. Saved only: refused, unless an observer or dropped."""
     for name, facts in saved.items():
@@ -185,5 +195,6 @@ def _shown(value: Any) -> str:
 
 def _fixed(path: tuple[str, ...]) -> bool:
     """Whether an engine option must keep its value; plugins judge their own state."""
-    sections = typing.get_type_hints(EngineConfig)
-    return path[0] in sections and bool(attrs.fields_dict(sections[path[0]])[path[1]].metadata["fixed"])
+    section = typing.get_type_hints(EngineConfig).get(path[0])
+    option = attrs.fields_dict(section).get(path[1]) if section and len(path) > 1 else None
+    return option is not None and bool(option.metadata["fixed"])  # an option that is no more cannot be kept

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import attrs
 import cattrs
 
-__all__ = ["Problem", "did_you_mean", "structure", "type_name", "unstructure"]
+__all__ = ["Problem", "did_you_mean", "show", "structure", "type_name", "unstructure"]
 
 Problem = tuple[str, str]
 T = TypeVar("T")
@@ -67,6 +67,14 @@ def _exact(kind: type) -> Callable[[Any, Any], Any]:
         return value
 
     return hook
+
+
+def _text(value: Any, _: Any) -> str:
+    if type(value) is not str:
+        raise Unexpected("string", value)
+    if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a command line that are no text
+        raise Unexpected("text in UTF-8", value)
+    return value
 
 
 def _float(value: Any, _: Any) -> float:
@@ -127,7 +135,8 @@ def build_converter() -> cattrs.Converter:
             raise ValueError(f"expected {len(inner)} values, got {len(value)}: {show(list(value))}")
         return tuple(converter.structure(item, k) for item, k in zip(value, inner, strict=True))
 
-    for kind in (int, bool, str):
+    converter.register_structure_hook(str, _text)
+    for kind in (int, bool):
         converter.register_structure_hook(kind, _exact(kind))
     converter.register_structure_hook(float, _float)
     converter.register_structure_hook(Path, _path)

@@ -72,7 +72,7 @@ def write_preset(folder: Path, steps: int = 4, workers: int = 0) -> None:
     (folder / "tiny.toml").write_text(PRESET.format(steps=steps, workers=workers), encoding="utf-8")
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *arguments: str | bytes) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bigrun", *arguments],
         cwd=folder,
@@ -183,12 +183,20 @@ def test_a_signal_ends_the_step_saves_and_the_run_continues_exactly(
         (["run", "tiny.toml", "--run-dir", "tiny.toml"], "tiny.toml is a file; a run needs a directory"),
         (["run", "vit_tiny"], "no images: set data.path to a folder of images"),
         (["check", "tiny.toml", "--set", "views.global_size_px=33"], "33 is not a multiple of model.patch_size_px = 8"),
+        (["run", "tiny.toml", "--set", "#x=1"], "expected one KEY=VALUE"),
+        (["run", "tiny.toml", "--set", "run.seed=1\nrun.max_steps=2"], "expected one KEY=VALUE"),
+        (["run", "tiny.toml", "--set", "plugins.console=false"], "plugins.console: expected a table, got false"),
+        (["run", "tiny.toml", "--set", b"data.path=im\xff"], "data.path: expected text in UTF-8"),
+        (["run", "x" * 300 + ".toml"], "cannot be read: File name too long"),
+        (["run", "images/"], "no such file"),
+        (["run", "tiny.toml", "--run-dir", "tiny.toml/x"], "cannot be a run directory (Not a directory)"),
+        (["run", "tiny.toml", "--set", "model.width=4000000000000000000"], "model.width: expected 4 to"),
         (["explain", "model.dept"], "model has no such option - did you mean 'depth'?"),
         (["explain", "modle"], "no such table - did you mean 'model'?"),
     ],
 )
 def test_bad_input_is_one_message_exit_code_2_and_leaves_nothing(
-    folder: Path, arguments: list[str], message: str
+    folder: Path, arguments: list[str | bytes], message: str
 ) -> None:
     before = sorted(folder.rglob("*"))
     done = command(folder, *arguments)

@@ -40,7 +40,7 @@ def problems_of(**tables: object) -> dict[str, str]:
         ("model", "ffn", "swigl", "expected 'mlp' or 'swiglu', got 'swigl' - did you mean 'swiglu'?"),
         ("views", "global_scale", [0.3], "expected 2 values, got 1: [0.3]"),
         ("views", "global_scale", 0.3, "expected [float, float], got 0.3"),
-        ("model", "depth", 0, "expected at least 1, got 0"),
+        ("model", "depth", 0, "expected 1 to 1000, got 0"),
     ],
 )
 def test_values_are_exact(table: str, key: str, value: object, text: str) -> None:

@@ -142,6 +142,25 @@ def test_workers_and_their_server_outlive_stop_signals() -> None:
         assert {psutil.Process(worker).ppid() for worker in workers} == servers
 
 
+def test_a_killed_worker_is_an_error_with_a_way_out() -> None:
+    with stream(workers=1, dataset=Processes(), prefetch=1, micro_batch=1) as batches:
+        os.kill(int(next(batches).images[0]), signal.SIGKILL)
+        with pytest.raises(DataError, match=r"a process that decodes images died .*the same command continues"):
+            list(itertools.islice(batches, 20))
+
+
+def test_whatever_a_data_set_raises_is_an_error_of_that_image() -> None:
+    class Raising(Squares):
+        def __getitem__(self, index: int, /) -> Tensor:
+            raise KeyError("scan")
+
+    with (
+        stream(workers=0, dataset=Raising()) as batches,
+        pytest.raises(DataError, match=r"image \d of the data set: KeyError: 'scan'"),
+    ):
+        next(batches)
+
+
 def test_workers_stop_with_the_stream() -> None:
     with stream(workers=2, dataset=Processes(), micro_batch=1) as batches:
         workers = {int(s.images[0]) for s in itertools.islice(batches, 4)}

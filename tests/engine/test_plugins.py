@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+import torch
 
 from bigrun import hookimpl, option
 from bigrun.errors import ConfigError, ExitCode, PluginError, UsageError
+from bigrun.listing import plugin_rows
 from bigrun.plugins import Plugins, installed, load_classes
 from bigrun.testing.runner import Runner
 
@@ -139,6 +142,62 @@ def test_wrong_parameters_of_a_hook_are_refused() -> None:
 
     with pytest.raises(UsageError, match="stepp"):
         Plugins().activate("mine", Wrong())
+
+
+@pytest.mark.parametrize(
+    ("hook", "answer", "message"),
+    [
+        ("loss_terms", {"x": 1.0}, "expected a mapping of names to tensors of shape (), got {'x': float}"),
+        ("loss_terms", {"x": torch.zeros(2)}, "got {'x': Tensor of shape (2,)}"),
+        ("loss_terms", [torch.zeros(())], "got list"),
+        ("frozen_modules", {"x": None}, "expected a mapping of names to modules, got {'x': NoneType}"),
+        ("extra_views", {"x": 224}, "expected a mapping of names to ExtraView, got {'x': int}"),
+        ("on_anomaly", "skip", "expected an Action, got str"),
+        ("header_lines", 5, "expected a list of strings, got int"),
+    ],
+)
+def test_a_wrong_answer_is_the_failure_of_who_gave_it(hook: str, answer: Any, message: str) -> None:
+    def respond(self: Any) -> Any:
+        return answer
+
+    plugins = Plugins()
+    plugins.activate("mine", type("Wrong", (), {hook: hookimpl(respond)})())
+    arguments = dict.fromkeys(("run", "step", "micro", "batch", "outputs", "anomaly"))
+    with pytest.raises(PluginError) as caught:
+        getattr(plugins.hook, hook)(**arguments)
+    assert str(caught.value).startswith(f"mine failed in {hook}")
+    assert message in str(caught.value)
+
+
+def test_an_observers_wrong_answer_is_quarantined(bigrunner: Runner) -> None:
+    class Talkative:
+        observer = True
+
+        @hookimpl
+        def header_lines(self, run: Any) -> Any:
+            return 5
+
+    module: Any = sys.modules[__name__]
+    module.Talkative = Talkative
+    result = bigrunner.run(f"{__name__}:Talkative")
+    assert result.exit_code == ExitCode.QUARANTINED
+
+
+def test_a_broken_plugin_that_nobody_names_does_not_break_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "acme_broken.py").write_text("class Broken(:")
+    (tmp_path / "acme_bytes.py").write_bytes(b"\xff\xfe")
+    metadata = tmp_path / "acme-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[bigrun]\nacme-broken = acme_broken:Broken\nacme-bytes = acme_bytes:X\nacme-gone = acme_gone:X\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = {row[0]: row for row in plugin_rows()}
+    for name in ("acme-broken", "acme-bytes", "acme-gone"):
+        assert rows[name][1:4] == ("?", "acme", "1.0")
 
 
 def test_everybody_hears_a_notification_even_if_some_raise() -> None:

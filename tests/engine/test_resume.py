@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 
 from bigrun import hookimpl
-from bigrun.errors import CheckpointError, ExitCode, RunDirectoryError
+from bigrun.errors import CheckpointError, ExitCode, RunDirectoryError, UsageError
+from bigrun.session import run_training
+from bigrun.state import check_same_run
+from bigrun.testing.recorder import Recorder
 from bigrun.testing.runner import Runner, RunResult, SyntheticImages
 
 GRAM = {"snapshot_step": 1, "start_step": 3, "ramp_steps": 1, "refresh_every_steps": 2}
@@ -112,6 +116,54 @@ def test_a_critical_plugin_may_not_vanish(bigrunner: Runner) -> None:
     result = bigrunner.run(steps=3, directory=straight.directory)
     assert isinstance(result.error, CheckpointError)
     assert "--drop-plugin gram-anchoring" in str(result.error)
+
+
+def test_a_refused_run_leaves_the_directory_as_it_was(bigrunner: Runner) -> None:
+    straight = bigrunner.run("gram-anchoring", steps=3, config=GRAM | {"start_step": 2})
+    before = {p: p.read_bytes() for p in straight.directory.rglob("*") if p.is_file()}
+    assert bigrunner.run(steps=3, directory=straight.directory).error is not None
+    assert {p: p.read_bytes() for p in straight.directory.rglob("*") if p.is_file()} == before
+    never = bigrunner.run("gram-anchoring", run={"max_steps": False})  # it needs a length: refused while it is built
+    assert never.exit_code == ExitCode.USAGE
+    assert not never.directory.exists()
+
+
+def test_dropping_a_plugin_is_exact(bigrunner: Runner) -> None:
+    straight = bigrunner.run("gram-anchoring", steps=3, config=GRAM | {"start_step": 2})
+    document = bigrunner.document({}, steps=4)
+
+    def run(names: list[str], *, active: bool = False) -> Any:
+        plugins = {"gram-anchoring": GRAM} if active else {}
+        companions = {"recorder": Recorder(SyntheticImages())}
+        used = attrs.evolve(document, tables={**document.tables, "plugins": plugins})
+        return run_training(used, straight.directory, drop_plugins=names, companions=companions)
+
+    with pytest.raises(UsageError, match="--drop-plugin gram-anchorin: the checkpoint has no such plugin"):
+        run(["gram-anchorin"])
+    with pytest.raises(UsageError, match="it is active; switch it off with --no-plugin gram-anchoring"):
+        run(["gram-anchoring"], active=True)
+    finished, code = run(["gram-anchoring"])
+    assert (code, finished.step) == (ExitCode.FINISHED, 4)
+    assert not finished.frozen
+
+
+def test_an_option_that_is_no_more_does_not_prevent_a_resume(bigrunner: Runner) -> None:
+    straight = bigrunner.run(steps=2)
+    assert straight.run is not None
+    saved = straight.run.config.to_toml() + "\n[forgotten]\nx = 1\n"
+    saved = saved.replace("[model]", "[model]\nforgotten = 3")
+    changes = check_same_run(straight.run.config, saved, straight.directory)
+    assert changes == ["forgotten.x: 1 -> absent", "model.forgotten: 3 -> absent"]
+
+
+def test_an_empty_data_set_is_refused(bigrunner: Runner) -> None:
+    class Nothing(SyntheticImages):
+        def __bool__(self) -> bool:
+            return True
+
+    result = bigrunner.run(dataset=Nothing(0))
+    assert result.exit_code == ExitCode.USAGE
+    assert "the data set is empty" in str(result.error)
 
 
 def test_a_stopped_run_continues_to_the_same_end(bigrunner: Runner) -> None:

@@ -1,7 +1,7 @@
 """The checkpoints of one run: a kill, a full disk or a flipped bit never costs more than the newest.
 
 A checkpoint is written to a directory beside the others, synced, read back, and published by one rename.
-Nothing that was published is ever changed. The caller holds the run's lock. Torch-free until tensors are
+Nothing that was published is ever changed. One process at a time may use it. Torch-free until tensors are
 saved or loaded.
 """
 
@@ -97,7 +97,7 @@ class CheckpointStore:
             raise CheckpointError(f"{self.path(step)}: not deleted: {error}") from error
 
     def sweep(self) -> list[str]:
-        """Clear away what a killed process left; call it at the start of a run, under the run's lock.
+        """Clear away what a killed process left; call it at the start of a run, before anything else.
 
         Where a kill fell between two renames, so that a step is not published but a complete and verified
         copy of it waits under another name, that copy is published: the new one, else the old one.

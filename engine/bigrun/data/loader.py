@@ -69,6 +69,12 @@ def unpacked(stream: Iterator[Samples | DataError]) -> Generator[Samples, None, 
             if isinstance(samples, DataError):
                 raise samples
             yield samples
+    except (RuntimeError, OSError, EOFError) as error:
+        # What torch and multiprocessing raise when a worker was killed, by the kernel for want of memory above all.
+        raise DataError(
+            f"a process that decodes images died ({type(error).__name__}: {error}); "
+            "the same command continues from the newest checkpoint"
+        ) from error
     finally:
         del stream  # the traceback of a DataError would keep it, and its workers, alive
 
@@ -92,8 +98,14 @@ class Decoder(torch.utils.data.Dataset[Samples | DataError]):
         return Samples.pack(images, torch.from_numpy(indices), torch.from_numpy(epochs))
 
     def _decode(self, index: int) -> torch.Tensor:
-        image = self.dataset[index]
-        require_channels(image, self.channels, name_of(self.dataset, index))
+        name = name_of(self.dataset, index)
+        try:
+            image = self.dataset[index]
+        except DataError:
+            raise
+        except Exception as error:  # a data set of somebody else's may raise anything
+            raise DataError(f"{name}: {type(error).__name__}: {error}") from error
+        require_channels(image, self.channels, name)
         return image
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from bigrun.options import at_least, option
+from bigrun.options import between, option
 
 __all__ = ["Data"]
 
@@ -19,15 +19,17 @@ class Data:
         None, fixed=True, help="Folder of images, searched recursively; absent when a plugin brings the data set."
     )
     effective_batch: int = option(
-        64, check=at_least(1), fixed=True, help="Images per optimizer step, over all micro-batches and processes."
+        64, check=between(1, 2**24), fixed=True, help="Images per optimizer step, over all micro-batches and processes."
     )
     micro_batch: int | None = option(
-        None, check=at_least(1), rule="micro-batch", help="Images per forward pass; divides the effective batch."
+        None, check=between(1, 2**24), rule="micro-batch", help="Images per forward pass; divides the effective batch."
     )
-    workers: int = option(2, check=at_least(0), help="Processes that decode images; 0 decodes in the main process.")
+    workers: int = option(
+        2, check=between(0, 1000), help="Processes that decode images; 0 decodes in the main process."
+    )
     prefetch: int = option(
         2,
-        check=at_least(1),
+        check=between(1, 1000),
         effective=lambda data: data.workers > 0,
         otherwise="data.workers = 0 decodes each batch when it is needed",
         help="Micro-batches that each worker decodes ahead.",

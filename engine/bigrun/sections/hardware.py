@@ -6,7 +6,7 @@ from typing import Literal
 
 import attrs
 
-from bigrun.options import at_least, option
+from bigrun.options import between, option
 
 __all__ = ["Hardware"]
 
@@ -19,4 +19,4 @@ class Hardware:
     precision: Literal["bf16", "fp32"] = option(
         "bf16", help="Type of the forward and backward pass; weights stay fp32."
     )
-    threads: int | None = option(None, check=at_least(1), help="CPU threads of torch; absent: torch decides.")
+    threads: int | None = option(None, check=between(1, 1000), help="CPU threads of torch; absent: torch decides.")

@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-from bigrun.options import above, at_least, between, interval, option
+from bigrun.options import above, between, interval, option
 
 __all__ = ["Model"]
 
@@ -16,14 +16,14 @@ __all__ = ["Model"]
 class Model:
     """The vision transformer [spec 1]."""
 
-    width: int = option(384, check=at_least(4), fixed=True, help="Embedding width D.")
-    depth: int = option(12, check=at_least(1), fixed=True, help="Number of blocks L.")
-    heads: int = option(6, check=at_least(1), fixed=True, help="Attention heads; 4 * heads divides the width.")
+    width: int = option(384, check=between(4, 65536), fixed=True, help="Embedding width D.")
+    depth: int = option(12, check=between(1, 1000), fixed=True, help="Number of blocks L.")
+    heads: int = option(6, check=between(1, 1000), fixed=True, help="Attention heads; 4 * heads divides the width.")
     ffn: Literal["mlp", "swiglu"] = option("mlp", fixed=True, help="Feed-forward layer: MLP with GELU, or SwiGLU.")
-    ffn_hidden: int = option(1536, check=at_least(1), fixed=True, help="Hidden width of the feed-forward layer.")
-    patch_size_px: int = option(16, check=at_least(1), fixed=True, help="Side of a patch.")
-    in_channels: int = option(3, check=at_least(1), fixed=True, help="Channels of the input image.")
-    storage_tokens: int = option(4, check=at_least(0), fixed=True, help="Storage (register) tokens R.")
+    ffn_hidden: int = option(1536, check=between(1, 2**20), fixed=True, help="Hidden width of the feed-forward layer.")
+    patch_size_px: int = option(16, check=between(1, 1000), fixed=True, help="Side of a patch.")
+    in_channels: int = option(3, check=between(1, 1000), fixed=True, help="Channels of the input image.")
+    storage_tokens: int = option(4, check=between(0, 1000), fixed=True, help="Storage (register) tokens R.")
     rope_base: float | None = option(100.0, check=above(1), fixed=True, help="Base of the RoPE periods.")
     rope_period_range: tuple[float, float] | None = option(
         None, check=interval(0, 1e9), fixed=True, help="Shortest and longest RoPE period, instead of rope_base."

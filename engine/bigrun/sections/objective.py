@@ -6,7 +6,7 @@ from typing import Literal
 
 import attrs
 
-from bigrun.options import above, at_least, option
+from bigrun.options import above, at_least, between, option
 
 __all__ = ["Objective"]
 
@@ -15,10 +15,10 @@ __all__ = ["Objective"]
 class Objective:
     """DINO on class tokens with Sinkhorn-Knopp targets [spec 4, 5]."""
 
-    head_hidden: int = option(2048, check=at_least(1), fixed=True, help="Hidden width of the projection head.")
-    head_bottleneck: int = option(256, check=at_least(1), fixed=True, help="Width of the normalised bottleneck.")
+    head_hidden: int = option(2048, check=between(1, 2**20), fixed=True, help="Hidden width of the projection head.")
+    head_bottleneck: int = option(256, check=between(1, 2**20), fixed=True, help="Width of the normalised bottleneck.")
     prototypes: int | None = option(
-        None, check=at_least(2), rule="prototypes", fixed=True, help="Prototypes K of the DINO head."
+        None, check=between(2, 2**24), rule="prototypes", fixed=True, help="Prototypes K of the DINO head."
     )
     normalise_prototypes: bool = option(
         False,
@@ -33,7 +33,7 @@ class Objective:
     teacher_temperature_warmup_steps: int | None = option(
         None, check=at_least(0), rule="teacher-temperature-warmup", help="Linear warm-up of the teacher's temperature."
     )
-    sinkhorn_iterations: int = option(3, check=at_least(1), help="Rounds of Sinkhorn-Knopp.")
+    sinkhorn_iterations: int = option(3, check=between(1, 1000), help="Rounds of Sinkhorn-Knopp.")
     sinkhorn_scope: Literal["effective", "micro"] = option(
         "effective", help="Rows that Sinkhorn-Knopp balances: the effective batch, or each micro-batch alone."
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from bigrun.options import at_least, between, interval, option
+from bigrun.options import between, interval, option
 
 __all__ = ["Views"]
 
@@ -19,15 +19,17 @@ def _coloured(views: Views) -> bool:
 class Views:
     """Multi-crop augmentation, batched on the training device [spec 2.1]."""
 
-    global_crops: int = option(2, check=at_least(2), fixed=True, help="Large crops per image; the teacher sees these.")
-    global_size_px: int = option(224, check=at_least(8), fixed=True, help="Side of a global crop.")
+    global_crops: int = option(
+        2, check=between(2, 100), fixed=True, help="Large crops per image; the teacher sees these."
+    )
+    global_size_px: int = option(224, check=between(8, 2**14), fixed=True, help="Side of a global crop.")
     global_scale: tuple[float, float] = option((0.32, 1.0), check=interval(0, 1), help="Area range of global crops.")
     local_crops: int = option(
-        8, check=at_least(0), fixed=True, help="Small crops per image; only the student sees these."
+        8, check=between(0, 100), fixed=True, help="Small crops per image; only the student sees these."
     )
     local_size_px: int = option(
         96,
-        check=at_least(8),
+        check=between(8, 2**14),
         fixed=True,
         effective=lambda views: views.local_crops > 0,
         otherwise="views.local_crops = 0",
