@@ -20,10 +20,11 @@ import click
 
 from bigrun.cli import main as command_line
 from bigrun.config import build_config, read_preset, shipped_presets
+from bigrun.entry_points import installed, load_classes
 from bigrun.explain import default_text, options_of
 from bigrun.hookspecs import Hooks
 from bigrun.options import describe_unit
-from bigrun.plugins import Plugins, installed, load_classes
+from bigrun.plugins import Plugins
 from bigrun.rules import RULES, EngineConfig
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -18,7 +18,7 @@ import attrs
 
 from bigrun.values import Problem, did_you_mean
 
-__all__ = ["Installed", "installed", "load_classes"]
+__all__ = ["GROUP", "Installed", "installed", "load_classes"]
 
 GROUP = "bigrun"
 

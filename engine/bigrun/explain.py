@@ -103,8 +103,8 @@ def explain_key(key: str, preset: str | None = None) -> Iterator[str]:
 
 def _value_in(preset: str, path: str, name: str) -> str:
     """The value in a preset, and who chose it."""
+    from bigrun.activation import activate
     from bigrun.config import read_preset
-    from bigrun.session import activate
 
     config, _ = activate(read_preset(preset))
     tables = config.tables()

@@ -13,7 +13,7 @@ import pluggy
 
 from bigrun.answers import check_answer
 from bigrun.checkpoint.facts import encode_facts
-from bigrun.entry_points import GROUP, installed, load_classes
+from bigrun.entry_points import GROUP
 from bigrun.errors import BigrunError, PluginError, UsageError
 from bigrun.hookspecs import Hooks
 from bigrun.values import did_you_mean
@@ -21,7 +21,7 @@ from bigrun.values import did_you_mean
 if TYPE_CHECKING:
     from bigrun.run import Run
 
-__all__ = ["Failure", "Plugins", "installed", "load_classes"]
+__all__ = ["Failure", "Plugins"]
 
 
 @attrs.frozen

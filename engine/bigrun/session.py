@@ -15,7 +15,7 @@ from bigrun.errors import ExitCode, NoImagesError, PluginError
 from bigrun.process import listening, preserved_random_state, preserved_threads
 from bigrun.run import Run
 
-__all__ = ["activate", "build_data", "build_objective", "build_optimizer", "prepare", "run_training", "tear_down"]
+__all__ = ["prepare", "run_training", "tear_down"]
 
 
 def run_training(

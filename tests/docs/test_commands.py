@@ -14,8 +14,8 @@ import tomli
 from fenced import COMMANDS, Block, blocks_of, page_name, pages
 from shell import Shell, open_page
 
+from bigrun.activation import activate
 from bigrun.config import Document
-from bigrun.session import activate
 
 QUICK = [page for page in pages() if any(b.action not in ("slow", "skip") for b in blocks_of(page) if b.is_commands)]
 SLOW = [block for page in pages() for block in blocks_of(page) if block.is_commands and block.action == "slow"]

@@ -16,9 +16,9 @@ import pytest
 from fenced import ROOT
 
 from bigrun import errors, hookimpl
+from bigrun.entry_points import installed
 from bigrun.explain import options_of
 from bigrun.hookspecs import Hooks
-from bigrun.plugins import installed
 from bigrun.rules import EngineConfig
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner, RunResult

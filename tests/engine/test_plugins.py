@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from bigrun import hookimpl, option
+from bigrun.entry_points import installed, load_classes
 from bigrun.errors import ConfigError, ExitCode, PluginError, UsageError
 from bigrun.listing import plugin_rows
-from bigrun.plugins import Plugins, installed, load_classes
+from bigrun.plugins import Plugins
 from bigrun.testing.runner import Runner
 
 
@@ -290,8 +291,8 @@ def test_a_plugin_class_with_options() -> None:
 
     module: Any = sys.modules[__name__]
     module.WithOptions = WithOptions
+    from bigrun.activation import activate
     from bigrun.config import Document
-    from bigrun.session import activate
 
     _, plugins = activate(Document("t", "t", {"plugins": {f"{__name__}:WithOptions": {"factor": 2}}}))
     assert plugins.active[f"{__name__}:WithOptions"].factor == 2.0

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from bigrun.config import Config, build_config, read_preset, shipped_presets
+from bigrun.entry_points import load_classes
 from bigrun.model.attention import Group
 from bigrun.model.block import Block, RmsNorm, keep_some, kept_crops
 from bigrun.model.initialise import initialise
 from bigrun.model.vit import Features, VisionTransformer
-from bigrun.plugins import load_classes
 from bigrun.sections import Model
 
 TINY = Model(

@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from bigrun.activation import activate
 from bigrun.anomaly import Anomaly
 from bigrun.checkpoint.store import CheckpointStore
+from bigrun.entry_points import installed, load_classes
 from bigrun.errors import ConfigError, ExitCode, PluginError, TrainingHalted
 from bigrun.hookspecs import Hooks, hookimpl
-from bigrun.plugins import Plugins, installed, load_classes
+from bigrun.plugins import Plugins
 from bigrun.run import Run
-from bigrun.session import activate
 from bigrun.testing.runner import Runner, RunResult
 
 __all__ = ["PluginContract"]
