@@ -121,7 +121,7 @@ def override(
 def _set(tables: dict[str, Any], text: str) -> None:
     """Apply one `key.path=value`; the value is a TOML literal (strings need quotes: `'"name"'`)."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    if not equals or not key.strip() or "\n" in text:
         raise UsageError(f"--set {text}: expected KEY=VALUE, as in --set run.max_steps=100")
     try:
         (path, literal) = _only_leaf(tomli.loads(f"{key.strip()} = {value.strip()}"))
@@ -133,8 +133,8 @@ def _set(tables: dict[str, Any], text: str) -> None:
         if any(c in value for c in "[]{}\"'=,") or not value.strip():
             raise UsageError(f"--set {text}: {value!r} is not a TOML value") from None
         literal = value.strip()
-    if not path:
-        raise UsageError(f"--set {text}: expected one KEY=VALUE, as in --set run.max_steps=100")
+    if not path:  # a comment
+        raise UsageError(f"--set {text}: expected KEY=VALUE, as in --set run.max_steps=100")
     table = tables
     for part in path[:-1]:
         table = table.setdefault(part, {})

@@ -73,7 +73,7 @@ def _text(value: Any, _: Any) -> str:
     if type(value) is not str:
         raise Unexpected("string", value)
     if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a command line that are no text
-        raise Unexpected("text in UTF-8", value)
+        raise ValueError(f"expected text in UTF-8, got {show(value)}")
     return value
 
 

@@ -140,32 +140,62 @@ def test_the_same_command_resumes_and_fresh_starts_beside(folder: Path) -> None:
     assert [step for step, _ in losses(folder / "runs" / "tiny-2")] == [1, 2, 3, 4]
 
 
+ENDLESS = [
+    word
+    for option in (
+        "run.checkpoint_every_steps=1000000",
+        # Far more than a machine takes while a test waits for a few; what a rule makes a share of it is 0.
+        "run.max_steps=1000000",
+        "optimizer.warmup_steps=0",
+        "optimizer.freeze_last_layer_steps=0",
+        "objective.teacher_temperature_warmup_steps=0",
+    )
+    for word in ("--set", option)
+]
+
+
+def run_until(folder: Path, run: str, step: int, number: signal.Signals, *arguments: str) -> tuple[int, str]:
+    """Train until a step is in the log, then send a signal; exit code and output."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bigrun", "run", "tiny.toml", *ENDLESS, *arguments],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        rows = folder / "runs" / run / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (rows.exists() and rows.read_text().count("\n") >= step):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_step_saves_and_the_run_continues_exactly(
     folder: Path, number: signal.Signals, code: int
 ) -> None:
-    write_preset(folder, steps=60, workers=1)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bigrun", "run", "tiny.toml", "--set", "run.checkpoint_every_steps=1000"],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    rows = folder / "runs" / "tiny" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (rows.exists() and rows.read_text().count("\n") >= 3):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
+    write_preset(folder, workers=1)
+    stopped, output = run_until(folder, "tiny", 3, number)
+    assert stopped == code, output
     assert f"stopping after this step: {number.name}" in output
     assert "the same command continues" in output
-    assert "Traceback" not in errors
-    resumed = command(folder, "run", "tiny.toml", "--set", "run.checkpoint_every_steps=1000")
-    assert resumed.returncode == 0, resumed.stderr
-    straight = command(folder, "run", "tiny.toml", "--fresh", "--set", "run.checkpoint_every_steps=1000")
-    assert straight.returncode == 0
-    assert losses(folder / "runs" / "tiny") == losses(folder / "runs" / "tiny-2")
+    assert "Traceback" not in output
+    first = losses(folder / "runs" / "tiny")
+    assert [step for step, _ in first] == list(range(1, len(first) + 1))
+
+    resumed, output = run_until(folder, "tiny", len(first) + 3, number)
+    assert resumed == code, output
+    assert f"(resumed after step {len(first)}, " in output
+    both = losses(folder / "runs" / "tiny")
+
+    assert run_until(folder, "tiny-2", len(both), number, "--fresh")[0] == code
+    straight = losses(folder / "runs" / "tiny-2")
+    assert straight[: len(both)] == both
+    assert len(set(both)) == len(both) > len(first)  # the weights move, or any path would be this one
 
 
 @pytest.mark.parametrize(
@@ -183,8 +213,8 @@ def test_a_signal_ends_the_step_saves_and_the_run_continues_exactly(
         (["run", "tiny.toml", "--run-dir", "tiny.toml"], "tiny.toml is a file; a run needs a directory"),
         (["run", "vit_tiny"], "no images: set data.path to a folder of images"),
         (["check", "tiny.toml", "--set", "views.global_size_px=33"], "33 is not a multiple of model.patch_size_px = 8"),
-        (["run", "tiny.toml", "--set", "#x=1"], "expected one KEY=VALUE"),
-        (["run", "tiny.toml", "--set", "run.seed=1\nrun.max_steps=2"], "expected one KEY=VALUE"),
+        (["run", "tiny.toml", "--set", "#x=1"], "expected KEY=VALUE"),
+        (["run", "tiny.toml", "--set", "run.seed=1\nrun.max_steps=2"], "expected KEY=VALUE"),
         (["run", "tiny.toml", "--set", "plugins.console=false"], "plugins.console: expected a table, got false"),
         (["run", "tiny.toml", "--set", b"data.path=im\xff"], "data.path: expected text in UTF-8"),
         (["run", "x" * 300 + ".toml"], "cannot be read: File name too long"),
@@ -282,3 +312,35 @@ def test_completion_knows_presets_and_plugins(folder: Path, words: str, expected
     script = "import sys; sys.argv[0] = 'bigrun'; from bigrun.cli import main; main(prog_name='bigrun')"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert [line.split(",")[1] for line in done.stdout.splitlines()] == expected
+
+
+TERMS = """
+from bigrun import hookimpl
+
+
+class Twice:
+    @hookimpl
+    def loss_terms(self, outputs):
+        return {"dino_global": outputs.global_features.cls.sum() * 0}
+
+
+class Vector:
+    @hookimpl
+    def loss_terms(self, outputs):
+        return {"mine": outputs.global_features.cls}
+"""
+
+
+@pytest.mark.parametrize(
+    ("plugin", "code", "message"),
+    [
+        ("Twice", 2, "error: the loss term 'dino_global' comes twice"),
+        ("Vector", 1, "error: my_terms:Vector failed in loss_terms at step 1: TypeError: expected a mapping of names"),
+    ],
+)
+def test_a_wrong_loss_term_is_one_message(folder: Path, plugin: str, code: int, message: str) -> None:
+    (folder / "my_terms.py").write_text(TERMS, encoding="utf-8")
+    done = command(folder, "run", "tiny.toml", "--plugin", f"my_terms:{plugin}")
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -10,6 +10,7 @@ import struct
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -121,6 +122,10 @@ class Terminal:
             self.reader.join()
             os.close(self.master)
 
+    def shows(self, text: str) -> bool:
+        """Whether a text stands, or stood, on the screen."""
+        return text in without_control(self.received.decode(errors="replace"))
+
     def raw(self) -> str:
         """Everything, with control sequences. Closes the terminal."""
         self.close()
@@ -128,17 +133,27 @@ class Terminal:
 
     def lines(self) -> list[str]:
         """Every line that stood on the screen at some time, in order. Closes the terminal."""
-        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw())
-        return [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+        return [line.rstrip() for line in re.split(r"[\r\n]+", without_control(self.raw())) if line.strip()]
+
+
+def without_control(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
 RunOnTerminal = Callable[..., tuple[RunResult, Terminal]]
 
 
 @pytest.fixture
-def run_on_terminal(bigrunner: Runner, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunOnTerminal]:
-    terminals: list[Terminal] = []
+def terminals() -> Iterator[list[Terminal]]:
+    """The test's terminals, the newest last."""
+    opened: list[Terminal] = []
+    yield opened
+    for terminal in opened:
+        terminal.close()
 
+
+@pytest.fixture
+def run_on_terminal(bigrunner: Runner, monkeypatch: pytest.MonkeyPatch, terminals: list[Terminal]) -> RunOnTerminal:
     def run(columns: int = 80, term: str = "xterm", **options: Any) -> tuple[RunResult, Terminal]:
         terminals.append(Terminal(columns))
         with monkeypatch.context() as patch:
@@ -147,9 +162,7 @@ def run_on_terminal(bigrunner: Runner, monkeypatch: pytest.MonkeyPatch) -> Itera
             patch.setattr(sys, "stdout", terminals[-1].stream)
             return bigrunner.run("console", **options), terminals[-1]
 
-    yield run
-    for terminal in terminals:
-        terminal.close()
+    return run
 
 
 def test_a_terminal_of_80_columns_shows_everything(run_on_terminal: RunOnTerminal) -> None:
@@ -175,15 +188,17 @@ def test_the_longest_texts_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> No
     assert second == "loss 1234.5678  lr 1.00e-03  123.45 steps/s  123456 samples/s"
 
 
-def test_the_bar_moves_with_every_step(run_on_terminal: RunOnTerminal) -> None:
-    class Pause:
-        """Longer than the bar's 0.25 s between two refreshes."""
+def test_the_bar_moves_with_every_step(run_on_terminal: RunOnTerminal, terminals: list[Terminal]) -> None:
+    class WaitForRefresh:
+        """The bar is drawn now and then by a thread of its own: a step lasts until it was."""
 
         @hookimpl(trylast=True)
-        def after_step(self) -> None:
-            threading.Event().wait(0.3)
+        def after_step(self, step: int) -> None:
+            deadline = time.monotonic() + 20
+            while not terminals[-1].shows(f"step {step}/3") and time.monotonic() < deadline:
+                time.sleep(0.01)
 
-    _, terminal = run_on_terminal(steps=3, run={"log_every_steps": 3, "max_steps": 3}, companions=[Pause()])
+    _, terminal = run_on_terminal(steps=3, run={"log_every_steps": 3, "max_steps": 3}, companions=[WaitForRefresh()])
     shown = [int(line.split()[1].split("/")[0]) for line in terminal.lines() if line.startswith("step ")]
     assert {1, 2, 3} <= set(shown)
     assert shown == sorted(shown)
