@@ -202,6 +202,7 @@ def allowed_values(check: Callable[[Any], str | None] | None) -> str | None:
         "at_least": "at least {low}",
         "above": "above {low}",
         "between": "{low} to {high}",
+        "not_blank": "not empty",
         "interval": "two ascending values above {low}, up to {high}",
     }
     return words[check.__qualname__.partition(".")[0]].format(**values)

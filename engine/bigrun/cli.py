@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,9 @@ class Commands(click.Group):
         except BigrunError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(int(error.exit_code))
+        except KeyboardInterrupt:  # before the run listens to signals
+            click.echo("interrupted before the run began", err=True)
+            ctx.exit(128 + signal.SIGINT)
 
 
 def complete_preset(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -97,7 +101,7 @@ def run(preset: str, run_dir: Path | None, fresh: bool, drop_plugins: tuple[str,
     from bigrun.session import run_training
 
     document = read_preset(preset, **overrides)
-    output = Output()
+    output = Output(fresh=fresh)
     finished, code = run_training(
         document, run_dir, fresh=fresh, drop_plugins=drop_plugins, companions={"output": output}
     )

@@ -165,7 +165,9 @@ def build_config(document: Document, plugin_configs: Mapping[str, type | None], 
     parts: dict[str, Any] = {}
     for key in document.tables:
         if key != "plugins" and key not in sections:
-            problems.append((key, f"unknown table{did_you_mean(key, [*sections, 'plugins'])}"))
+            homes = [f"{name}.{key}" for name, cls in sections.items() if key in attrs.fields_dict(cls)]
+            hint = f" - did you mean {homes[0]!r}?" if homes else did_you_mean(key, [*sections, "plugins"])
+            problems.append((key, f"unknown table{hint}"))
     for name, cls in sections.items():
         parts[name] = structure(document.tables.get(name, {}), cls, name, problems)
     plugins = _plugin_tables(document, plugin_configs, problems)

@@ -86,8 +86,8 @@ def load_classes(names: Mapping[str, Any], problems: list[Problem]) -> dict[str,
     for name in names:
         target = known[name].target if name in known else name
         if name not in known and ":" not in name:
-            hint = did_you_mean(name, known)
-            problems.append((f"plugins.{name}", f"no such plugin{hint}; installed: {', '.join(known) or 'none'}"))
+            listed = f"installed: {', '.join(known) or 'none'}; a class that is not installed is named module:Class"
+            problems.append((f"plugins.{name}", f"no such plugin{did_you_mean(name, known)}; {listed}"))
             continue
         module, _, attribute = target.partition(":")
         try:

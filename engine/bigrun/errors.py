@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 __all__ = [
     "BigrunError",
@@ -80,5 +82,7 @@ class PluginError(BigrunError):
         self.plugin = plugin
         self.hook = hook
         self.step = step
+        frames = traceback.extract_tb(cause.__traceback__)
+        place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
         text = f"{plugin} failed in {hook} at step {step}: {type(cause).__name__}: {cause}"
-        super().__init__(text.rstrip(": "))
+        super().__init__(text.rstrip(": ") + place)

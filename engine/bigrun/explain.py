@@ -34,7 +34,9 @@ def section_class(path: str) -> type:
     sections = typing.get_type_hints(EngineConfig)
     if path not in sections:
         known = [*sections, *(f"plugins.{name}" for name in installed())]
-        raise UsageError(f"{path}: no such table{did_you_mean(path, known)}; tables: {', '.join(known)}")
+        homes = [f"{name}.{path}" for name, cls in sections.items() if path in attrs.fields_dict(cls)]
+        hint = f" - did you mean {homes[0]!r}?" if homes else did_you_mean(path, known)
+        raise UsageError(f"{path}: no such table{hint}; tables: {', '.join(known)}")
     return typing.cast("type", sections[path])
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["above", "at_least", "between", "describe_unit", "interval", "option", "section"]
+__all__ = ["above", "at_least", "between", "describe_unit", "interval", "not_blank", "option", "section"]
 
 # The last word of an option's name is its unit; names without one are pure numbers, words or lists.
 UNITS = {
@@ -89,6 +89,10 @@ def above(low: float) -> Callable[[Any], str | None]:
 
 def between(low: float, high: float) -> Callable[[Any], str | None]:
     return lambda value: None if low <= value <= high else f"expected {low} to {high}, got {value}"
+
+
+def not_blank() -> Callable[[Any], str | None]:
+    return lambda text: None if text.strip() else "expected a name, got nothing"
 
 
 def interval(low: float, high: float) -> Callable[[Any], str | None]:

@@ -17,7 +17,8 @@ __all__ = ["Output"]
 class Output:
     """Prints the header when everything is built, and one paragraph when the run is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fresh: bool = False) -> None:
+        self.fresh = fresh
         self.first_step = 0
 
     @hookimpl(tryfirst=True)
@@ -33,7 +34,8 @@ class Output:
         elif run.finished:
             click.echo(f"finished: {run.step} optimizer steps, {run.position:,} images")
         else:
-            click.echo(f"stopped after step {run.step} ({run.stop_reason}); the same command continues")
+            how = f"--run-dir {run.directory} in place of --fresh" if self.fresh else "the same command"
+            click.echo(f"stopped after step {run.step} ({run.stop_reason}); {how} continues")
         if run.saved_step is not None:
             click.echo(f"checkpoint: {run.checkpoints.path(run.saved_step)}")
         for failure in run.plugins.failures.values():

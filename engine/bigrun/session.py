@@ -11,7 +11,7 @@ from bigrun.activation import activate
 from bigrun.build import build_data, build_objective, build_optimizer
 from bigrun.config import Document
 from bigrun.directory import check_directory, choose_directory, open_directory
-from bigrun.errors import ExitCode, NoImagesError, PluginError
+from bigrun.errors import ExitCode, NoImagesError, PluginError, UsageError
 from bigrun.process import listening, preserved_random_state, preserved_threads
 from bigrun.run import Run
 
@@ -67,7 +67,10 @@ def prepare(run: Run, drop_plugins: Collection[str]) -> None:
     build_optimizer(run)
     if newest:
         resume(run, newest, changes, drop_plugins)
-    open_directory(run.directory, run.config)  # only now: a run that cannot be built or continued leaves it as it was
+    elif drop_plugins:
+        raise UsageError("--drop-plugin: there is no checkpoint whose plugins could be dropped")
+    if not run.finished:  # a run that is refused, cannot be built or has nothing left to do leaves it as it was
+        open_directory(run.directory, run.config)
     run.loader = run.hook.build_loader(run=run, dataset=run.dataset, position=run.position)
     if run.is_main:
         run.header = [line for lines in run.hook.header_lines(run=run) for line in lines]

@@ -124,7 +124,8 @@ def check_images(run: Run, saved: int) -> None:
     if len(run.dataset) != saved:
         raise RunDirectoryError(
             f"the data set has {len(run.dataset):,} images, but {saved:,} when {run.directory} was saved; "
-            "restore it to continue this run, or start beside it with --fresh"
+            "the order of the images depends on their number: put back what is missing (any image in its place will "
+            "do), or start beside it with --fresh"
         )
 
 
@@ -150,7 +151,7 @@ def check_plugins(run: Run, saved: dict[str, Any], drop_plugins: Collection[str]
         elif facts["observer"] or name in drop_plugins:
             run.event("plugin-state-dropped", f"plugin {name} was active in the checkpoint and is not now", plugin=name)
         else:
-            raise CheckpointError(
+            raise RunDirectoryError(
                 f"plugin {name} was active when the checkpoint was saved and is not now; add --plugin {name}, "
                 f"or continue without it with --drop-plugin {name}"
             )

@@ -43,6 +43,8 @@ def plan(run: Run) -> list[str]:
         f"{run.accumulate} x processes {run.strategy.world_size}",
         f"length       {duration(config, len(run.dataset))}",
     ]
+    summary = getattr(run.dataset, "summary", None)
+    lines += [f"images       {summary()}"] if summary else []
     lines += [f"by rule      {c.path} = {_short(c.value)} ({c.why})" for c in config.choices]
     lines += [f"warning      {text}" for text in config.warnings]
     return lines

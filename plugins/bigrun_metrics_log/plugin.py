@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -65,7 +66,8 @@ class MetricsLog:
     @hookimpl
     def on_error(self, run: Run, error: BaseException) -> None:
         if self._metrics is not None:  # earlier, the directory may not be this run's
-            self._tell(run, "error", str(error), "error", type=type(error).__name__)
+            text = "".join(traceback.format_exception(error))
+            self._tell(run, "error", str(error), "error", type=type(error).__name__, traceback=text)
 
     def _tell(self, run: Run, kind: str, message: str, level: Level = "info", **facts: Any) -> None:
         """Write an event of this plugin's own: the others know from their hooks."""

@@ -64,6 +64,7 @@ def folder(tmp_path: Path) -> Path:
     for i in range(10):
         pixels = rng.integers(0, 255, (40 + i, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / ("more" if i % 2 else ".") / f"{i}.png")
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
     write_preset(tmp_path)
     return tmp_path
 
@@ -98,6 +99,7 @@ def test_run_trains_says_what_it_does_and_leaves_its_state(folder: Path) -> None
         "parameters   backbone 23,712",
         "batch        effective 4 = micro 4 x accumulate 1 x processes 1",
         "length       4 optimizer steps x 4 images = 16 images = 1.6 epochs of 10",
+        "images       10 files; 1 other files are left alone (notes.txt)",
         "by rule      optimizer.warmup_steps = 0 (10 % of the run)",
         "configuration, resolved:",
         "max_steps = 4",
@@ -131,6 +133,7 @@ def test_the_same_command_resumes_and_fresh_starts_beside(folder: Path) -> None:
     stopped = command(folder, "run", "tiny.toml", "--fresh", "--set", "run.max_steps=2")
     assert stopped.returncode == 0
     assert "runs/tiny-2" in stopped.stdout
+    assert (folder / "runs" / "tiny-2" / "checkpoints" / "step-00000002").is_dir()
     assert losses(folder / "runs" / "tiny") == straight
 
     longer = command(folder, "run", "tiny.toml", "--run-dir", "runs/tiny-2")
@@ -213,6 +216,10 @@ def test_a_signal_ends_the_step_saves_and_the_run_continues_exactly(
         (["run", "tiny.toml", "--run-dir", "tiny.toml"], "tiny.toml is a file; a run needs a directory"),
         (["run", "vit_tiny"], "no images: set data.path to a folder of images"),
         (["check", "tiny.toml", "--set", "views.global_size_px=33"], "33 is not a multiple of model.patch_size_px = 8"),
+        (["run", "tiny.toml", "--set", "max_steps=3"], "max_steps: unknown table - did you mean 'run.max_steps'?"),
+        (["run", "tiny.toml", "--set", 'data.path=""'], "data.path: expected a name, got nothing"),
+        (["run", "tiny.toml", "--plugin", "mine"], "a class that is not installed is named module:Class"),
+        (["explain", "depth"], "no such table - did you mean 'model.depth'?"),
         (["run", "tiny.toml", "--set", "#x=1"], "expected KEY=VALUE"),
         (["run", "tiny.toml", "--set", "run.seed=1\nrun.max_steps=2"], "expected KEY=VALUE"),
         (["run", "tiny.toml", "--set", "plugins.console=false"], "plugins.console: expected a table, got false"),

@@ -172,7 +172,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:3000])
     folder = ImageFolder.search(tmp_path)
-    with pytest.raises(DataError, match=r"cut\.png: not a readable image \(.*\); repair or remove"):
+    with pytest.raises(DataError, match=r"cut\.png: not a readable image \(.*\); repair it, or put another image"):
         folder[0]
     path.unlink()
     with pytest.raises(DataError, match=r"cut\.png: not a file any more"):

@@ -25,6 +25,12 @@ class Types:
         self.terms: set[torch.dtype] = set()
         self.targets: set[torch.dtype] = set()
         self.gradients: set[torch.dtype] = set()
+        self.teacher: set[torch.dtype] = set()
+
+    @hookimpl
+    def on_start(self, run: Any) -> None:
+        layer = run.objective.teacher.backbone.blocks[0].attn.qkv
+        layer.register_forward_hook(lambda module, inputs, output: self.teacher.add(output.dtype))
 
     @hookimpl
     def loss_terms(self, run: Any, outputs: Any) -> dict[str, torch.Tensor]:
@@ -60,7 +66,7 @@ def test_a_run_in_bf16_computes_in_half_and_keeps_its_state_whole(bigrunner: Run
     assert all(math.isfinite(value) for row in half.metrics for value in row.values())
     assert half.losses[0] == pytest.approx(whole.losses[0], abs=1e-2)
     assert half.losses[0] != whole.losses[0]
-    assert types.logits == {torch.bfloat16}
+    assert types.logits == types.teacher == {torch.bfloat16}
     # A sum of small probabilities, or of small updates, loses most of them in 8 bits.
     assert types.targets == types.terms == types.gradients == {torch.float32}
     assert state_types(half) == {torch.float32}

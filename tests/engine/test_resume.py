@@ -114,7 +114,7 @@ def test_a_data_set_that_gained_or_lost_images_is_refused_with_both_counts(bigru
 def test_a_critical_plugin_may_not_vanish(bigrunner: Runner) -> None:
     straight = bigrunner.run("gram-anchoring", steps=3, config=GRAM | {"start_step": 2})
     result = bigrunner.run(steps=3, directory=straight.directory)
-    assert isinstance(result.error, CheckpointError)
+    assert isinstance(result.error, RunDirectoryError)
     assert "--drop-plugin gram-anchoring" in str(result.error)
 
 
@@ -145,6 +145,18 @@ def test_dropping_a_plugin_is_exact(bigrunner: Runner) -> None:
     finished, code = run(["gram-anchoring"])
     assert (code, finished.step) == (ExitCode.FINISHED, 4)
     assert not finished.frozen
+
+
+def test_nothing_to_drop_and_nothing_to_do(bigrunner: Runner) -> None:
+    with pytest.raises(UsageError, match="there is no checkpoint whose plugins could be dropped"):
+        run_training(
+            bigrunner.document({}), bigrunner.tmp_path / "new", drop_plugins=["x"],
+            companions={"recorder": Recorder(SyntheticImages())},
+        )  # fmt: skip
+    finished = bigrunner.run(steps=2)
+    before = (finished.directory / "config.toml").read_text()
+    bigrunner.run(steps=1, directory=finished.directory, optimizer={"base_lr": 5.0}).assert_finished()
+    assert (finished.directory / "config.toml").read_text() == before
 
 
 def test_an_option_that_is_no_more_does_not_prevent_a_resume(bigrunner: Runner) -> None:

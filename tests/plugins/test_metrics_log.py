@@ -187,4 +187,5 @@ def test_the_error_that_ends_a_run_is_told(bigrunner: Runner) -> None:
         bigrunner.run("metrics-log", companions=[Broken()], directory=bigrunner.tmp_path / "run")
     last = events(bigrunner.tmp_path / "run")[-1]
     assert (last["kind"], last["level"], last["message"]) == ("error", "error", "broken in step 2")
-    assert last["facts"] == {"type": "ValueError"}
+    assert last["facts"]["type"] == "ValueError"
+    assert 'raise ValueError("broken in step 2")' in last["facts"]["traceback"]

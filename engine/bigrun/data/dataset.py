@@ -23,7 +23,8 @@ class Dataset(Protocol):
     """Decoded images by index, pickled once to each worker.
 
     `dataset[i]` is always the same image, in whatever process: it draws nothing at random. A data set may also
-    have `describe(index) -> str`, the name of an image for error messages.
+    have `describe(index) -> str`, the name of an image for error messages, and `summary() -> str`, one line for the
+    header.
     """
 
     def __len__(self) -> int: ...

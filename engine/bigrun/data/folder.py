@@ -34,6 +34,8 @@ class ImageFolder:
     def __init__(self, paths: Sequence[str | Path]) -> None:
         """The files in this order."""
         self.paths = [os.fspath(path) for path in paths]
+        self.others: list[str] = []
+        """Files that `search` has left alone because their contents are no image it reads."""
 
     @classmethod
     def search(cls, root: str | Path) -> ImageFolder:
@@ -61,7 +63,15 @@ class ImageFolder:
                 f"{root}: no images among {len(files)} files; expected {', '.join(FORMATS)} files, "
                 "in subfolders too - check data.path"
             )
-        return cls(images)
+        folder = cls(images)
+        folder.others = sorted(set(files) - set(images))
+        return folder
+
+    def summary(self) -> str:
+        """How many images there are, and how many other files beside them."""
+        names = ", ".join(Path(path).name for path in self.others[:3]) + (", ..." if len(self.others) > 3 else "")
+        others = f"; {len(self.others):,} other files are left alone ({names})" if self.others else ""
+        return f"{len(self):,} files{others}"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -77,7 +87,9 @@ class ImageFolder:
             raise
         except Exception as error:  # a damaged file makes Pillow raise anything: OSError, SyntaxError, struct.error
             cause = f"{type(error).__name__}: {error}"
-            raise DataError(f"{path}: not a readable image ({cause}); repair or remove the file") from error
+            raise DataError(
+                f"{path}: not a readable image ({cause}); repair it, or put another image in its place"
+            ) from error
         return torch.from_numpy(np.ascontiguousarray(pixels))
 
     def describe(self, index: int) -> str:

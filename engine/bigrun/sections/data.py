@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from bigrun.options import between, option
+from bigrun.options import between, not_blank, option
 
 __all__ = ["Data"]
 
@@ -16,7 +16,10 @@ class Data:
     """Which images, and how many per step."""
 
     path: str | None = option(
-        None, fixed=True, help="Folder of images, searched recursively; absent when a plugin brings the data set."
+        None,
+        check=not_blank(),
+        fixed=True,
+        help="Folder of images, searched recursively; absent when a plugin brings the data set.",
     )
     effective_batch: int = option(
         64, check=between(1, 2**24), fixed=True, help="Images per optimizer step, over all micro-batches and processes."
