@@ -59,6 +59,18 @@ def is_modules(answer: Any) -> bool:
     return is_named(answer, lambda module: isinstance(module, torch.nn.Module))
 
 
+def is_objective(answer: Any) -> bool:
+    from bigrun.objective.base import Objective
+
+    return isinstance(answer, Objective)
+
+
+def is_optimizer(answer: Any) -> bool:
+    import torch
+
+    return isinstance(answer, torch.optim.Optimizer)
+
+
 def is_views(answer: Any) -> bool:
     from bigrun.data.views import ExtraView
 
@@ -71,6 +83,8 @@ def is_named(answer: Any, is_right: Callable[[Any], bool]) -> bool:
 
 CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "header_lines": ("a list of strings", is_lines),
+    "build_objective": ("an Objective", is_objective),
+    "build_optimizer": ("a torch.optim.Optimizer", is_optimizer),
     "loss_terms": ("a mapping of names to tensors of shape ()", is_terms),
     "frozen_modules": ("a mapping of names to modules", is_modules),
     "extra_views": ("a mapping of names to ExtraView", is_views),

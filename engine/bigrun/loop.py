@@ -51,9 +51,8 @@ def take_step(run: Run, step: int) -> None:
         run.objective.prepare(window)  # no grad: Sinkhorn sees the effective batch
     finite = [accumulate(run, step, micro, batch) for micro, batch in enumerate(window)]
     grad_norm = run.clip_gradients()
-    healthy = run.agree(
-        [*finite, grad_norm.isfinite()]
-    )  # the step's one decision of all processes; the host waits here for the device
+    # The step's one decision of all processes; the host waits here for the device.
+    healthy = run.agree([*finite, grad_norm.isfinite()])
     if healthy:
         run.hook.before_update(run=run, step=step, grad_norm=grad_norm)
     if healthy and not run.reported:

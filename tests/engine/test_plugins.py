@@ -153,6 +153,8 @@ def test_wrong_parameters_of_a_hook_are_refused() -> None:
         ("loss_terms", [torch.zeros(())], "got list"),
         ("frozen_modules", {"x": None}, "expected a mapping of names to modules, got {'x': NoneType}"),
         ("extra_views", {"x": 224}, "expected a mapping of names to ExtraView, got {'x': int}"),
+        ("build_objective", torch.nn.Linear(1, 1), "expected an Objective, got Linear"),
+        ("build_optimizer", {}, "expected a torch.optim.Optimizer, got {}"),
         ("on_anomaly", "skip", "expected an Action, got str"),
         ("header_lines", 5, "expected a list of strings, got int"),
     ],
@@ -163,7 +165,7 @@ def test_a_wrong_answer_is_the_failure_of_who_gave_it(hook: str, answer: Any, me
 
     plugins = Plugins()
     plugins.activate("mine", type("Wrong", (), {hook: hookimpl(respond)})())
-    arguments = dict.fromkeys(("run", "step", "micro", "batch", "outputs", "anomaly"))
+    arguments = dict.fromkeys(("run", "step", "micro", "batch", "outputs", "anomaly", "parameters"))
     with pytest.raises(PluginError) as caught:
         getattr(plugins.hook, hook)(**arguments)
     assert str(caught.value).startswith(f"mine failed in {hook}")
