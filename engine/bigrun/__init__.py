@@ -1,6 +1,6 @@
 """bigrun pre-trains vision transformers by self-supervision, in runs that can be stopped and continued exactly."""
 
-from bigrun.hookspecs import hookimpl
+from bigrun.markers import hookimpl
 from bigrun.options import option
 from bigrun.version import __version__
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bigrun.config import Document
 from bigrun.errors import NoImagesError
-from bigrun.hookspecs import hookimpl
+from bigrun.markers import hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor

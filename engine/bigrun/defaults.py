@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigrun.anomaly import Action, Anomaly
 from bigrun.errors import NoImagesError
-from bigrun.hookspecs import hookimpl
+from bigrun.markers import hookimpl
 
 if TYPE_CHECKING:
     import torch

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bigrun.checkpoint.layout import CONFIG
 from bigrun.config import Config
 from bigrun.errors import RunDirectoryError
 
 __all__ = ["check_directory", "choose_directory", "open_directory"]
-
-CONFIG = "config.toml"
 
 
 def choose_directory(config: Config, directory: Path | None, *, fresh: bool) -> Path:

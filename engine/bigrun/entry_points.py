@@ -16,11 +16,10 @@ from typing import Any
 
 import attrs
 
+from bigrun.markers import GROUP
 from bigrun.values import Problem, did_you_mean
 
-__all__ = ["GROUP", "Installed", "installed", "load_classes"]
-
-GROUP = "bigrun"
+__all__ = ["Installed", "installed", "load_classes"]
 
 
 @attrs.frozen

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
-import pluggy
+from bigrun.markers import changes_training, hookspec
 
 if TYPE_CHECKING:
     import torch
@@ -19,18 +19,7 @@ if TYPE_CHECKING:
     from bigrun.plugins import Plugins
     from bigrun.run import Run
 
-__all__ = ["Hooks", "hookimpl"]
-
-hookspec = pluggy.HookspecMarker("bigrun")
-hookimpl = pluggy.HookimplMarker("bigrun")
-
-F = TypeVar("F")
-
-
-def changes_training(spec: F) -> F:
-    """Mark a hook whose answers change what is trained: an observer may not implement it."""
-    spec.changes_training = True  # type: ignore[attr-defined]
-    return spec
+__all__ = ["Hooks"]
 
 
 class Hooks(Protocol):

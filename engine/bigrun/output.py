@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bigrun.hookspecs import hookimpl
+from bigrun.markers import hookimpl
 
 if TYPE_CHECKING:
     from bigrun.run import Run

@@ -13,9 +13,9 @@ import pluggy
 
 from bigrun.answers import check_answer
 from bigrun.checkpoint.facts import encode_facts
-from bigrun.entry_points import GROUP
 from bigrun.errors import BigrunError, PluginError, UsageError
 from bigrun.hookspecs import Hooks
+from bigrun.markers import GROUP, hookimpl
 from bigrun.values import did_you_mean
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Plugins:
             contained = self._contain_wrapper if options["wrapper"] else self._contain
             hook = options["specname"] or attribute
             wrapped = contained(name, hook, function, observer=getattr(plugin, "observer", False))
-            setattr(carrier, attribute, pluggy.HookimplMarker(GROUP)(wrapped, **options))
+            setattr(carrier, attribute, hookimpl(wrapped, **options))
         try:
             self.manager.register(carrier, name)
         except pluggy.PluginValidationError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bigrun.activation import activate
 from bigrun.build import build_data, build_objective, build_optimizer
+from bigrun.checkpoint.layout import CONFIG
 from bigrun.config import Document
 from bigrun.directory import check_directory, choose_directory, open_directory
 from bigrun.errors import ExitCode, NoImagesError, PluginError, UsageError
@@ -82,7 +83,7 @@ def same_run(run: Run, checkpoint: Path) -> list[str]:
     """The configuration's changes since the checkpoint; refuses those that a resumed run may not have."""
     from bigrun.state import check_same_run
 
-    return check_same_run(run.config, (checkpoint / "config.toml").read_text(encoding="utf-8"), run.directory)
+    return check_same_run(run.config, (checkpoint / CONFIG).read_text(encoding="utf-8"), run.directory)
 
 
 def resume(run: Run, checkpoint: Path, changes: list[str], drop_plugins: Collection[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -82,7 +81,7 @@ def test_a_changed_learning_rate_is_allowed_and_said(bigrunner: Runner) -> None:
 
 def test_a_damaged_newest_checkpoint_is_passed_over(bigrunner: Runner) -> None:
     straight = bigrunner.run(steps=3)
-    flip_bit(straight.directory / "checkpoints" / "step-00000002" / "student.safetensors")
+    straight.damage(2, "student")
     resumed = bigrunner.resume(straight, 2)
     (event,) = [e for e in resumed.events if e.kind == "checkpoint-refused"]
     assert "student.safetensors" in event.message
@@ -94,14 +93,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(bigrunner: Runner) -> None:
 def test_when_all_checkpoints_are_damaged_the_run_refuses(bigrunner: Runner) -> None:
     straight = bigrunner.run(steps=2)
     for step in (1, 2):
-        flip_bit(straight.directory / "checkpoints" / f"step-{step:08d}" / "teacher.safetensors")
+        straight.damage(step, "teacher")
     assert isinstance(bigrunner.resume(straight, 2).error, CheckpointError)
-
-
-def flip_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
 
 
 def test_a_data_set_that_gained_or_lost_images_is_refused_with_both_counts(bigrunner: Runner) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from bigrun import hookimpl
@@ -66,18 +65,12 @@ def test_newer_checkpoints_are_not_touched(bigrunner: Runner) -> None:
 
     first = bigrunner.run(steps=7)
     for step in (5, 6, 7):  # damaged: the run continues from step 4
-        damage(first.directory / "checkpoints" / f"step-{step:08d}" / "student.safetensors")
+        first.damage(step, "student")
     second = bigrunner.run(
         "checkpoint-rotation", steps=7, config=KEEP_TWO, directory=first.directory, companions=[StopAtFive()]
     )
     assert second.exit_code == ExitCode.STOPPED
     assert second.checkpoints == [4, 5, 6, 7]
-
-
-def damage(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
 
 
 def test_what_is_no_checkpoint_is_left_alone(bigrunner: Runner) -> None:

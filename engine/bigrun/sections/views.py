@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 
@@ -11,8 +12,15 @@ from bigrun.options import between, interval, option
 __all__ = ["Views"]
 
 
-def _coloured(views: Views) -> bool:
-    return views.colour_probability > 0
+def _jitter(default: float, *, limit: float, help: str) -> Any:
+    """A strength of the colour jitter; without jitter it is dead."""
+    return option(
+        default,
+        check=between(0, limit),
+        effective=lambda views: views.colour_probability > 0,
+        otherwise="views.colour_probability = 0",
+        help=help,
+    )
 
 
 @attrs.frozen
@@ -47,34 +55,10 @@ class Views:
     )
     flip_probability: float = option(0.5, check=between(0, 1), help="Horizontal flip.")
     colour_probability: float = option(0.8, check=between(0, 1), help="Colour jitter of a crop.")
-    brightness: float = option(
-        0.4,
-        check=between(0, 1),
-        effective=_coloured,
-        otherwise="views.colour_probability = 0",
-        help="Brightness factor is drawn from 1 - b to 1 + b.",
-    )
-    contrast: float = option(
-        0.4,
-        check=between(0, 1),
-        effective=_coloured,
-        otherwise="views.colour_probability = 0",
-        help="Contrast factor is drawn from 1 - c to 1 + c.",
-    )
-    saturation: float = option(
-        0.2,
-        check=between(0, 1),
-        effective=_coloured,
-        otherwise="views.colour_probability = 0",
-        help="Saturation factor is drawn from 1 - s to 1 + s.",
-    )
-    hue: float = option(
-        0.1,
-        check=between(0, 0.5),
-        effective=_coloured,
-        otherwise="views.colour_probability = 0",
-        help="Hue shift is drawn from -h to h, in turns of the colour circle.",
-    )
+    brightness: float = _jitter(0.4, limit=1, help="Brightness factor is drawn from 1 - b to 1 + b.")
+    contrast: float = _jitter(0.4, limit=1, help="Contrast factor is drawn from 1 - c to 1 + c.")
+    saturation: float = _jitter(0.2, limit=1, help="Saturation factor is drawn from 1 - s to 1 + s.")
+    hue: float = _jitter(0.1, limit=0.5, help="Hue shift is drawn from -h to h, in turns of the colour circle.")
     grayscale_probability: float = option(0.2, check=between(0, 1), help="Crop loses its colour.")
     blur_probability: tuple[float, float, float] = option(
         (0.0, 0.9, 0.5),

@@ -20,7 +20,8 @@ from bigrun.anomaly import Anomaly
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.entry_points import installed, load_classes
 from bigrun.errors import ConfigError, ExitCode, PluginError, TrainingHalted
-from bigrun.hookspecs import Hooks, hookimpl
+from bigrun.hookspecs import Hooks
+from bigrun.markers import hookimpl
 from bigrun.plugins import Plugins
 from bigrun.run import Run
 from bigrun.testing.runner import Runner, RunResult

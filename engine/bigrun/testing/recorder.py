@@ -10,7 +10,7 @@ import attrs
 from torch import Tensor
 
 from bigrun.events import Event
-from bigrun.hookspecs import hookimpl
+from bigrun.markers import hookimpl
 from bigrun.plugins import Plugins
 from bigrun.run import Run
 

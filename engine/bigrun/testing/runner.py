@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigrun.checkpoint.layout import step_name
 from bigrun.config import Document
 from bigrun.errors import BigrunError, ExitCode
 from bigrun.run import Run
@@ -76,6 +77,13 @@ class RunResult:
         """The run took all its steps and nothing was quarantined."""
         assert self.error is None, f"the run ended with: {self.error}"
         assert self.exit_code == ExitCode.FINISHED, f"exit code {self.exit_code}; {[e.message for e in self.events]}"
+
+    def damage(self, step: int, part: str) -> None:
+        """Flip one bit in `<part>.safetensors` of a checkpoint, as a failing disk does."""
+        path = self.directory / "checkpoints" / step_name(step) / f"{part}.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
 
     @property
     def quarantined(self) -> list[str]:
