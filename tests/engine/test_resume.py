@@ -10,23 +10,32 @@ import pytest
 import torch
 
 from bigrun import hookimpl
+from bigrun.checkpoint.tensors import load_tensors
 from bigrun.errors import CheckpointError, ExitCode, RunDirectoryError, UsageError
 from bigrun.session import run_training
 from bigrun.state import check_same_run
 from bigrun.testing.recorder import Recorder
 from bigrun.testing.runner import Runner, RunResult, SyntheticImages
 
+LAST = "checkpoints/step-{:08d}"
 GRAM = {"snapshot_step": 1, "start_step": 3, "ramp_steps": 1, "refresh_every_steps": 2}
 
 
 def assert_same(resumed: RunResult, straight: RunResult) -> None:
-    """Bit for bit: losses, metrics, student, teacher."""
+    """Bit for bit: losses, metrics, student, teacher, optimizer."""
     resumed.assert_finished()
     assert resumed.losses == straight.losses
     assert resumed.metrics == straight.metrics
     assert resumed.parameters.keys() == straight.parameters.keys()
     for name, tensor in straight.parameters.items():
         assert torch.equal(resumed.parameters[name], tensor), name
+    optimizers = [
+        load_tensors(run.directory / LAST.format(run.checkpoints[-1]), "optimizer") for run in (resumed, straight)
+    ]
+    assert optimizers[0].keys() == optimizers[1].keys()
+    assert any(name.endswith("/exp_avg_sq") for name in optimizers[0])
+    for name, tensor in optimizers[1].items():
+        assert torch.equal(optimizers[0][name], tensor), name
 
 
 @pytest.mark.parametrize("at_step", [1, 2, 3, 4, 5])
