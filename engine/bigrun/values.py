@@ -218,10 +218,13 @@ def unstructure(instance: Any) -> dict[str, Any]:
             value = unstructure(value)
         elif isinstance(value, Path):
             value = str(value)
-        elif isinstance(value, tuple):
-            value = list(value)
-        table[field.name] = value
+        table[field.name] = _as_lists(value)
     return table
+
+
+def _as_lists(value: Any) -> Any:
+    """Tuples, nested ones too, as TOML's arrays."""
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _join(path: str, key: str) -> str:

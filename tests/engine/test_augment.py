@@ -27,9 +27,9 @@ def as_crop(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Te
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (augment.change_brightness, ImageEnhance.Brightness),
-        (augment.change_contrast, ImageEnhance.Contrast),
-        (augment.change_saturation, ImageEnhance.Color),
+        (augment.change_brightness_, ImageEnhance.Brightness),
+        (augment.change_contrast_, ImageEnhance.Contrast),
+        (augment.change_saturation_, ImageEnhance.Color),
     ],
 )
 def test_factors_mean_what_they_mean_in_pillow(ours: object, theirs: object, factor: float) -> None:
@@ -44,15 +44,15 @@ def test_factors_mean_what_they_mean_in_pillow(ours: object, theirs: object, fac
 @given(seed=st.integers(0, 1000), turns=st.floats(-0.5, 0.5))
 def test_hue_turns_as_in_colorsys(seed: int, turns: float) -> None:
     crop = as_crop(random_bytes(seed)[:2, :3])
-    shifted = augment.shift_hue(crop, torch.tensor([turns]))[0].permute(1, 2, 0).reshape(-1, 3)
+    shifted = augment.shift_hue_(crop.clone(), torch.tensor([turns]))[0].permute(1, 2, 0).reshape(-1, 3)
     for before, after in zip(crop[0].permute(1, 2, 0).reshape(-1, 3).tolist(), shifted.tolist(), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*before)
         assert after == pytest.approx(colorsys.hsv_to_rgb((hue + turns) % 1, saturation, value), abs=1e-5)
 
 
 def test_grey_black_and_white_have_no_hue_to_turn() -> None:
-    crop = torch.tensor([0.0, 0.25, 1.0]).expand(1, 3, 1, 3)
-    assert torch.equal(augment.shift_hue(crop, torch.tensor([0.3])), crop)
+    crop = torch.tensor([0.0, 0.25, 1.0]).repeat(1, 3, 1, 1)
+    assert torch.equal(augment.shift_hue_(crop.clone(), torch.tensor([0.3])), crop)
 
 
 def test_luma_of_grey_is_grey() -> None:
@@ -82,12 +82,14 @@ def test_solarise_inverts_the_bright_half() -> None:
 
 @few
 @given(seed=st.integers(0, 1000), strength=st.floats(0, 1))
-def test_every_distortion_stays_in_range_and_leaves_its_input(seed: int, strength: float) -> None:
+def test_every_distortion_stays_in_range_and_those_without_underscore_leave_their_input(
+    seed: int, strength: float
+) -> None:
     crops = torch.cat([as_crop(random_bytes(seed)), as_crop(random_bytes(seed + 1))])
     before = crops.clone()
     factor = torch.tensor([1 - strength, 1 + strength])
     for result in (
-        augment.jitter_colour(crops, factor, factor, factor, factor / 4 - 0.25),
+        augment.jitter_colour_(crops.clone(), factor, factor, factor, factor / 4 - 0.25),
         augment.gaussian_blur(crops, factor + 0.1),
         augment.solarise(crops),
         augment.luma(crops),
@@ -105,7 +107,7 @@ def test_each_crop_has_its_own_strength() -> None:
         torch.tensor([1.5, 0.5]),
         torch.tensor([0.1, -0.2]),
     ]
-    together = augment.jitter_colour(crops, *strengths)
+    together = augment.jitter_colour_(crops.clone(), *strengths)
     for row in (0, 1):
-        alone = augment.jitter_colour(crops[:1], *(s[row : row + 1] for s in strengths))
+        alone = augment.jitter_colour_(crops[:1].clone(), *(s[row : row + 1] for s in strengths))
         assert torch.allclose(together[row], alone[0], atol=1e-6)

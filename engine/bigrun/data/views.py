@@ -3,46 +3,69 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bigrun import sections
-from bigrun.data import augment
-from bigrun.data.boxes import BOX_DRAWS, crop_boxes, spread
-from bigrun.data.dataset import Batch, Samples, require_channels
+from bigrun.data.boxes import crop_boxes
+from bigrun.data.dataset import Batch, Samples
+from bigrun.data.distortions import BOX, DRAWS, Choices, Distortions, share_colour
 from bigrun.data.draws import uniforms
+from bigrun.data.images import Cut, Images
+from bigrun.data.transfer import transfer
+from bigrun.errors import UsageError
 
 __all__ = ["ExtraView", "Views"]
 
-# Each number a crop draws has its place, so that switching one distortion off leaves the others as they were.
-BOX = slice(0, BOX_DRAWS)
-FLIP, COLOUR, BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAYSCALE, BLUR, SIGMA, SOLARISE = range(BOX_DRAWS, BOX_DRAWS + 10)
-DRAWS = BOX_DRAWS + 10
-
-HIGHEST = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
-
 Floats = npt.NDArray[np.float64]
+
+CACHED = 250_000  # numbers of the crops that are made together, 1 MB: what the second cache of a core holds
 
 
 @attrs.frozen
 class ExtraView:
-    """The boxes and flips of the global crops at another size, without any other distortion."""
+    """The same boxes and flips as the global crops, at another size, normalised.
 
-    size_px: int
+    Attributes:
+        factor: side of the crop as a multiple of the side of the global crops in use; the side must be whole.
+        distorted: False for boxes and flips alone; True for the colours, blur and solarisation of the global crop
+            too, with the blur's sigma multiplied by `factor`: the same picture at another scale.
+    """
+
+    factor: float = 1.0
+    distorted: bool = False
+
+    def size_px(self, global_size_px: int) -> int:
+        """Side for global crops of a side. Raises UsageError when it is not whole."""
+        side = self.factor * global_size_px
+        if side < 1 or abs(side - round(side)) > 1e-6 * side:
+            raise UsageError(
+                f"an extra view of {self.factor:g} x {global_size_px} pixels has a side of {side:g}, expected a whole "
+                "number: choose a factor that gives one for every size of the global crops"
+            )
+        return round(side)
+
+
+@attrs.frozen(eq=False)
+class Stack:
+    """V*b crops of one size that are to be made, crop-major."""
+
+    cut: Cut
+    choices: Choices
 
 
 class Views:
     """Turns decoded images into the crops of the objective.
 
-    What a crop looks like is a function of (seed, epoch, index of the image, number of the view): the same on any
-    device, for any number of workers and in whatever company.
+    What a crop looks like is a function of (seed, epoch, index of the image, number of the view), its size of (seed,
+    step): the same on any device to rounding, for any number of workers and processes, for any division of a step
+    into micro-batches and in whatever company.
     """
 
     def __init__(
@@ -52,109 +75,104 @@ class Views:
         seed: int,
         extra: Mapping[str, ExtraView] = MappingProxyType({}),
     ) -> None:
-        """`channels`: of the crops; grey images are repeated to that many."""
+        """`channels`: of the crops; grey images are repeated to that many. Raises UsageError for an extra view
+        whose side is not whole."""
+        for view, (global_px, _) in itertools.product(extra.values(), section.pairs):
+            view.size_px(global_px)  # raises before anything is built
         self.section = section
         self.channels = channels
         self.seed = seed
         self.extra = dict(extra)
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def sizes_px(self, step: int) -> tuple[int, int]:
+        """Sides of the global and of the local crops in an optimizer step."""
+        pairs, weights = self.section.pairs, self.section.size_weights
+        if len(pairs) == 1:
+            return pairs[0]
+        shares = np.cumsum(weights or [1.0] * len(pairs))
+        (draw,) = uniforms(self.seed, "resolution", step, count=1)
+        return pairs[int(np.searchsorted(shares[:-1], draw * shares[-1], side="right"))]
 
     @torch.no_grad()
-    def __call__(self, samples: Samples, device: torch.device) -> Batch:
-        """Crops of b images. Raises DataError when an image has neither 1 nor `channels` channels."""
-        section, epochs, indices = self.section, samples.epochs.numpy(), samples.indices.numpy()
-        numbers = np.arange(section.global_crops + section.local_crops)[:, None]
-        draws = uniforms(self.seed, "views", epochs, indices, numbers, count=DRAWS)  # (G+S, b, DRAWS)
-        near, far = draws[: section.global_crops], draws[section.global_crops :]
+    def __call__(self, samples: Samples, device: torch.device, step: int) -> Batch:
+        """Crops of b images for an optimizer step. Raises DataError for an image with neither 1 nor `channels`
+        channels."""
         with torch.autocast(device.type, enabled=False):
             images = Images(samples, self.channels, device)
-            boxes = images.boxes(near, section.global_scale, section.aspect_ratio)
-            extra = {
-                name: self._normalise(self._flip(images.cut(boxes, view.size_px), near))
-                for name, view in self.extra.items()
-            }
-            global_crops = self._distort(images.cut(boxes, section.global_size_px), near, *self._global_odds())
-            local_crops = None
-            if section.local_crops:
-                boxes = images.boxes(far, section.local_scale, section.aspect_ratio)
-                crops = images.cut(boxes, section.local_size_px)
-                local_crops = self._distort(crops, far, [section.blur_probability[2]] * section.local_crops)
-        return Batch(global_crops, local_crops, extra, samples.indices, samples.epochs)
+            draws = self._draws(samples)
+            stacks = self._stacks(images, draws, *self.sizes_px(step))
+            pivots = None
+            if self.section.share_colour and self.section.colour_probability > 0:
+                pivots = images.mean_luma(stacks[0].choices.brightness[: len(samples)])
+            crops = self._make(stacks, device, len(samples), pivots)
+        extra = dict(zip(self.extra, crops[1:], strict=False))
+        local_crops = crops[-1] if self.section.local_crops else None
+        return Batch(crops[0], local_crops, extra, samples.indices, samples.epochs)
 
-    def _global_odds(self) -> tuple[list[float], list[float]]:
-        """Probability of blur and of solarisation of each global crop."""
-        first, others, _ = self.section.blur_probability
-        count = self.section.global_crops
-        return [first] + [others] * (count - 1), [0.0, self.section.solarise_probability] + [0.0] * (count - 2)
+    def _draws(self, samples: Samples) -> Floats:
+        """(G+S, b, DRAWS)."""
+        numbers = np.arange(self.section.global_crops + self.section.local_crops)[:, None]
+        draws = uniforms(self.seed, "views", samples.epochs.numpy(), samples.indices.numpy(), numbers, count=DRAWS)
+        return share_colour(draws) if self.section.share_colour else draws
 
-    def _distort(self, crops: Tensor, draws: Floats, blur: Sequence[float], solarise: Sequence[float] = ()) -> Tensor:
-        """Flip, colour, blur, solarise and normalise in place. crops (V*b, C, s, s), draws (V, b, DRAWS)."""
-        section = self.section
-        strengths = [
-            spread(draws[..., BRIGHTNESS], 1 - section.brightness, 1 + section.brightness),
-            spread(draws[..., CONTRAST], 1 - section.contrast, 1 + section.contrast),
-            spread(draws[..., SATURATION], 1 - section.saturation, 1 + section.saturation),
-            spread(draws[..., HUE], -section.hue, section.hue),
-        ]
-        self._flip(crops, draws)
-        apply(augment.jitter_colour, crops, draws[..., COLOUR] < section.colour_probability, *strengths)
-        apply(augment.luma, crops, draws[..., GRAYSCALE] < section.grayscale_probability)
-        sigma = spread(draws[..., SIGMA], *section.blur_sigma)
-        apply(augment.gaussian_blur, crops, draws[..., BLUR] < np.array(blur)[:, None], sigma)
-        if solarise:
-            apply(augment.solarise, crops, draws[..., SOLARISE] < np.array(solarise)[:, None])
-        return self._normalise(crops)
+    def _stacks(self, images: Images, draws: Floats, global_px: int, local_px: int) -> list[Stack]:
+        """Global crops, extra views, and local crops if there are any."""
+        section, count = self.section, self.section.global_crops
+        first, others, rest = section.blur_probability
+        blur = [first] + [others] * (count - 1) + [rest] * section.local_crops
+        solarise = [0.0] * len(blur)
+        solarise[1] = section.solarise_probability
 
-    def _flip(self, crops: Tensor, draws: Floats) -> Tensor:
-        return apply(augment.flip_horizontal, crops, draws[..., FLIP] < self.section.flip_probability)
+        near, far = draws[:count], draws[count:]
+        boxes = crop_boxes(near[..., BOX], images.sizes, section.global_scale, section.aspect_ratio)
+        choices = Choices.of(section, near, blur[:count], solarise[:count])
+        stacks = [Stack(Cut(images, boxes, global_px), choices)]
+        for view in self.extra.values():
+            changed = choices.at_scale(view.factor) if view.distorted else choices.only_flips()
+            stacks.append(Stack(Cut(images, boxes, view.size_px(global_px)), changed))
+        if section.local_crops:
+            boxes = crop_boxes(far[..., BOX], images.sizes, section.local_scale, section.aspect_ratio)
+            choices = Choices.of(section, far, blur[count:], solarise[count:])
+            stacks.append(Stack(Cut(images, boxes, local_px), choices))
+        return stacks
 
-    def _normalise(self, crops: Tensor) -> Tensor:
-        mean, std = (
-            torch.tensor(values, device=crops.device).view(1, -1, 1, 1)
-            for values in (self.section.mean, self.section.std)
-        )
-        return crops.sub_(mean).div_(std)
+    def _make(self, stacks: list[Stack], device: torch.device, images: int, pivots: Tensor | None) -> list[Tensor]:
+        """The crops (V*b, C, s, s) of each stack, normalised. `pivots` (b,): mean luma of the images."""
+        crops = [stack.cut.crops() for stack in stacks]
+        groups = [(k, rows) for k, out in enumerate(crops) for rows in row_groups(out, images)]
+        choices = [stacks[k].choices[rows] for k, rows in groups]
+        arrays = [*(stack.cut.boxes for stack in stacks), *(array for c in choices for array in c.arrays())]
+        sent = transfer(arrays, device)
+        boxes = [next(sent)[1] for _ in stacks]
+        factor, shift = self._normalisation(device)
+        for (k, rows), chosen in zip(groups, choices, strict=True):
+            part = crops[k][rows]
+            if device.type == "cpu":
+                stacks[k].cut.fill_rows(part, rows)
+            else:
+                stacks[k].cut.fill(part, boxes[k])
+            pivot = None if pivots is None else pivots.repeat(len(crops[k]) // images)[rows]
+            Distortions.of(chosen, sent).apply(part, pivot)
+            part.mul_(factor).add_(shift)
+        return crops
 
-
-class Images:
-    """The images of a micro-batch on the device, ready to be cut."""
-
-    def __init__(self, samples: Samples, channels: int, device: torch.device) -> None:
-        for image, index in zip(samples.images, samples.indices.tolist(), strict=True):
-            require_channels(image, channels, f"image {index} of the data set")
-        self.images = [image.float() for image in samples.to(device).images]
-        self.sizes = np.array([image.shape[1:] for image in self.images])
-        self.highest = torch.tensor([HIGHEST[dtype] for dtype, _ in samples.layout]).to(device)
-        self.channels = channels
-
-    def boxes(self, draws: Floats, scale: tuple[float, float], aspect: tuple[float, float]) -> npt.NDArray[np.int64]:
-        """(V, b, 4)."""
-        return crop_boxes(draws[..., BOX], self.sizes, scale, aspect)
-
-    def cut(self, boxes: npt.NDArray[np.int64], size: int) -> Tensor:
-        """Resize boxes (V, b, 4) of the images: (V*b, C, size, size) in [0, 1], crop-major."""
-        crops = torch.cat(
-            [
-                F.interpolate(
-                    image[None, :, top : top + height, left : left + width],
-                    size=(size, size),
-                    mode="bicubic",
-                    antialias=True,
-                ).expand(1, self.channels, size, size)
-                for (top, left, height, width), image in zip(
-                    boxes.reshape(-1, 4).tolist(), itertools.cycle(self.images), strict=False
-                )
-            ]
-        )
-        # A bicubic kernel overshoots at edges.
-        return crops.div_(self.highest.repeat(len(boxes)).view(-1, 1, 1, 1)).clamp_(0, 1)
+    def _normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """1 / std and -mean / std, (C, 1, 1), copied to the device once."""
+        if device not in self._constants:
+            mean, std = (np.array(v, dtype=np.float64)[:, None, None] for v in (self.section.mean, self.section.std))
+            both = torch.from_numpy(np.stack([1 / std, -mean / std])).to(device, torch.float32)
+            self._constants[device] = (both[0], both[1])
+        return self._constants[device]
 
 
-def apply(operation: Callable[..., Tensor], crops: Tensor, chosen: npt.NDArray[np.bool_], *strengths: Floats) -> Tensor:
-    """Replace the chosen crops in place. chosen and each of the strengths are (V, b); they are chosen on the host,
-    so that the device never waits for an answer."""
-    rows = np.flatnonzero(chosen)
-    if rows.size:
-        index = torch.from_numpy(rows).to(crops.device)
-        values = (torch.from_numpy(s.ravel()[rows]).float().to(crops.device) for s in strengths)
-        crops[index] = operation(crops[index], *values)
-    return crops
+def row_groups(crops: Tensor, images: int) -> list[slice]:
+    """Rows of V*b crops, crop-major, that are made together: all of them, but on a CPU what its caches hold.
+
+    These are crops of one image, so that no crop's numbers depend on the other images of the micro-batch.
+    """
+    rows = len(crops)
+    if crops.device.type != "cpu":
+        return [slice(0, rows)]
+    step = images * max(CACHED * torch.get_num_threads() // crops[0].numel(), 1)
+    return [slice(i + start, min(start + step, rows), images) for i in range(images) for start in range(0, rows, step)]
