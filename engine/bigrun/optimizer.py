@@ -18,7 +18,7 @@ __all__ = ["apply_to_optimizer", "build_adamw", "parameter_groups"]
 EMBEDDINGS = ("patch_embed", "cls_token", "storage_tokens", "mask_token")
 
 # Names that wrappers put into a parameter's path: torch.compile, activation checkpointing, data parallelism.
-WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "module"})
+WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"})
 
 
 def parameter_groups(modules: Mapping[str, nn.Module], depth: int, optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -37,8 +37,12 @@ def parameter_groups(modules: Mapping[str, nn.Module], depth: int, optimizer: Op
         `last_layer` (prototypes, whose learning rate has a schedule of its own).
     """
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
     for module in modules.values():
         for name, parameter in module.named_parameters():
+            if parameter in seen:  # two heads may share it
+                continue
+            seen.add(parameter)
             path = [part for part in name.split(".") if part not in WRAPPERS]
             key = (_lr_factor(path, depth, optimizer), _weight_decay_factor(path), "last_layer" in path)
             groups.setdefault(key, []).append(parameter)

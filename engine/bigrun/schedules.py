@@ -10,47 +10,18 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from bigrun.choices import is_constant
 from bigrun.errors import UsageError
+from bigrun.schedule_forms import Schedule
+from bigrun.values import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bigrun.sections import Objective, Optimizer, RunSection, Teacher
+    from bigrun.rules import EngineConfig
+    from bigrun.sections import Optimizer
 
 __all__ = ["Schedule", "Schedules", "peak_learning_rate", "training_schedules"]
-
-
-@attrs.frozen
-class Schedule:
-    """Linear from `start` to `peak`, then half a cosine to `end`, then constant.
-
-    With T = `total_steps` and W = `warmup_steps`: step 1 has `start`, step W + 1 is the first with `peak`, step T
-    the first with `end`. Without `total_steps` the run has no end and stays at `peak` (arXiv 2508.10104, section
-    3.2, trains that way).
-    """
-
-    start: float
-    peak: float
-    end: float
-    warmup_steps: int
-    total_steps: int | None
-    zero_steps: int = 0
-    """The value is 0 for so many steps at the start, whatever the rest says."""
-
-    def __call__(self, step: int) -> float:
-        """The value of a step, counted from 1."""
-        t = step - 1
-        if t < self.zero_steps:
-            return 0.0
-        if t < self.warmup_steps:
-            return self.start + (self.peak - self.start) * t / self.warmup_steps
-        if self.total_steps is None:
-            return self.peak
-        if step > self.total_steps:
-            return self.end
-        intervals = max(self.total_steps - self.warmup_steps - 1, 1)
-        cosine = math.cos(math.pi * (t - self.warmup_steps) / intervals)
-        return self.end + 0.5 * (self.peak - self.end) * (1 + cosine)
 
 
 class Schedules:
@@ -59,6 +30,7 @@ class Schedules:
     def __init__(self) -> None:
         self.now: dict[str, float] = {}
         self._schedules: dict[str, Callable[[int], float]] = {}
+        self._adjustments: dict[str, list[Callable[[int, float], float]]] = {}
 
     def add(self, name: str, schedule: Callable[[int], float]) -> None:
         """Register a function of the step; its value is there from the next `apply` on.
@@ -70,9 +42,33 @@ class Schedules:
             raise UsageError(f"two schedules are named {name!r}: each needs a name of its own")
         self._schedules[name] = schedule
 
+    def adjust(self, name: str, change: Callable[[int, float], float]) -> None:
+        """Pass a schedule's value through `change(step, value)` from the next `apply` on.
+
+        Several changes of one schedule apply in the order in which they were registered, each to the result of the
+        one before.
+
+        Raises:
+            UsageError: there is no schedule of that name.
+        """
+        if name not in self._schedules:
+            known = ", ".join(self._schedules) or "none"
+            raise UsageError(f"no schedule is named {name!r}{did_you_mean(name, self._schedules)}; there are: {known}")
+        self._adjustments.setdefault(name, []).append(change)
+
     def apply(self, step: int) -> None:
-        """Evaluate every schedule at a step, counted from 1, into `now`."""
-        self.now = {name: schedule(step) for name, schedule in self._schedules.items()}
+        """Evaluate every schedule at a step, counted from 1, and its adjustments, into `now`."""
+        self.now = {name: self._evaluate(name, step) for name in self._schedules}
+
+    def _evaluate(self, name: str, step: int) -> float:
+        value = self._schedules[name](step)
+        for change in self._adjustments.get(name, ()):
+            value = change(step, value)
+        return value
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a schedule of that name: an objective of a plugin's may have no use for some."""
+        return name in self._schedules
 
     def __getitem__(self, name: str) -> float:
         """The value at the current step. Raises KeyError before the first `apply`."""
@@ -94,32 +90,63 @@ def peak_learning_rate(optimizer: Optimizer, effective_batch: int) -> float:
             return optimizer.base_lr
 
 
-def training_schedules(
-    run: RunSection, optimizer: Optimizer, objective: Objective, teacher: Teacher, effective_batch: int
-) -> dict[str, Schedule]:
+TABLES = {
+    "student_temperature": "objective",
+    "teacher_temperature": "objective",
+    "local_weight": "objective",
+    "teacher_momentum": "teacher",
+}
+"""Schedules that are gone where a plugin's objective replaces the table they are of."""
+
+
+def training_schedules(config: EngineConfig) -> dict[str, Schedule]:
     """The engine's schedules by name. Values that a rule chooses must be chosen already."""
+    optimizer, objective, teacher = config.optimizer, config.objective, config.teacher
     assert optimizer.warmup_steps is not None
     assert optimizer.freeze_last_layer_steps is not None
     assert objective.teacher_temperature_warmup_steps is not None
     assert teacher.momentum is not None
     assert teacher.momentum_end is not None
-    total = run.max_steps
-    peak = peak_learning_rate(optimizer, effective_batch)
-    learning_rate = Schedule(0.0, peak, peak * optimizer.lr_end_fraction, optimizer.warmup_steps, total)
     decay = optimizer.weight_decay
     decay_end = decay if optimizer.weight_decay_end is None else optimizer.weight_decay_end
-    student, temperature = objective.student_temperature, objective.teacher_temperature
+    temperature = objective.teacher_temperature
+    course = config.schedule
+    total = None if is_constant(config) else config.run.max_steps  # of all that does not fall in a cool-down
+    learning_rate = _learning_rate(config)
+
+    def varying(start: float, end: float) -> Schedule:
+        return Schedule(start, start, end, 0, total, course=course)
+
     return {
         "learning_rate": learning_rate,
         "last_layer_learning_rate": attrs.evolve(learning_rate, zero_steps=optimizer.freeze_last_layer_steps),
-        "weight_decay": Schedule(decay, decay, decay_end, 0, total),
-        "student_temperature": Schedule(student, student, student, 0, None),
+        "weight_decay": varying(decay, decay_end),
+        "student_temperature": varying(objective.student_temperature, objective.student_temperature),
         "teacher_temperature": Schedule(
             objective.teacher_temperature_start,
             temperature,
             temperature,
             objective.teacher_temperature_warmup_steps,
             total,
+            course=course,
         ),
-        "teacher_momentum": Schedule(teacher.momentum, teacher.momentum, teacher.momentum_end, 0, total),
+        "teacher_momentum": varying(teacher.momentum, teacher.momentum_end),
+        "local_weight": varying(objective.local_weight, objective.local_weight),
     }
+
+
+def _learning_rate(config: EngineConfig) -> Schedule:
+    """The one value that falls in a cool-down. `lr_rule` scales its end in form v2, and in form v1 its peak alone."""
+    optimizer, course = config.optimizer, config.schedule
+    assert optimizer.warmup_steps is not None
+    peak = peak_learning_rate(optimizer, config.data.effective_batch)
+    end = optimizer.lr_end_fraction * (peak if course.form == "v2" else optimizer.base_lr)
+    return Schedule(
+        0.0,
+        peak,
+        end,
+        optimizer.warmup_steps,
+        config.run.max_steps,
+        course=course,
+        cosine_warmup=optimizer.warmup_form == "cosine",
+    )

@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from bigrun import hookimpl
 from bigrun.ema import ema_update, frozen_copy
+from bigrun.run import Run
+from bigrun.schedules import Schedule, Schedules
+from bigrun.testing.runner import Runner
 
 
 def network(seed: int) -> nn.Module:
@@ -66,3 +70,53 @@ def test_small_changes_are_not_lost(momentum: float) -> None:
     nn.init.constant_(teacher.weight, 1.0)
     ema_update(teacher, student, momentum)
     assert teacher.weight.item() - 1 == pytest.approx((1 - momentum) * 2**-9, rel=0.3)
+
+
+class NoTeacherIsTrained:
+    """Looks at a real run, at the end of every step's backward passes."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    @hookimpl
+    def before_update(self, run: Run) -> None:
+        self.steps += 1
+        optimized = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+        teacher = dict(run.objective.teacher.named_parameters())
+        assert len(teacher) == len(list(run.objective.student.parameters()))
+        for name, parameter in teacher.items():
+            assert not parameter.requires_grad, name
+            assert parameter.grad is None, name
+            assert id(parameter) not in optimized, name
+        assert optimized == {id(p) for p in run.objective.student.parameters()}
+        assert not any(module.training for module in run.objective.teacher.modules())
+
+
+@pytest.mark.parametrize("plugins", [(), ("gram-anchoring",)])
+def test_t17_the_teacher_of_a_run_has_no_gradient_and_is_never_in_the_optimizer(
+    bigrunner: Runner, plugins: tuple[str, ...]
+) -> None:
+    watch = NoTeacherIsTrained()
+    config = {"snapshot_step": 1, "start_step": 2, "ramp_steps": 1} if plugins else None
+    bigrunner.run(*plugins, steps=3, config=config, companions=[watch]).assert_finished()
+    assert watch.steps == 3
+
+
+def test_t17_the_objective_follows_the_closed_form_and_keeps_its_buffers(bigrunner: Runner) -> None:
+    """The whole network, backbone and heads, over ten steps of a student that stands still."""
+    result = bigrunner.run(steps=2)
+    assert result.run is not None
+    objective = result.run.objective
+    schedules = Schedules()
+    schedules.add("teacher_momentum", Schedule(0.9, 0.9, 0.9, 0, None))
+    schedules.apply(1)
+    objective.schedules = schedules  # type: ignore[assignment]
+    start, student = flat(objective.teacher), flat(objective.student)
+    buffers = {name: buffer.clone() for name, buffer in objective.teacher.named_buffers()}
+    assert not torch.equal(start, student)
+    for _ in range(10):
+        objective.update_teacher()
+    torch.testing.assert_close(flat(objective.teacher), student + 0.9**10 * (start - student), rtol=1e-5, atol=1e-6)
+    assert buffers
+    for name, buffer in objective.teacher.named_buffers():
+        assert torch.equal(buffer, buffers[name]), name

@@ -20,11 +20,20 @@ class Optimizer:
     lr_rule: Literal["sqrt-1024", "linear-256", "none"] = option(
         "sqrt-1024", help="Peak = base_lr * 4 * sqrt(B / 1024), base_lr * B / 256, or base_lr."
     )
-    lr_end_fraction: float = option(0.001, check=between(0, 1), help="Final learning rate over the peak (cosine).")
-    warmup_steps: int | None = option(
-        None, check=at_least(0), rule="warmup", help="Linear warm-up of the learning rate."
+    lr_end_fraction: float = option(
+        0.001,
+        check=between(0, 1),
+        help="Final learning rate over the peak; with schedule.form = 'v1' over base_lr, which lr_rule does not scale.",
     )
-    betas: tuple[float, float] = option((0.9, 0.999), help="AdamW moments.")
+    warmup_steps: int | None = option(
+        None, check=at_least(0), rule="warmup", help="Linear warm-up of the learning rate; see warmup_form."
+    )
+    warmup_form: Literal["linear", "cosine"] = option(
+        "linear", help="How the warm-up rises; the published adaptation to high resolution has half a cosine."
+    )
+    betas: tuple[float, float] = option(
+        (0.9, 0.999), help="AdamW averages gradients and their squares over 1 / (1 - beta) steps."
+    )
     weight_decay: float = option(0.04, check=at_least(0), help="Weight decay at the first step.")
     weight_decay_end: float | None = option(
         None, check=at_least(0), help="Weight decay at the last (cosine); absent: constant."
