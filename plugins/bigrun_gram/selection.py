@@ -1,0 +1,86 @@
+"""Candidates for the Gram teacher, from the step at which one is kept to the choice of the best."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bigrun.branch import BRANCH
+from bigrun.errors import CheckpointError
+from bigrun_gram.candidates import Candidate, best, score_table, undominated
+from bigrun_gram.config import TABLE
+from bigrun_gram.scores import dense_score, label_free_scores
+from bigrun_gram.shelf import Shelf
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
+    from bigrun_gram.state import State
+    from bigrun_gram.teacher import GramTeacher
+
+__all__ = ["add_candidate", "adopt_candidates", "shelf_of", "take_best"]
+
+FOLDERS = ("gram-anchoring", "candidates")
+
+
+def shelf_of(run: Run) -> Shelf:
+    """Where the files of this run's candidates are."""
+    name, folder = FOLDERS
+    return Shelf(run.path_for(name) / folder)
+
+
+def add_candidate(run: Run, state: State, step: int) -> None:
+    """Score the teacher of this step and keep it; one that cannot be kept is an event."""
+    state.candidate_step = step
+    with run.objective.evaluation() as backbone:
+        scores, score = label_free_scores(run, backbone), dense_score(run, backbone)
+    if scores is None:
+        run.event("gram-candidate", f"no candidate of step {step}: its features are not finite", "warning")
+        return
+    try:
+        sha256 = shelf_of(run).put(step, backbone) if run.is_main else None
+    except CheckpointError as error:
+        run.event("gram-candidate", f"no candidate of step {step}: {error}", "warning")
+        return
+    candidate = Candidate(step, *scores, score, sha256)
+    state.candidates = undominated([*state.candidates, candidate])
+    message = f"candidate for the Gram teacher:\n{score_table([candidate])}"
+    run.event("gram-candidate", message, patch_cosine=candidate.patch_cosine, rank=candidate.rank, dense_score=score)
+
+
+def adopt_candidates(run: Run, state: State) -> None:
+    """In a run that has branched off: copy the candidates' files that it has not yet from the run it comes from.
+
+    One that is not there any more is found missing at the choice.
+    """
+    record = run.directory / BRANCH
+    if run.is_main and record.is_file():
+        origin = Path(json.loads(record.read_text(encoding="utf-8"))["path"]).parent.parent
+        shelf_of(run).adopt(Shelf(origin.joinpath(*FOLDERS)), {candidate.step for candidate in state.candidates})
+
+
+def take_best(run: Run, state: State, teacher: GramTeacher) -> None:
+    """Make the best candidate the Gram teacher; one whose file is not as it was written is passed over, an event.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    remaining = list(state.candidates)
+    while remaining:
+        candidate = best(remaining)
+        try:
+            tensors = shelf_of(run).get(candidate.step, candidate.sha256)
+            teacher.take(run, tensors, str(shelf_of(run).path(candidate.step)))
+        except CheckpointError as error:
+            run.event("gram-candidate", f"the candidate of step {candidate.step} is passed over: {error}", "error")
+            remaining.remove(candidate)
+            continue
+        state.taken_at_step = candidate.step
+        message = f"Gram teacher: step {candidate.step} is the best of the candidates\n{score_table(state.candidates)}"
+        run.event("gram-teacher", message, refreshes=state.refreshes, chosen=candidate.step)
+        return
+    why = "the file of every candidate is missing or damaged" if state.candidates else "there is no candidate"
+    raise CheckpointError(
+        f"{TABLE}: no Gram teacher for step {run.step + 1}: {why}; continue with mode = 'ckpt' and a checkpoint, "
+        "with a later start_step, or with mode = 'off'"
+    )

@@ -1,0 +1,87 @@
+"""The candidates' files: written at once or not at all, known by their hashes, removed when no candidate needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bigrun.checkpoint.disk import hash_file, sync_directory, write
+from bigrun.checkpoint.layout import parse_step, step_name
+from bigrun.checkpoint.tensors import encode_tensors, load_tensors
+from bigrun.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["Shelf"]
+
+
+class Shelf:
+    """Backbones with their parameters in bf16, `step-<step>.safetensors` in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"{step_name(step)}.safetensors"
+
+    def put(self, step: int, backbone: nn.Module) -> str:
+        """Write a backbone, replacing what an earlier attempt at this step has left; returns the file's sha256.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        import torch
+
+        halves = {name: p.detach().to("cpu", torch.bfloat16) for name, p in backbone.named_parameters()}
+        tensors = dict(backbone.state_dict()) | halves  # buffers, the periods of RoPE, are not rounded
+        beside = self.path(step).with_suffix(".new")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            beside.unlink(missing_ok=True)
+            record = write(beside, encode_tensors(tensors, beside.name))
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            beside.replace(self.path(step))
+            sync_directory(self.folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise CheckpointError(f"{self.path(step)}: not saved: {error}") from error
+        return record.sha256
+
+    def get(self, step: int, sha256: str | None) -> dict[str, Tensor]:
+        """Read a backbone.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        path = self.path(step)
+        try:
+            if sha256 is not None and hash_file(path) != sha256:
+                raise CheckpointError(f"{path}: damaged: it holds other bytes than were written")
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        return load_tensors(self.folder, step_name(step))
+
+    def adopt(self, other: Shelf, steps: Collection[int]) -> None:
+        """Copy what this shelf has not of another one. Raises CheckpointError when it cannot be written."""
+        for step in steps:
+            if other.path(step).is_file() and not self.path(step).exists():
+                beside = self.path(step).with_suffix(".new")
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(other.path(step), beside)
+                    beside.replace(self.path(step))
+                except OSError as error:
+                    raise CheckpointError(f"{self.path(step)}: not copied from {other.folder}: {error}") from error
+
+    def sweep(self, steps: Collection[int]) -> None:
+        """Remove all files but those of these steps."""
+        for path in self.folder.glob("step-*"):
+            if path.suffix == ".new" or parse_step(path.stem) not in steps:
+                path.unlink(missing_ok=True)

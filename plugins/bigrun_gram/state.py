@@ -1,0 +1,83 @@
+"""What the plugin remembers from one process to the next, and how a plan outlives a change of the run's length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from bigrun_gram.candidates import Candidate
+from bigrun_gram.config import GramConfig
+from bigrun_gram.plan import Plan
+
+if TYPE_CHECKING:
+    from bigrun.config import Config
+
+__all__ = ["State"]
+
+PLANNED = (
+    "mode", "snapshot_step", "candidates_every_steps", "start_step", "ramp_steps", "weight", "first_refresh_step",
+    "refresh_every_steps", "max_refreshes", "local_weight", "teacher_momentum",
+)  # fmt: skip
+"""The options that a plan is made of."""
+
+
+@attrs.define
+class State:
+    """Facts of a checkpoint."""
+
+    plan: Plan | None = None
+    options: dict[str, Any] | None = None
+    """What the plan was made of; None before there is a plan."""
+    max_steps: int | None = None
+    """`run.max_steps` when the plan was made."""
+    taken_at_step: int | None = None
+    """When the Gram teacher last changed."""
+    checkpoint: str | None = None
+    """The file that it was taken from, as the option had it."""
+    refreshes: int = 0
+    candidate_step: int = 0
+    """Of the newest candidate, 0 before the first."""
+    candidates: list[Candidate] = attrs.field(factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return attrs.asdict(self)
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> State:
+        """Version 1 had no plan."""
+        plan = facts.get("plan")
+        candidates = [Candidate(**c) for c in facts.get("candidates", ())]
+        return cls(**{**facts, "plan": Plan(**plan) if plan else None, "candidates": candidates})
+
+    def settle(self, options: GramConfig, config: Config, step: int) -> None:
+        """Make the plan, or keep the one that there is: a change of the run's length moves nothing that was planned;
+        an option that has changed does.
+
+        Args:
+            step: steps that the run has taken.
+
+        Raises:
+            UsageError: there is no such plan.
+        """
+        given = {name: getattr(options, name) for name in PLANNED}
+        if given == self.options:
+            return
+        begun = self.plan
+        if begun is None:
+            self.max_steps = config.run.max_steps
+        plan = Plan.of(options, self.max_steps, warmup_steps(config))
+        has_teacher = self.taken_at_step is not None or options.mode in ("ckpt", "ema")
+        is_on = begun is not None and begun.start_step <= step and has_teacher
+        if plan is not None and step > 0 and not is_on:
+            plan = plan.postponed(step, has_teacher=has_teacher)
+        self.plan, self.options = plan, given
+
+
+def warmup_steps(config: Config) -> int:
+    """When the last warm-up ends."""
+    warmups = [config.optimizer.warmup_steps, config.optimizer.freeze_last_layer_steps]
+    if "objective" not in config.replaced:
+        warmups.append(config.objective.teacher_temperature_warmup_steps)
+    return max(steps or 0 for steps in warmups)
