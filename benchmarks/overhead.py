@@ -45,6 +45,7 @@ PLAIN, AGAIN, ENGINE, WITH_PLUGINS = "plain loop", "plain loop, again", "engine"
 TARGETS = {ENGINE: 1.01, WITH_PLUGINS: 1.02}
 LOG_EVERY = 5  # steps, as in the preset; a round is that long, so that each has one flush of the metrics
 WARMUPS = ["optimizer.warmup_steps=5", "objective.teacher_temperature_warmup_steps=5"]  # for runs of any length
+DINO_ALONE = ["objective.ibot_weight=0.0", "objective.koleo_weight=0.0"]  # as the plain loop
 MICRO_BATCHES = 8  # in memory
 IMAGE_PX = 160
 TOLERANCE = 1e-4
@@ -89,7 +90,13 @@ class Loops:
 
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         steps = (options.warmup_rounds + options.rounds + options.hook_rounds) * LOG_EVERY + 1
-        sets = [*MODELS[options.model], *WARMUPS, f"run.max_steps={steps}", f"run.checkpoint_every_steps={steps}"]
+        sets = [
+            *MODELS[options.model],
+            *WARMUPS,
+            *DINO_ALONE,
+            f"run.max_steps={steps}",
+            f"run.checkpoint_every_steps={steps}",
+        ]
         sets += [f"hardware.threads={options.threads}", f"run.log_every_steps={LOG_EVERY}"]
         images, batches = decoded(sets)
         self.engines = {

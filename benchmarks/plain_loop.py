@@ -1,6 +1,6 @@
 """The loop that somebody would write without bigrun: same networks, same mathematics, nothing else.
 
-It has no hooks, events, metrics, checkpoints or accumulation, and seeds no generator.
+DINO on class tokens alone. It has no hooks, events, metrics, checkpoints or accumulation, and seeds no generator.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from bigrun.data.views import Views
-from bigrun.objective.dino import DinoNetwork
 from bigrun.objective.losses import dino_loss
-from bigrun.objective.sinkhorn import sinkhorn_bias, targets
+from bigrun.objective.network import DinoNetwork
+from bigrun.objective.sinkhorn import sinkhorn_bias
+from bigrun.objective.targets import Targets, rows_at_once
 from bigrun.optimizer import build_adamw, parameter_groups
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class PlainLoop:
 
     def take_step(self, step: int, samples: Samples) -> None:
         self.set_learning_rates(step)
-        batch = self.views(samples, torch.device("cpu"))
+        batch = self.views(samples, torch.device("cpu"), step)
         assert batch.local_crops is not None
         target = self.teach(batch.global_crops, step)
         loss = self.loss(batch.global_crops, batch.local_crops, target)
@@ -84,27 +85,26 @@ class PlainLoop:
         return start + (end - start) * warm
 
     @torch.no_grad()
-    def teach(self, crops: Tensor, step: int) -> Tensor:
-        """(G, b, K). The logits are computed for every pass over them, as in the objective: that is mathematics
-        which saves memory, not a part of the loop."""
+    def teach(self, crops: Tensor, step: int) -> Targets:
+        """Of (G, b) class tokens. What saves memory (logits by the chunk) is mathematics, not a part of the loop."""
         head, temperature = self.teacher.dino_head, self.teacher_temperature(step)
         rows = head.bottleneck(self.teacher.backbone(crops).cls)
-        bias = sinkhorn_bias(lambda: [head.prototypes(rows)], temperature, self.config.objective.sinkhorn_iterations)
-        target = targets(head.prototypes(rows), temperature, bias)
-        return target.view(self.config.views.global_crops, -1, target.shape[-1])
+        logits = [head.prototypes(part) for part in rows.split(rows_at_once(len(head.weight()), rows.device))]
+        bias = sinkhorn_bias(lambda: logits, temperature, self.config.objective.sinkhorn_iterations)
+        return Targets(rows.view(self.config.views.global_crops, -1, rows.shape[1]), head.weight(), bias, temperature)
 
-    def loss(self, near: Tensor, far: Tensor, target: Tensor) -> Tensor:
+    def loss(self, near: Tensor, far: Tensor, targets: Targets) -> Tensor:
         temperature, local_weight = self.config.objective.student_temperature, self.config.objective.local_weight
-        g, s = len(target), self.config.views.local_crops
+        g, s = self.config.views.global_crops, self.config.views.local_crops
+        head = self.student.dino_head
         features = self.student.backbone.forward_list([near, far])
-        logits = self.student.dino_head(torch.cat([f.cls for f in features]))
-        near_logits, far_logits = torch.split(logits, [len(near), len(far)])
-        near_logits = near_logits.view(g, -1, logits.shape[-1])
-        far_logits = far_logits.view(s, -1, logits.shape[-1])
+        rows = head.bottleneck(torch.cat([f.cls for f in features]))
+        near_rows, far_rows = torch.split(rows, [len(near), len(far)])
+        near_rows, far_rows = near_rows.view(g, -1, rows.shape[1]), far_rows.view(s, -1, rows.shape[1])
         pairs = g * (g - 1) + g * s
-        near_loss = g * (g - 1) / pairs * dino_loss(near_logits, target, temperature, ignore_diagonal=True)
-        far_loss = g * s / pairs * local_weight * dino_loss(far_logits, target, temperature, ignore_diagonal=False)
-        total: Tensor = near_loss + far_loss
+        near_loss = dino_loss(near_rows, head.weight(), targets, temperature, ignore_diagonal=True)
+        far_loss = dino_loss(far_rows, head.weight(), targets, temperature, ignore_diagonal=False)
+        total: Tensor = 1 / pairs * g * (g - 1) * near_loss + 1 / pairs * g * s * local_weight * far_loss
         return total
 
     @torch.no_grad()

@@ -25,7 +25,9 @@ CONSTANT = {
 }  # fmt: skip
 
 # A sharp teacher that moves: the paths of different targets part visibly within 3 steps.
-SHARP = {"teacher_temperature": 0.04, "teacher_temperature_warmup_steps": 0}
+SHARP = {
+    "teacher_temperature": 0.04, "teacher_temperature_warmup_steps": 0, "koleo_weight": 0.1, "koleo_group": 2,
+}  # fmt: skip
 
 
 class PlainSgd:
@@ -151,15 +153,15 @@ def test_each_sub_module_moves_by_the_clipped_norm_and_the_log_has_the_norm_befo
     descent = {"clip_norm": clip_norm, "base_lr": 1.0}  # the weights move by the gradient that is left
     clipped = descend(bigrunner, accumulate, steps=1, companions=[watch], optimizer=descent)
     before, after = watch.before[1], watch.after[1]
-    for name in ("backbone", "dino_head"):
+    for name in ("backbone", "dino_head", "ibot_head"):
         moved = (part(after, f"student.{name}.") - part(before, f"student.{name}.")).norm().item()
         assert moved == pytest.approx(clip_norm, rel=1e-3), name
         assert part(watch.gradients[1], f"{name}.").norm().item() == pytest.approx(clip_norm, rel=1e-3), name
         assert clipped.metrics[0][f"grad_norm/{name}"] > 2 * clip_norm  # or clipping would have had nothing to do
     norms = {name: value for name, value in free.items() if name.startswith("grad_norm")}
-    assert set(norms) == {"grad_norm", "grad_norm/backbone", "grad_norm/dino_head"}
+    assert set(norms) == {"grad_norm", "grad_norm/backbone", "grad_norm/dino_head", "grad_norm/ibot_head"}
     assert {name: clipped.metrics[0][name] for name in norms} == pytest.approx(norms, rel=1e-6)
-    parts = [norms["grad_norm/backbone"], norms["grad_norm/dino_head"]]
+    parts = [norms[f"grad_norm/{name}"] for name in ("backbone", "dino_head", "ibot_head")]
     assert norms["grad_norm"] == pytest.approx(torch.tensor(parts).norm().item(), rel=1e-6)
 
 

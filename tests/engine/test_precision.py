@@ -21,7 +21,8 @@ class Types:
     """What has which type while the run trains."""
 
     def __init__(self) -> None:
-        self.logits: set[torch.dtype] = set()
+        self.rows: set[torch.dtype] = set()
+        self.products: set[torch.dtype] = set()
         self.terms: set[torch.dtype] = set()
         self.targets: set[torch.dtype] = set()
         self.gradients: set[torch.dtype] = set()
@@ -34,8 +35,10 @@ class Types:
 
     @hookimpl
     def loss_terms(self, run: Any, outputs: Any) -> dict[str, torch.Tensor]:
-        self.logits |= {outputs.global_logits.dtype, outputs.local_logits.dtype}
-        self.targets |= {outputs.targets.dtype}
+        self.rows |= {outputs.global_rows.dtype, outputs.local_rows.dtype, outputs.patch_rows.dtype}
+        for targets in (outputs.taught.classes, outputs.taught.patches):
+            self.products |= {targets.bottlenecks.dtype, targets.prototypes.dtype}
+            self.targets |= {targets.bias.dtype, targets.rows(slice(None)).dtype}
         self.terms |= {term.dtype for term in run.objective.loss_terms(outputs).values()}
         return {}
 
@@ -66,9 +69,9 @@ def test_a_run_in_bf16_computes_in_half_and_keeps_its_state_whole(bigrunner: Run
     assert all(math.isfinite(value) for row in half.metrics for value in row.values())
     assert half.losses[0] == pytest.approx(whole.losses[0], abs=1e-2)
     assert half.losses[0] != whole.losses[0]
-    assert types.logits == types.teacher == {torch.bfloat16}
+    assert types.products == types.teacher == {torch.bfloat16}
     # A sum of small probabilities, or of small updates, loses most of them in 8 bits.
-    assert types.targets == types.terms == types.gradients == {torch.float32}
+    assert types.rows == types.targets == types.terms == types.gradients == {torch.float32}
     assert state_types(half) == {torch.float32}
     assert not [e for e in half.events if e.kind == "anomaly"]
 

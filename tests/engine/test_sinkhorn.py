@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bigrun.objective.sinkhorn import sinkhorn_bias, targets
+from bigrun.objective.sinkhorn import sinkhorn_bias
+from bigrun.objective.targets import softmax_targets
 
 T = 0.04
 
@@ -20,7 +23,7 @@ def logits(rows: int, prototypes: int, std: float, seed: int = 0) -> Tensor:
 
 
 def balanced(x: Tensor, temperature: float = T, iterations: int = 3) -> Tensor:
-    return targets(x, temperature, sinkhorn_bias(lambda: [x], temperature, iterations))
+    return softmax_targets(x, temperature, sinkhorn_bias(lambda: [x], temperature, iterations))
 
 
 def naive(x: Tensor, temperature: float, iterations: int = 3) -> Tensor:
@@ -106,6 +109,36 @@ def test_t07_targets_are_a_softmax_with_one_bias_per_prototype() -> None:
     torch.testing.assert_close(rest[0], bias - bias[0], rtol=0, atol=1e-4)
 
 
+def one_rank(rank: int, folder: str) -> None:
+    """One of two processes: its half of the rows, balanced together with the other's."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    x = logits(31, 12, 0.3)[:20] if rank == 0 else logits(31, 12, 0.3)[20:]
+    bias = sinkhorn_bias(lambda: x.split(7), 0.1, group=dist.group.WORLD)
+    torch.save(bias, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_t06_two_processes_balance_as_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    whole = sinkhorn_bias(lambda: [logits(31, 12, 0.3)], 0.1)
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), whole, rtol=1e-6, atol=1e-5)
+
+
+@small
+@given(seed=seeds, std=st.floats(0.01, 20.0), iterations=st.integers(1, 6))
+def test_the_bias_is_finite_and_that_of_the_two_step_form(seed: int, std: float, iterations: int) -> None:
+    """Both halves of an iteration, written out as the formula has them."""
+    x = logits(13, 9, std, seed).double() / T
+    c = torch.zeros(13, 1, dtype=torch.float64)
+    for _ in range(iterations):
+        r = -torch.logsumexp(x + c, dim=0)
+        c = -torch.logsumexp(x + r, dim=1, keepdim=True)
+    bias = sinkhorn_bias(lambda: [logits(13, 9, std, seed)], T, iterations)
+    assert bias.isfinite().all()
+    torch.testing.assert_close(bias.double(), r, rtol=1e-5, atol=1e-3)
+
+
 @small
 @given(seed=seeds, std=st.floats(0.05, 0.3))
 def test_t08_mean_entropy_cannot_fall_below_ln_k_over_n(seed: int, std: float) -> None:
@@ -119,7 +152,7 @@ def test_logits_in_bf16_are_balanced_in_fp32() -> None:
     bias = sinkhorn_bias(lambda: [x], T)
     assert bias.dtype == torch.float32
     assert torch.equal(bias, sinkhorn_bias(lambda: [x.float()], T))
-    assert targets(x, T, bias).dtype == torch.float32
+    assert softmax_targets(x, T, bias).dtype == torch.float32
 
 
 def test_no_gradient_is_recorded() -> None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import torch
 from torch import Tensor, nn
 
+from bigrun.optimizer import parameter_groups
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from bigrun.data.dataset import Batch
     from bigrun.model.vit import Features, VisionTransformer
     from bigrun.sections import Optimizer
 
 __all__ = ["Network", "Objective", "Outputs"]
+
+TAKEN = {"optimizer", "frozen"}
+"""Parts of a checkpoint that are not the objective's."""
 
 
 @attrs.frozen(eq=False)
@@ -24,6 +31,10 @@ class Outputs:
 
     global_features: Features  # of G*b crops
     local_features: Features | None  # of S*b crops
+    masks: Tensor | None = attrs.field(default=None, kw_only=True)
+    """(G*b, P) bool: the patches that the student did not see; None when it saw all."""
+    teacher_patches: Tensor | None = attrs.field(default=None, kw_only=True)
+    """(G*b, P, D): the teacher's patch tokens behind its final norm, where the objective keeps them."""
 
 
 class Network(nn.Module):
@@ -35,24 +46,49 @@ class Network(nn.Module):
 class Objective(nn.Module, abc.ABC):
     """A student that is trained, its teacher, and the losses between them.
 
-    Its tensors are in the child modules `student` and `teacher`; that is what a checkpoint holds. What
+    Its tensors are in child modules, `student`, `teacher` and any others; that is what a checkpoint holds. What
     `prepare` keeps from the window is not state: it is computed again in every step.
+
+    `teacher` is the network whose features are evaluated, exported and taken as an anchor. An objective without a
+    moving average says `self.teacher = self.student`: one module under two names, which is counted, placed and
+    saved once.
     """
 
     student: Network
     teacher: Network
 
+    def parts(self) -> dict[str, nn.Module]:
+        """The child modules that have tensors, which a checkpoint holds, by the name of their file.
+
+        A network that is student and teacher in one is there as `teacher`, where a checkpoint's reader looks for
+        what to use.
+
+        Raises:
+            TypeError: there are no such networks, a tensor belongs to no child module, or a name is the engine's.
+        """
+        for name in ("student", "teacher"):
+            if not isinstance(getattr(getattr(self, name, None), "backbone", None), nn.Module):
+                raise TypeError(f"`{name}` is not a network with a `backbone`")
+        own = [name for name, _ in self.named_parameters(recurse=False)]
+        own += [name for name, _ in self.named_buffers(recurse=False)]
+        if own:
+            raise TypeError(f"an objective keeps its tensors in child modules; {', '.join(own)} belong to none")
+        children = {name: child for name, child in self.named_children() if child.state_dict()}
+        parts = {"teacher" if child is self.teacher else name: child for name, child in children.items()}
+        if taken := sorted(parts.keys() & TAKEN):
+            raise TypeError(f"a checkpoint has a part of the engine's named {taken[0]!r}: rename the child module")
+        return parts
+
     def trained_modules(self) -> dict[str, nn.Module]:
         """The student's parts by name; each has a gradient norm and is clipped to it on its own."""
         return dict(self.student.named_children())
 
-    @abc.abstractmethod
     def parameter_groups(self, optimizer: Optimizer) -> list[dict[str, Any]]:
         """What is optimized, each parameter once, as `bigrun.optimizer.parameter_groups` describes it."""
+        return parameter_groups(self.trained_modules(), len(self.student.backbone.blocks), optimizer)
 
-    @abc.abstractmethod
-    def prepare(self, window: Sequence[Batch]) -> None:
-        """Look at all micro-batches of the step before any is trained on. Without gradients."""
+    def prepare(self, step: int, window: Sequence[Batch]) -> None:
+        """Look at all micro-batches of the step, counted from 1, before any is trained on. Without gradients."""
 
     @abc.abstractmethod
     def forward(self, batch: Batch, micro: int) -> Outputs:
@@ -60,12 +96,29 @@ class Objective(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def loss_terms(self, outputs: Outputs) -> dict[str, Tensor]:
-        """Weighted scalars by name; the micro-batch's loss is their sum."""
+        """Weighted scalars of shape () by name, at least one; the micro-batch's loss is their sum.
+
+        Each is a mean over the images of the micro-batch: the engine averages over the window.
+        """
 
     def statistics(self, outputs: Outputs) -> dict[str, Tensor]:
         """Scalars worth logging, on the device and without gradients."""
         return {}
 
-    @abc.abstractmethod
     def update_teacher(self) -> None:
         """Let the teacher follow the student, once per optimizer step."""
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[VisionTransformer]:
+        """The teacher's backbone in eval mode and without gradients, for plugins that look at its features.
+
+        Afterwards it is in the mode in which it was: a teacher that is the student goes on being trained.
+        """
+        backbone = self.teacher.backbone
+        training = backbone.training
+        backbone.eval()
+        try:
+            with torch.no_grad():
+                yield backbone
+        finally:
+            backbone.train(training)

@@ -1,8 +1,8 @@
-"""DINO on class tokens: the student's crops predict the teacher's view of the same image.
+"""The objective of DINOv3: class tokens (DINO), masked patches (iBOT) and KoLeo.
 
-The teacher's prototype assignments are balanced by Sinkhorn-Knopp over the whole effective batch, so 4
-micro-batches of 16 images train exactly as one of 64 does (arXiv 2104.14294; 2304.07193, section 4; 2508.10104,
-section 3).
+The student's crops predict the teacher's view of the same image, once as a whole and once patch by patch where the
+student sees a mask. The teacher's assignments are balanced over the whole effective batch, so 4 micro-batches of 16
+images train exactly as one of 64 does (arXiv 2104.14294; 2111.07832; 2304.07193, section 4; 2508.10104, section 3).
 """
 
 from __future__ import annotations
@@ -11,84 +11,93 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
+from bigrun.data.draws import derive_seed
+from bigrun.data.masking import Masks, crop_masks
 from bigrun.ema import ema_update, frozen_copy
-from bigrun.model.heads import ProjectionHead
-from bigrun.model.vit import VisionTransformer
-from bigrun.objective.base import Network, Objective, Outputs
-from bigrun.objective.losses import dino_loss
-from bigrun.objective.sinkhorn import sinkhorn_bias, targets
-from bigrun.optimizer import parameter_groups
+from bigrun.objective.base import Objective, Outputs
+from bigrun.objective.centring import Centring, SinkhornKnopp, SoftmaxCentring
+from bigrun.objective.losses import dino_loss, ibot_loss, koleo_loss
+from bigrun.objective.network import DinoNetwork
+from bigrun.objective.targets import Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from bigrun import sections
     from bigrun.data.dataset import Batch
+    from bigrun.rules import EngineConfig
     from bigrun.schedules import Schedules
 
-__all__ = ["DinoNetwork", "DinoObjective", "DinoOutputs"]
-
-
-class DinoNetwork(Network):
-    """A vision transformer and the head on its class token."""
-
-    def __init__(self, model: sections.Model, objective: sections.Objective) -> None:
-        super().__init__()
-        assert objective.prototypes is not None
-        self.backbone = VisionTransformer(model)
-        self.dino_head = ProjectionHead(
-            model.width,
-            objective.head_hidden,
-            objective.head_bottleneck,
-            objective.prototypes,
-            normalise_prototypes=objective.normalise_prototypes,
-        )
+__all__ = ["DinoObjective", "DinoOutputs"]
 
 
 @attrs.frozen(eq=False)
 class DinoOutputs(Outputs):
-    """One micro-batch of b images: what the student says and what it should say."""
+    """One micro-batch of b images: what the student says, as bottlenecks, and what it should say."""
 
-    global_logits: Tensor  # (G, b, K)
-    local_logits: Tensor | None  # (S, b, K)
-    targets: Tensor  # (G, b, K) float32, rows sum to 1
+    global_rows: Tensor  # (G, b, e)
+    local_rows: Tensor | None  # (S, b, e)
+    patch_rows: Tensor | None  # (M, e') of the masked patches
+    taught: Taught
 
 
 @attrs.frozen(eq=False)
-class Assignment:
-    """What is kept of the teacher for one micro-batch: e numbers per crop, from which its targets, K numbers per
-    crop, are computed when their turn comes."""
+class Taught:
+    """The teacher's part of one micro-batch."""
 
-    bottlenecks: Tensor  # (G*b, e)
-    bias: Tensor  # (K,) float32
+    classes: Targets  # of (G, b) class tokens
+    patches: Targets | None  # of (1, M) masked patches
+    masks: Masks | None
+    teacher_patches: Tensor | None  # (G*b, P, D) behind the final norm, where they are kept
 
 
 class DinoObjective(Objective):
-    """Student, teacher, and the cross-entropy between their class tokens' prototype assignments."""
+    """Student, teacher, and the losses between them.
+
+    `keep_teacher_patches`: set it before the run's first step to find the teacher's patch tokens in the outputs.
+    """
 
     student: DinoNetwork
     teacher: DinoNetwork
+    keep_teacher_patches = False
 
-    def __init__(
-        self,
-        model: sections.Model,
-        objective: sections.Objective,
-        views: sections.Views,
-        schedules: Schedules,
-    ) -> None:
-        """`schedules` has both temperatures and `teacher_momentum` when the first step is prepared."""
+    def __init__(self, config: EngineConfig, schedules: Schedules) -> None:
+        """`schedules` has both temperatures, `local_weight` and `teacher_momentum` when the first step is prepared."""
         super().__init__()
-        self.section = objective
+        self.section = config.objective
+        self.masking = config.masking
+        self.seed = config.run.seed
+        self.patch_size_px = config.model.patch_size_px
+        self.global_crops = config.views.global_crops
+        self.local_crops = config.views.local_crops
         self.schedules = schedules
-        self.depth = model.depth
-        self.global_crops = views.global_crops
-        self.local_crops = views.local_crops
-        self.student = DinoNetwork(model, objective)
+        self.student = DinoNetwork(config.model, config.objective)
         self.teacher = frozen_copy(self.student)
-        self.assignments: list[Assignment] = []
+        rows = self.global_crops * config.data.effective_batch
+        self.centring = nn.ModuleDict({"classes": self._centring(self.teacher.dino_head, queue_rows=rows)})
+        if self.teacher.ibot_head is not None:
+            self.centring["patches"] = self._centring(self.teacher.ibot_head, queue_rows=0)
+        self.group: dist.ProcessGroup | None = None
+        self.window: list[Taught] = []
+
+    def _centring(self, head: Any, queue_rows: int) -> Centring:
+        section, (prototypes, bottleneck) = self.section, head.last_layer.weight.shape
+        if section.centring == "softmax":
+            return SoftmaxCentring(prototypes, section.centre_momentum)
+        return SinkhornKnopp(section.sinkhorn_iterations, bottleneck, section.queue_steps * queue_rows)
+
+    def share_step(self, group: dist.ProcessGroup) -> None:
+        """Take part in steps that all processes of the group take together, each with as many images."""
+        self.group = group
+        for centring in self.centrings():
+            centring.group = group
+
+    def centrings(self) -> list[Centring]:
+        return [module for module in self.centring.values() if isinstance(module, Centring)]
 
     def train(self, mode: bool = True) -> DinoObjective:
         """Switch the student; the teacher is always in eval mode."""
@@ -96,94 +105,141 @@ class DinoObjective(Objective):
         self.teacher.eval()
         return self
 
-    def parameter_groups(self, optimizer: sections.Optimizer) -> list[dict[str, Any]]:
-        return parameter_groups(self.trained_modules(), self.depth, optimizer)
-
     @torch.no_grad()
-    def prepare(self, window: Sequence[Batch]) -> None:
+    def prepare(self, step: int, window: Sequence[Batch]) -> None:
         """Run the teacher on the window's global crops and balance its assignments over all of them."""
-        bottlenecks = [self._teacher_bottlenecks(batch) for batch in window]
-        if self.section.sinkhorn_scope == "effective":
-            biases = [self._balance(bottlenecks)] * len(window)
+        masks = self._masks(step, window)
+        features = [self.teacher.backbone(batch.global_crops) for batch in window]
+        classes = self._assign("classes", self.teacher.dino_head, [f.cls for f in features])
+        patches: list[Targets | None] = [None] * len(window)
+        if self.teacher.ibot_head is not None:
+            tokens = [masked(f.patches, m) for f, m in zip(features, masks, strict=True) if m is not None]
+            patches = list(self._assign("patches", self.teacher.ibot_head, tokens))
+        kept = [f.patches if self.keep_teacher_patches else None for f in features]
+        self.window = [Taught(*parts) for parts in zip(classes, patches, masks, kept, strict=True)]
+
+    def _masks(self, step: int, window: Sequence[Batch]) -> Sequence[Masks | None]:
+        """What is hidden of each micro-batch: a function of seed and step, whatever the micro-batches are."""
+        if self.teacher.ibot_head is None:
+            return [None] * len(window)
+        crops, sizes = window[0].global_crops, [batch.size for batch in window]
+        grid = (crops.shape[2] // self.patch_size_px, crops.shape[3] // self.patch_size_px)
+        rank, processes = (0, 1) if self.group is None else (dist.get_rank(self.group), dist.get_world_size(self.group))
+        generator = np.random.default_rng(derive_seed(self.seed, "masks", step))
+        masks = crop_masks(self.global_crops * sum(sizes) * processes, grid, self.masking, generator)
+        by_image = masks.reshape(self.global_crops, processes, sum(sizes), -1)[:, rank]
+        parts = np.split(by_image, np.cumsum(sizes)[:-1], axis=1)  # (G, b, P) each
+        return [Masks.of(part.reshape(-1, masks.shape[1]), crops.device) for part in parts]
+
+    def _assign(self, name: str, head: Any, tokens: Sequence[Tensor]) -> list[Targets]:
+        """Targets of the tokens of each micro-batch, (G*b, D) or (M, D)."""
+        rows = [head.bottleneck(t) for t in tokens]
+        prototypes, temperature = compute_type(head.weight()), self.schedules["teacher_temperature"]
+        centring: Any = self.centring[name]
+        if self.section.centring == "sinkhorn" and self.section.sinkhorn_scope == "micro":
+            biases = [centring.bias([r], prototypes, temperature) for r in rows]
         else:
-            biases = [self._balance([rows]) for rows in bottlenecks]
-        self.assignments = [Assignment(*pair) for pair in zip(bottlenecks, biases, strict=True)]
-
-    def _teacher_bottlenecks(self, batch: Batch) -> Tensor:
-        """(G*b, e)."""
-        features = self.teacher.backbone(batch.global_crops)
-        return self.teacher.dino_head.bottleneck(features.cls)
-
-    def _balance(self, bottlenecks: Sequence[Tensor]) -> Tensor:
-        """The prototypes' bias (K,) over all rows; logits exist for one micro-batch at a time."""
-
-        def chunks() -> Iterator[Tensor]:
-            return (self.teacher.dino_head.prototypes(rows) for rows in bottlenecks)
-
-        return sinkhorn_bias(chunks, self.schedules["teacher_temperature"], self.section.sinkhorn_iterations)
-
-    @torch.no_grad()
-    def _targets(self, micro: int) -> Tensor:
-        """(G, b, K) float32."""
-        assignment = self.assignments[micro]
-        logits = self.teacher.dino_head.prototypes(assignment.bottlenecks)  # (G*b, K)
-        rows = targets(logits, self.schedules["teacher_temperature"], assignment.bias)
-        return by_crop(rows, self.global_crops)
+            biases = [centring.bias(rows, prototypes, temperature)] * len(rows)
+        groups = self.global_crops if name == "classes" else 1
+        return [
+            Targets(compute_type(by_crop(r, groups)), prototypes, bias, temperature)
+            for r, bias in zip(rows, biases, strict=True)
+        ]
 
     def forward(self, batch: Batch, micro: int) -> DinoOutputs:
         """Run the student on all crops of micro-batch `micro` of the prepared window."""
-        crops = [batch.global_crops] if batch.local_crops is None else [batch.global_crops, batch.local_crops]
-        features = self.student.backbone.forward_list(crops)
-        logits = self.student.dino_head(torch.cat([f.cls for f in features]))  # (G*b + S*b, K)
-        parts = torch.split(logits, [len(f.cls) for f in features])
-        has_local = batch.local_crops is not None
+        taught, local = self.window[micro], batch.local_crops
+        mask = None if taught.masks is None else taught.masks.patches
+        crops, masks = ([batch.global_crops], [mask]) if local is None else ([batch.global_crops, local], [mask, None])
+        features = self.student.backbone.forward_list(crops, masks)
+        rows = self.student.dino_head.bottleneck(torch.cat([f.cls for f in features]))  # (G*b + S*b, e)
+        parts = torch.split(rows, [len(f.cls) for f in features])
+        patch_rows = None
+        if taught.masks is not None and self.student.ibot_head is not None:
+            patch_rows = self.student.ibot_head.bottleneck(masked(features[0].patches, taught.masks))
         return DinoOutputs(
             global_features=features[0],
-            local_features=features[1] if has_local else None,
-            global_logits=by_crop(parts[0], self.global_crops),
-            local_logits=by_crop(parts[1], self.local_crops) if has_local else None,
-            targets=self._targets(micro),
+            local_features=None if local is None else features[1],
+            masks=mask,
+            teacher_patches=taught.teacher_patches,
+            global_rows=by_crop(parts[0], self.global_crops),
+            local_rows=None if local is None else by_crop(parts[1], self.local_crops),
+            patch_rows=patch_rows,
+            taught=taught,
         )
 
     def loss_terms(self, outputs: Outputs) -> dict[str, Tensor]:
-        """`dino_global`: pairs of different global crops; `dino_local`: pairs of a local and a global crop.
+        """Weighted terms: see docs/explanation/objective.md, 5.1.
 
-        Each is a mean over its pairs, weighted by its share of all pairs; `local_weight` scales the latter.
+        `dino_global`: pairs of different global crops; `dino_local`: pairs of a local and a global crop; each is a mean
+        over its pairs times its share of all pairs. `ibot`: masked patches. `koleo`: the sum over global crops.
         """
         assert isinstance(outputs, DinoOutputs)
-        temperature = self.schedules["student_temperature"]
+        section, schedules, taught = self.section, self.schedules, outputs.taught
+        temperature, prototypes = schedules["student_temperature"], self.student.dino_head.weight()
         g, s = self.global_crops, self.local_crops
-        pairs = g * (g - 1) + g * s
-        loss = dino_loss(outputs.global_logits, outputs.targets, temperature, ignore_diagonal=True)
-        terms = {"dino_global": g * (g - 1) / pairs * loss}
-        if outputs.local_logits is not None:
-            loss = dino_loss(outputs.local_logits, outputs.targets, temperature, ignore_diagonal=False)
-            terms["dino_local"] = g * s / pairs * self.section.local_weight * loss
+        share = section.dino_weight / (g * (g - 1) + g * s)
+        loss = dino_loss(outputs.global_rows, prototypes, taught.classes, temperature, ignore_diagonal=True)
+        terms = {"dino_global": share * g * (g - 1) * loss}
+        if outputs.local_rows is not None:
+            loss = dino_loss(outputs.local_rows, prototypes, taught.classes, temperature, ignore_diagonal=False)
+            terms["dino_local"] = share * g * s * schedules["local_weight"] * loss
+        if outputs.patch_rows is not None:
+            assert taught.patches is not None
+            assert taught.masks is not None
+            assert self.student.ibot_head is not None
+            weights, crops = taught.masks.weights, len(taught.masks.patches)
+            prototypes = self.student.ibot_head.weight()
+            loss = ibot_loss(outputs.patch_rows, prototypes, taught.patches, weights, crops, temperature)
+            terms["ibot"] = section.ibot_weight * loss
+        if section.koleo_weight > 0:
+            assert section.koleo_group is not None
+            tokens = by_crop(outputs.global_features.cls, g)
+            koleo = [koleo_loss(crop, section.koleo_group, section.koleo_neighbours) for crop in tokens]
+            terms["koleo"] = section.koleo_weight * torch.stack(koleo).sum()
         return terms
 
     @torch.no_grad()
     def statistics(self, outputs: Outputs) -> dict[str, Tensor]:
         """What tells the ways of not learning apart.
 
-        `target_entropy_fraction`: mean entropy of the targets over ln K; 1 when the teacher sees no difference
-        between images. `student_divergence`: mean Kullback-Leibler divergence of the student's global crops from
-        the targets, in nat; 0 when the student says what the teacher does.
+        `target_entropy_fraction`: mean entropy of the class tokens' targets over ln K; 1 when the teacher sees no
+        difference between images. `patch_target_entropy_fraction`: the same of the masked patches.
+        `student_divergence`: mean Kullback-Leibler divergence of the student's global crops from the targets, in nat;
+        0 when the student says what the teacher does.
         """
         assert isinstance(outputs, DinoOutputs)
-        entropy = torch.special.entr(outputs.targets).sum(-1).mean()
-        cross_entropy = dino_loss(
-            outputs.global_logits, outputs.targets, self.schedules["student_temperature"], ignore_diagonal=True
-        )
-        return {
-            "target_entropy_fraction": entropy / math.log(outputs.targets.shape[-1]),
-            "student_divergence": cross_entropy - entropy,
+        taught = outputs.taught
+        prototypes, temperature = self.student.dino_head.weight(), self.schedules["student_temperature"]
+        entropy = taught.classes.entropy()
+        loss = dino_loss(outputs.global_rows, prototypes, taught.classes, temperature, ignore_diagonal=True)
+        found = {
+            "target_entropy_fraction": entropy / math.log(len(taught.classes.prototypes)),
+            "student_divergence": loss - entropy,
         }
+        if taught.patches is not None:
+            fraction = taught.patches.entropy() / math.log(len(taught.patches.prototypes))
+            found["patch_target_entropy_fraction"] = fraction
+        return found
 
     def update_teacher(self) -> None:
-        """Exponential moving average with the current `teacher_momentum`."""
+        """Exponential moving average with the current `teacher_momentum`; centres and queues take in the step."""
         ema_update(self.teacher, self.student, self.schedules["teacher_momentum"])
+        for centring in self.centrings():
+            centring.commit()
+
+
+def masked(patches: Tensor, masks: Masks) -> Tensor:
+    """The masked ones of patch tokens (Nc, P, D): (M, D)."""
+    return patches.flatten(0, 1).index_select(0, masks.indices)
 
 
 def by_crop(rows: Tensor, crops: int) -> Tensor:
     """(crops*b, K), crop-major -> (crops, b, K)."""
     return rows.view(crops, -1, rows.shape[-1])
+
+
+def compute_type(tensor: Tensor) -> Tensor:
+    """In autocast's type where autocast is on."""
+    kind = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
