@@ -14,6 +14,9 @@ from bigrun.values import Problem
 
 __all__ = ["activate"]
 
+REPLACEABLE = ("objective", "masking", "teacher")
+"""Tables that only the engine's own objective reads."""
+
 
 def activate(document: Document, companions: Mapping[str, Any] | None = None) -> tuple[Config, Plugins]:
     """Interpret a document and register its plugins.
@@ -29,7 +32,9 @@ def activate(document: Document, companions: Mapping[str, Any] | None = None) ->
     problems: list[Problem] = []
     tables = document.tables.get("plugins", {})
     classes = load_classes(tables if isinstance(tables, Mapping) else {}, problems)
-    config = build_config(document, {n: getattr(cls, "Config", None) for n, cls in classes.items()}, problems)
+    replaced = replaced_tables(classes, problems)
+    options = {name: getattr(cls, "Config", None) for name, cls in classes.items()}
+    config = build_config(document, options, problems, replaced)
     plugins = Plugins()
     plugins.manager.register(Defaults(), "engine")
     for name, cls in classes.items():
@@ -39,6 +44,25 @@ def activate(document: Document, companions: Mapping[str, Any] | None = None) ->
     plugins.hook.configure_hooks(plugins=plugins)
     plugins.check_hooks()
     return config, plugins
+
+
+def replaced_tables(classes: Mapping[str, type], problems: list[Problem]) -> dict[str, str]:
+    """Tables that have no meaning in this run, since a plugin brings an objective with options of its own, by table.
+
+    Such a plugin says so in its class: `replaces = ("objective", "masking", "teacher")`, or some of them.
+    """
+    replaced: dict[str, str] = {}
+    for name, cls in classes.items():
+        tables: Any = getattr(cls, "replaces", ())
+        if not isinstance(tables, tuple) or not set(tables) <= set(REPLACEABLE):
+            expected = ", ".join(map(repr, REPLACEABLE))
+            problems.append((f"plugins.{name}", f"`replaces` is {tables!r}, expected a tuple of some of {expected}"))
+            continue
+        for table in tables:
+            if table in replaced:
+                problems.append((f"plugins.{name}", f"replaces [{table}], and so does {replaced[table]}: use one"))
+            replaced[table] = name
+    return replaced
 
 
 def create(name: str, cls: type, options: Any) -> Any:

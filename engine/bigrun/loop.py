@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bigrun.anomaly import Action, nonfinite
-from bigrun.answers import merged
+from bigrun.answers import ask, merged
 from bigrun.errors import TrainingHalted
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def take_step(run: Run, step: int) -> None:
     run.hook.before_step(run=run, step=step)
     run.reseed(step, micro=-1)
     with run.strategy.precision():
-        run.objective.prepare(window)  # no grad: Sinkhorn sees the effective batch
+        ask(run, "prepare", step, window)  # no grad: Sinkhorn sees the effective batch
     finite = [accumulate(run, step, micro, batch) for micro, batch in enumerate(window)]
     grad_norm = run.clip_gradients()
     # The step's one decision of all processes; the host waits here for the device.
@@ -66,11 +66,11 @@ def accumulate(run: Run, step: int, micro: int, batch: Batch) -> Tensor:
     """Add the gradients of one micro-batch; returns whether its loss was finite, on the device, shape ()."""
     run.reseed(step, micro)
     with run.strategy.micro_batch(synchronize=micro == run.accumulate - 1):
-        outputs = run.objective(batch, micro)
+        outputs = ask(run, "forward", batch, micro)
         more = run.hook.loss_terms(run=run, step=step, micro=micro, batch=batch, outputs=outputs)
-        loss = run.metrics.record_loss(merged([run.objective.loss_terms(outputs), *more], "loss term"))
+        loss = run.metrics.record_loss(merged([ask(run, "loss_terms", outputs), *more], "loss term"))
         if run.metrics.due(step):
-            run.metrics.record_all(run.objective.statistics(outputs))
+            run.metrics.record_all(ask(run, "statistics", outputs))
         run.strategy.backward(loss / run.accumulate)
     run.hook.after_backward(run=run, step=step, micro=micro)
     return loss.detach().isfinite()
@@ -79,7 +79,7 @@ def accumulate(run: Run, step: int, micro: int, batch: Batch) -> Tensor:
 def update(run: Run, step: int) -> None:
     """Change the student, then let the teacher follow."""
     run.optimizer.step()
-    run.objective.update_teacher()
+    ask(run, "update_teacher")
     run.metrics.commit()
     run.skipped_in_a_row = 0
     run.hook.after_update(run=run, step=step)

@@ -51,6 +51,8 @@ class Plugins:
         self.active: dict[str, Any] = {}
         self.failures: dict[str, Failure] = {}
         self.quarantined: list[str] = []
+        self.builders: dict[str, str] = {}
+        """Which plugin answered a `build_` hook; none for the engine's own answer."""
         self.on_failure: Callable[[Failure], None] = lambda failure: None
 
     def add_hooks(self, specs: type) -> None:
@@ -118,6 +120,8 @@ class Plugins:
             try:
                 answer = function(*args)
                 check_answer(hook, answer)
+                if hook.startswith("build_") and answer is not None:
+                    self.builders[hook] = name
                 return answer
             except BigrunError:
                 if not observer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,6 @@ def first_components(features: Tensor) -> Tensor:
 
 def draw_patch_features(run: Run, photos: dict[str, Tensor], path: Path) -> None:
     """Photographs above, their patch features as colours below: alike patches have like colours."""
-    backbone: Any = run.objective.teacher.backbone
     views = run.config.views
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (views.mean, views.std))
     names = [name for name in SHOWN if name in photos]
@@ -52,7 +51,7 @@ def draw_patch_features(run: Run, photos: dict[str, Tensor], path: Path) -> None
     for column, name in enumerate(names):
         square = centre_square(photos[name].float() / 255)
         x = F.interpolate(square[None], (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        with torch.no_grad():
+        with run.objective.evaluation() as backbone:
             features = backbone(((x - mean) / std).to(run.device))
         rows, columns = features.grid
         axes[0, column].imshow(x[0].permute(1, 2, 0).numpy())

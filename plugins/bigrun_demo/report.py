@@ -92,12 +92,11 @@ class LearningReport:
         import torch
         import torch.nn.functional as F
 
-        backbone: Any = run.objective.teacher.backbone
         views = run.config.views
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (views.mean, views.std))
-        size = views.global_size_px
+        size = views.pairs[0][0]
         x = F.interpolate(patches, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-        with torch.no_grad():
+        with run.objective.evaluation() as backbone:
             found = [backbone(part.to(run.device)) for part in torch.split((x - mean) / std, 256)]
         halves = (torch.cat([f.cls for f in found]), torch.cat([f.patches.mean(1) for f in found]))
         return torch.cat([F.normalize(half.float(), dim=1) for half in halves], dim=1).cpu()

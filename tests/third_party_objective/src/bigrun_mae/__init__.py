@@ -1,0 +1,1 @@
+"""An objective for bigrun: `masked-reconstruction`."""
