@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from bigrun.model.heads import ProjectionHead
 
@@ -18,6 +22,22 @@ def test_parameters_are_counted_exactly(i: int, m: int, e: int, k: int) -> None:
     with torch.device("meta"):
         count = sum(p.numel() for p in ProjectionHead(i, m, e, k).parameters())
     assert count == i * m + m + m * m + m + m * e + e + e * k
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 5])
+def test_layers_in_front_of_the_bottleneck_can_be_chosen(layers: int) -> None:
+    network = ProjectionHead(12, 20, 8, 30, layers=layers)
+    linear = [module for module in network.mlp if isinstance(module, nn.Linear)]
+    widths = [12, *[20] * (layers - 1), 8]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == list(itertools.pairwise(widths))
+    assert len(network.mlp) == 2 * layers - 1
+    tokens = torch.randn(7, 12)
+    if layers == 1:  # without GELU: a linear map, normalised
+        assert torch.allclose(network.bottleneck(tokens), F.normalize(linear[0](tokens), dim=-1))
+    else:
+        inner = F.gelu(linear[0](tokens))
+        rest = network.mlp[2:](inner)
+        assert torch.allclose(network.bottleneck(tokens), F.normalize(rest, dim=-1))
 
 
 def test_the_bottleneck_is_on_the_unit_sphere_in_fp32() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigrun.model.rope import rotate
+from bigrun.model.groups import Group, Qkv, rotated_qkv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,23 +16,7 @@ if TYPE_CHECKING:
     from bigrun.model.rope import RopeTable
     from bigrun.sections import Model
 
-__all__ = ["Attention", "Group", "Qkv", "QkvLinear", "attend_by_group"]
-
-Qkv = tuple[Tensor, Tensor, Tensor]
-"""Queries, keys and values of one group, each (n, h, N, d)."""
-
-
-@attrs.frozen
-class Group:
-    """Crops of one size, of which each has the same number of tokens."""
-
-    crops: int
-    tokens: int
-
-    @property
-    def rows(self) -> int:
-        """Tokens of all crops."""
-        return self.crops * self.tokens
+__all__ = ["Attention", "QkvLinear", "attend_by_group"]
 
 
 def attend_by_group(groups: Sequence[Qkv]) -> list[Tensor]:
@@ -54,6 +37,7 @@ class QkvLinear(nn.Linear):
         self.register_buffer("bias_mask", torch.empty(3 * width))
 
     def initialise(self) -> None:
+        """Set the mask."""
         self.bias_mask.fill_(1.0)
         self.bias_mask.chunk(3)[1].zero_()
 
@@ -81,10 +65,6 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, groups: Sequence[Group], tables: Sequence[RopeTable]) -> Tensor:
         """(T, D) -> (T, D): the tokens of all groups, one group after the other."""
-        projected = self.qkv(x)  # (T, 3D)
-        parts = []
-        for part, group, table in zip(torch.split(projected, [g.rows for g in groups]), groups, tables, strict=True):
-            q, k, v = part.view(group.crops, group.tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            parts.append((rotate(q, table), rotate(k, table), v))
+        parts = rotated_qkv(self.qkv(x), self.heads, groups, tables)
         mixed = [out.transpose(1, 2).flatten(2).flatten(0, 1) for out in self.kernel(parts)]  # (n*N, D) each
-        return self.proj(torch.cat(mixed))  # type: ignore[no-any-return]
+        return self.proj(torch.cat(mixed) if len(mixed) > 1 else mixed[0])  # type: ignore[no-any-return]

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigrun.model.attention import Attention, Group
+from bigrun.model.activation_checkpointing import ActivationCheckpointing, checkpointed
+from bigrun.model.attention import Attention
+from bigrun.model.groups import Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +28,9 @@ class RmsNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
 
+    def initialise(self) -> None:
+        nn.init.ones_(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5)).to(x.dtype) * self.weight
@@ -38,6 +43,9 @@ class LayerScale(nn.Module):
         super().__init__()
         self.start = start
         self.gamma = nn.Parameter(torch.empty(width))
+
+    def initialise(self) -> None:
+        nn.init.constant_(self.gamma, self.start)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gamma
@@ -76,7 +84,12 @@ def build_norm(model: Model) -> nn.Module:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x)) (arXiv 2010.11929), each branch scaled and sometimes left out."""
+    """x + attention(norm(x)), then x + ffn(norm(x)) (arXiv 2010.11929), each branch scaled and sometimes left out.
+
+    With `activation_checkpointing` the backward pass computes a part of the forward pass again; numbers stay the same.
+    """
+
+    activation_checkpointing: ActivationCheckpointing = "none"
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -90,7 +103,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, groups: Sequence[Group], tables: Sequence[RopeTable]) -> Tensor:
         """(T, D) -> (T, D): the tokens of all groups, one group after the other."""
+        if self.activation_checkpointing == "none" or not torch.is_grad_enabled():
+            return self._branches(x, groups, tables)
+        return checkpointed(self._branches, self.activation_checkpointing, x, groups, tables)
 
+    def _branches(self, x: Tensor, groups: Sequence[Group], tables: Sequence[RopeTable]) -> Tensor:
         def attention(kept: Tensor, kept_groups: Sequence[Group]) -> Tensor:
             return self.ls1(self.attn(self.norm1(kept), kept_groups, tables))  # type: ignore[no-any-return]
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from bigrun.model.attention import Group
 from bigrun.model.block import Block, build_norm
+from bigrun.model.groups import Group
 from bigrun.model.initialise import initialise
 from bigrun.model.rope import Rope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bigrun.model.activation_checkpointing import ActivationCheckpointing
+    from bigrun.model.rope import RopeTable
     from bigrun.sections import Model
 
 __all__ = ["Features", "PatchEmbedding", "VisionTransformer"]
@@ -71,6 +73,17 @@ class VisionTransformer(nn.Module):
         self.local_cls_norm = build_norm(model) if model.untie_global_and_local_cls_norm else None
         initialise(self)
 
+    def initialise(self) -> None:
+        """Set the tokens; every other tensor is a part's."""
+        nn.init.normal_(self.cls_token, std=0.02)
+        nn.init.normal_(self.storage_tokens, std=0.02)
+        nn.init.zeros_(self.mask_token)
+
+    def checkpoint_activations(self, mode: ActivationCheckpointing) -> None:
+        """Choose for every block what its backward pass computes again."""
+        for block in self.blocks:
+            cast("Block", block).activation_checkpointing = mode
+
     def forward(self, crops: Tensor, mask: Tensor | None = None) -> Features:
         """Features of crops (n, C, H, W); where mask (n, P) is true, a patch is replaced by the mask token."""
         return self.forward_list([crops], [mask])[0]
@@ -87,8 +100,8 @@ class VisionTransformer(nn.Module):
             masks: for each of them (n_i, P_i) bool, or None.
         """
         x, groups, grids = self._embed(crops, masks or [None] * len(crops))
-        for block in self.blocks:
-            x = self._step(block, x, groups, grids)
+        for block, tables in zip(self.blocks, self._tables(grids), strict=True):
+            x = block(x, groups, tables)
         return self._read(x, groups, grids)
 
     def intermediate(self, crops: Tensor, layers: int | Sequence[int], *, norm: bool = True) -> list[Features]:
@@ -107,8 +120,9 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"expected blocks from 0 to {depth - 1}, got {layers}")
         x, groups, grids = self._embed([crops], [None])
         found: dict[int, Features] = {}
+        tables = self._tables(grids)
         for number, block in enumerate(self.blocks[: max(wanted) + 1]):
-            x = self._step(block, x, groups, grids)
+            x = block(x, groups, tables[number])
             if number in wanted:
                 found[number] = self._read(x, groups, grids, norm=norm)[0]
         return [found[layer] for layer in wanted]
@@ -134,10 +148,9 @@ class VisionTransformer(nn.Module):
             grids.append((embedded.shape[2], embedded.shape[3]))
         return torch.cat(tokens), groups, grids
 
-    def _step(self, block: nn.Module, x: Tensor, groups: list[Group], grids: list[tuple[int, int]]) -> Tensor:
-        """One block. In training each draws its own augmentation of the positions of each stack."""
-        tables = [self.rope_embed(grid, self.prefix) for grid in grids]
-        return block(x, groups, tables)  # type: ignore[no-any-return]
+    def _tables(self, grids: list[tuple[int, int]]) -> list[list[RopeTable]]:
+        """For each block the tables of all stacks."""
+        return self.rope_embed(grids, self.prefix, len(self.blocks))  # type: ignore[no-any-return]
 
     def _read(
         self, x: Tensor, groups: list[Group], grids: list[tuple[int, int]], *, norm: bool = True

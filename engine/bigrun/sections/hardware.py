@@ -19,4 +19,9 @@ class Hardware:
     precision: Literal["bf16", "fp32"] = option(
         "bf16", help="Type of the forward and backward pass; weights stay fp32."
     )
+    activation_checkpointing: Literal["none", "selective", "full"] = option(
+        "none",
+        help="What the backward pass computes again instead of keeping it: nothing; all but matrix products and "
+        "attention; whole blocks. Less memory, same numbers, more time.",
+    )
     threads: int | None = option(None, check=between(1, 1000), help="CPU threads of torch; absent: torch decides.")

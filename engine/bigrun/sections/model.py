@@ -7,6 +7,7 @@ from typing import Literal
 
 import attrs
 
+from bigrun.architectures import ARCHITECTURES, known_architecture
 from bigrun.options import above, between, interval, option
 
 __all__ = ["Model"]
@@ -16,6 +17,12 @@ __all__ = ["Model"]
 class Model:
     """The vision transformer [spec 1]."""
 
+    architecture: str | None = option(
+        None,
+        check=known_architecture,
+        help="Named size: width, depth, heads, ffn and ffn_hidden that the preset does not set itself; one of "
+        f"{', '.join(ARCHITECTURES)}; vit_7b also sets qkv_bias and untie_global_and_local_cls_norm.",
+    )
     width: int = option(384, check=between(4, 65536), fixed=True, help="Embedding width D.")
     depth: int = option(12, check=between(1, 1000), fixed=True, help="Number of blocks L.")
     heads: int = option(6, check=between(1, 1000), fixed=True, help="Attention heads; 4 * heads divides the width.")
@@ -40,6 +47,15 @@ class Model:
     rope_rescale_factor: float | None = option(
         2.0, check=above(1), help="Training: log-uniform scale of both axes from 1/r to r; false: off."
     )
+    rope_per_block: bool = option(
+        True,
+        effective=lambda m: m.rope_augmented,
+        otherwise="shift, jitter and rescale of RoPE are off",
+        help="Training: each block draws shift, jitter and rescale anew, as published; false: one draw for all blocks.",
+    )
+    rope_dtype: Literal["fp32", "bf16"] = option(
+        "fp32", fixed=True, help="Type of the RoPE tables; published models were trained with bf16, off by up to 0.03."
+    )
     qkv_bias: bool = option(True, fixed=True, help="Bias of the query, key and value projection.")
     mask_k_bias: bool = option(
         True,
@@ -63,6 +79,11 @@ class Model:
     untie_global_and_local_cls_norm: bool = option(
         True, fixed=True, help="Separate final class-token norm for local crops, in training."
     )
+
+    @property
+    def rope_augmented(self) -> bool:
+        """Whether training draws positions anew."""
+        return not (self.rope_shift is None and self.rope_jitter_factor is None and self.rope_rescale_factor is None)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.width % (4 * self.heads):
