@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bigrun.answers import merged
+from bigrun.answers import ask, merged
 
 if TYPE_CHECKING:
     from bigrun.objective.base import Objective
@@ -31,18 +31,23 @@ def build_data(run: Run) -> None:
     run.schedules = Schedules()
 
 
-def build_objective(run: Run) -> None:
-    """Schedules, objective and frozen modules, configured and then placed on the device."""
-    from bigrun.schedules import training_schedules
+def build_objective(run: Run, *, fresh: bool) -> None:
+    """Schedules, objective and frozen modules, configured and then placed on the device.
 
-    config = run.config
-    for name, schedule in training_schedules(
-        config.run, config.optimizer, config.objective, config.teacher, config.data.effective_batch
-    ).items():
-        run.schedules.add(name, schedule)
+    `fresh`: the run begins, from `init.path` if there is one; else a checkpoint's state will replace everything.
+    """
+    from bigrun.schedules import TABLES, training_schedules
+    from bigrun.weights.start import start_from_file
+
+    for name, schedule in training_schedules(run.config).items():
+        if TABLES.get(name) not in run.config.replaced:
+            run.schedules.add(name, schedule)
     run.reseed(step=0, micro=-1)
     objective: Objective = run.hook.build_objective(run=run)
     run.objective = objective
+    ask(run, "parts")  # raises what the first checkpoint would
+    if fresh and run.config.init.path is not None:
+        start_from_file(run)
     run.frozen = merged(run.hook.frozen_modules(run=run), "frozen module")
     run.hook.configure_model(run=run, objective=objective)
     run.strategy.place(objective)
@@ -54,6 +59,6 @@ def build_optimizer(run: Run) -> None:
     """Optimizer and metrics."""
     from bigrun.metrics import Metrics
 
-    groups = run.objective.parameter_groups(run.config.optimizer)
+    groups = ask(run, "parameter_groups", run.config.optimizer)
     run.optimizer = run.hook.build_optimizer(run=run, parameters=groups)
     run.metrics = Metrics(run.config.run.log_every_steps, run.max_steps, run.config.data.effective_batch)

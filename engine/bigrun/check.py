@@ -78,7 +78,7 @@ def check_preset(document: Document) -> Iterator[str]:
         build_data(run)
         run.strategy.device = torch.device("meta")
         with torch.device("meta"):
-            build_objective(run)
+            build_objective(run, fresh=True)
         yield f"{document.source}: valid"
         yield f"plugins      {', '.join(plugins.active) or 'none'}"
         yield from plan(run)

@@ -92,9 +92,23 @@ def main() -> None:
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<preset>]")
 @click.option("--fresh", is_flag=True, help="Leave an existing run alone and start beside it (name-2, name-3, ...).")
 @click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="CHECKPOINT",
+    help="Begin a new run directory at a checkpoint of another run, which stays as it is.",
+)
+@click.option(
     "--drop-plugin", "drop_plugins", multiple=True, metavar="NAME", help="Resume without a plugin's saved state."
 )
-def run(preset: str, run_dir: Path | None, fresh: bool, drop_plugins: tuple[str, ...], **overrides: Any) -> None:
+def run(
+    preset: str,
+    run_dir: Path | None,
+    fresh: bool,
+    source: Path | None,
+    drop_plugins: tuple[str, ...],
+    **overrides: Any,
+) -> None:
     """Train; continues from the newest checkpoint of the run directory if there is one."""
     from bigrun.config import read_preset
     from bigrun.output import Output
@@ -103,7 +117,7 @@ def run(preset: str, run_dir: Path | None, fresh: bool, drop_plugins: tuple[str,
     document = read_preset(preset, **overrides)
     output = Output(fresh=fresh)
     finished, code = run_training(
-        document, run_dir, fresh=fresh, drop_plugins=drop_plugins, companions={"output": output}
+        document, run_dir, fresh=fresh, drop_plugins=drop_plugins, source=source, companions={"output": output}
     )
     output.conclude(finished)
     sys.exit(int(code))
@@ -118,6 +132,29 @@ def check(preset: str, **overrides: Any) -> None:
 
     for line in check_preset(read_preset(preset, **overrides)):
         click.echo(line)
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    type=click.Choice(["timm", "transformers", "torchhub", "safetensors"]),
+    help="The library that is to load it.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="New folder.  [default: <run>/export/<target>-step-<n>]")
+@click.option(
+    "--require-verified", is_flag=True, help="Write nothing when the library is not installed to verify the result."
+)
+def export(checkpoint: Path, target: str, out: Path | None, require_verified: bool) -> None:
+    """Write the teacher's backbone for another library, with a model card, and verify its features there.
+
+    CHECKPOINT is a checkpoint's directory, or a run directory for its newest verified checkpoint.
+    """
+    from bigrun.export.export import export_checkpoint
+
+    export_checkpoint(checkpoint, target, out, require_verified=require_verified, say=click.echo)
 
 
 @main.command()

@@ -11,12 +11,14 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
 import tomli
 import tomli_w
 
+from bigrun.architectures import from_architecture
 from bigrun.errors import ConfigError, UsageError
 from bigrun.rules import Choice, EngineConfig, choose, cross_problems, warnings
 from bigrun.values import Problem, did_you_mean, show, structure, unstructure
@@ -44,10 +46,13 @@ class Config(EngineConfig):
     """Active plugins by name; the value is an instance of the plugin's `Config`, or None if it has none."""
     choices: tuple[Choice, ...] = ()
     warnings: tuple[str, ...] = ()
+    replaced: Mapping[str, str] = attrs.field(factory=dict)
+    """Tables without meaning, by the plugin that replaces the objective they are of."""
 
     def tables(self) -> dict[str, Any]:
-        """The whole configuration as TOML tables, plugins included."""
-        tables = {f.name: unstructure(getattr(self, f.name)) for f in attrs.fields(EngineConfig)}
+        """The whole configuration as TOML tables, plugins included, without replaced ones."""
+        names = [field.name for field in attrs.fields(EngineConfig) if field.name not in self.replaced]
+        tables = {name: unstructure(getattr(self, name)) for name in names}
         return tables | {"plugins": {n: unstructure(c) if c is not None else {} for n, c in self.plugins.items()}}
 
     def to_toml(self) -> str:
@@ -153,15 +158,24 @@ def _only_leaf(document: dict[str, Any]) -> tuple[list[str], Any]:
     return path, value
 
 
-def build_config(document: Document, plugin_configs: Mapping[str, type | None], problems: list[Problem]) -> Config:
+def build_config(
+    document: Document,
+    plugin_configs: Mapping[str, type | None],
+    problems: list[Problem],
+    replaced: Mapping[str, str] = MappingProxyType({}),
+) -> Config:
     """Interpret a document; `plugin_configs` has the `Config` class of every active plugin that could be loaded.
 
-    `problems` holds what was already found about plugins; it is reported together with everything else.
+    `problems` holds what was already found about plugins; it is reported together with everything else. `replaced`
+    has the tables that mean nothing in this run, by the plugin that replaces them: nothing may be set in them, and
+    nothing in them is checked or chosen.
 
     Raises:
         ConfigError: with every problem of the whole document.
     """
     sections: dict[str, type] = typing.get_type_hints(EngineConfig)
+    named = from_architecture(document.tables.get("model"))
+    tables = {**document.tables, "model": {**document.tables["model"], **named}} if named else document.tables
     parts: dict[str, Any] = {}
     for key in document.tables:
         if key != "plugins" and key not in sections:
@@ -169,13 +183,16 @@ def build_config(document: Document, plugin_configs: Mapping[str, type | None], 
             hint = f" - did you mean {homes[0]!r}?" if homes else did_you_mean(key, [*sections, "plugins"])
             problems.append((key, f"unknown table{hint}"))
     for name, cls in sections.items():
-        parts[name] = structure(document.tables.get(name, {}), cls, name, problems)
+        if name in replaced and document.tables.get(name):
+            problems.append((name, f"has no effect: plugin {replaced[name]} replaces it; remove the table"))
+        parts[name] = structure(tables.get(name, {}), cls, name, problems)
     plugins = _plugin_tables(document, plugin_configs, problems)
     if problems:
         raise ConfigError(document.source, problems)
     chosen, choices = choose(EngineConfig(**parts))
+    choices[:0] = [Choice(f"model.{name}", value, f"of {chosen.model.architecture}") for name, value in named.items()]
     chosen = _absolute(chosen)
-    problems += cross_problems(chosen)
+    problems += [(path, text) for path, text in cross_problems(chosen) if path.partition(".")[0] not in replaced]
     if problems:
         raise ConfigError(document.source, problems)
     return Config(
@@ -183,8 +200,9 @@ def build_config(document: Document, plugin_configs: Mapping[str, type | None], 
         source=document.source,
         name=document.name,
         plugins=plugins,
-        choices=tuple(choices),
-        warnings=tuple(warnings(chosen)),
+        choices=tuple(choice for choice in choices if choice.path.partition(".")[0] not in replaced),
+        warnings=tuple(warnings(chosen, replaced)),
+        replaced=dict(replaced),
     )
 
 
@@ -212,8 +230,10 @@ def _plugin_tables(document: Document, configs: Mapping[str, type | None], probl
 
 
 def _absolute(config: EngineConfig) -> EngineConfig:
-    """Make the data folder independent of the directory from which a resumed run is started."""
-    if config.data.path is None:
-        return config
-    path = str(Path(config.data.path).expanduser().absolute())
-    return attrs.evolve(config, data=attrs.evolve(config.data, path=path))
+    """Make paths independent of the directory from which a resumed run is started."""
+    for table in ("data", "init"):
+        part = getattr(config, table)
+        if part.path is not None:
+            path = str(Path(part.path).expanduser().absolute())
+            config = attrs.evolve(config, **{table: attrs.evolve(part, path=path)})
+    return config

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigrun.anomaly import Action, Anomaly
-from bigrun.errors import NoImagesError
+from bigrun.errors import NoImagesError, UsageError
 from bigrun.markers import hookimpl
 
 if TYPE_CHECKING:
@@ -37,8 +37,15 @@ class Defaults:
     def build_objective(self, run: Run) -> Objective:
         from bigrun.objective.dino import DinoObjective
 
-        config = run.config
-        return DinoObjective(config.model, config.objective, config.views, run.schedules)
+        for table, plugin in run.config.replaced.items():
+            raise UsageError(f"plugins.{plugin}: it replaces [{table}], but has built no objective")
+        return DinoObjective(run.config, run.schedules)
+
+    @hookimpl(trylast=True)
+    def configure_model(self, run: Run, objective: Objective) -> None:
+        mode = run.config.hardware.activation_checkpointing
+        if mode != "none":
+            objective.student.backbone.checkpoint_activations(mode)
 
     @hookimpl(trylast=True)
     def build_optimizer(self, run: Run, parameters: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from bigrun.checkpoint.layout import CONFIG
 from bigrun.config import Config
 from bigrun.errors import RunDirectoryError
 
-__all__ = ["check_directory", "choose_directory", "open_directory"]
+__all__ = ["check_directory", "choose_directory", "open_directory", "replace_file"]
 
 
 def choose_directory(config: Config, directory: Path | None, *, fresh: bool) -> Path:
@@ -41,18 +41,30 @@ def check_directory(directory: Path) -> None:
 
 
 def open_directory(directory: Path, config: Config) -> None:
-    """Make the directory, and write the configuration into it: the old one or the new one stands there at any moment.
+    """Make the directory, and write the configuration into it.
 
     Raises:
         RunDirectoryError: it cannot be written.
     """
-    beside = directory / f".{CONFIG}.new"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        beside.write_text(config.to_toml(), encoding="utf-8")
-        os.replace(beside, directory / CONFIG)  # noqa: PTH105 - one atomic rename
     except OSError as error:
         raise unusable(directory, error) from None
+    replace_file(directory / CONFIG, config.to_toml().encode())
+
+
+def replace_file(path: Path, contents: bytes) -> None:
+    """Write a file of a run directory: the old one or the new one stands there at any moment.
+
+    Raises:
+        RunDirectoryError: it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        beside.write_bytes(contents)
+        os.replace(beside, path)  # noqa: PTH105 - one atomic rename
+    except OSError as error:
+        raise unusable(path.parent, error) from None
 
 
 def unusable(directory: Path, error: OSError) -> RunDirectoryError:

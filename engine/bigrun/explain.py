@@ -110,6 +110,8 @@ def _value_in(preset: str, path: str, name: str) -> str:
 
     config, _ = activate(read_preset(preset))
     tables = config.tables()
+    if path in config.replaced:
+        return f"without effect here: plugin {config.replaced[path]} replaces [{path}]"
     table = tables["plugins"].get(path.removeprefix("plugins.")) if path.startswith("plugins.") else tables[path]
     if table is None:
         return "this plugin is not active"

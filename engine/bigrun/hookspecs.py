@@ -87,11 +87,13 @@ class Hooks(Protocol):
     @hookspec
     @changes_training
     def extra_views(self, run: Run) -> list[Mapping[str, ExtraView]]:
-        """Ask for more crops of each image: same boxes and flips as the global crops, undistorted, another size.
+        """Ask for more crops of each image: the boxes and flips of the global crops at another size.
 
         When: after the data set is known.
         Called: once, on every process; all answers are collected, names must differ.
-        Result: name -> `ExtraView`; the crops arrive as `batch.extra[name]`, `(G*b, C, size, size)`.
+        Result: name -> `ExtraView(factor, distorted)`; `factor` x the side of the global crops in use must be
+            whole; with `distorted` the crops also share colours, blur and solarisation. They arrive, normalised,
+            as `batch.extra[name]`, `(G*b, C, side, side)`.
         If it raises: the run does not start.
         """
 

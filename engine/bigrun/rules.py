@@ -1,21 +1,34 @@
-"""Values that the engine chooses when the preset leaves them open, and checks across tables.
+"""All tables of the engine together: what is refused across them, and what is allowed but worth knowing.
 
-A rule turns a `None` into a number and says why; `bigrun check` prints every choice. Numbers come from the recipe's
-published runs, scaled to small projects (docs/explanation/objective.md names the sources).
+Values that are left open are chosen in `choices.py`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
 
 import attrs
 
+from bigrun.architectures import architecture_warnings
+from bigrun.choices import RULES, Choice, choose
 from bigrun.data.channels import check_channels
-from bigrun.sections import Data, Hardware, Model, Objective, Optimizer, RunSection, Teacher, Views
+from bigrun.prototypes import prototype_problems, prototype_warnings
+from bigrun.schedule_checks import schedule_problems, schedule_warnings
+from bigrun.sections import (
+    Data,
+    Hardware,
+    Init,
+    Masking,
+    Model,
+    Objective,
+    Optimizer,
+    RunSection,
+    ScheduleSection,
+    Teacher,
+    Views,
+)
 
-__all__ = ["Choice", "EngineConfig", "choose", "cross_problems", "warnings"]
+__all__ = ["RULES", "Choice", "EngineConfig", "choose", "cross_problems", "warnings"]
 
 
 @attrs.frozen
@@ -27,133 +40,52 @@ class EngineConfig:
     views: Views = attrs.field(factory=Views)
     model: Model = attrs.field(factory=Model)
     objective: Objective = attrs.field(factory=Objective)
+    masking: Masking = attrs.field(factory=Masking)
     teacher: Teacher = attrs.field(factory=Teacher)
     optimizer: Optimizer = attrs.field(factory=Optimizer)
+    schedule: ScheduleSection = attrs.field(factory=ScheduleSection)
+    init: Init = attrs.field(factory=Init)
     hardware: Hardware = attrs.field(factory=Hardware)
-
-
-@attrs.frozen
-class Choice:
-    """A value that a rule chose."""
-
-    path: str
-    value: Any
-    why: str
-
-
-def choose(config: EngineConfig) -> tuple[EngineConfig, list[Choice]]:
-    """Fill every open value; the result has no `None` that a rule stands for."""
-    choices: list[Choice] = []
-    for path, rule in RULES.items():
-        table, name = path.split(".")
-        part = getattr(config, table)
-        if getattr(part, name) is None:
-            value, why = rule(config)
-            config = attrs.evolve(config, **{table: attrs.evolve(part, **{name: value})})
-            choices.append(Choice(path, value, why))
-    return config, choices
-
-
-def _micro_batch(config: EngineConfig) -> tuple[int, str]:
-    return config.data.effective_batch, "the whole effective batch at once"
-
-
-def _prototypes(config: EngineConfig) -> tuple[int, str]:
-    rows = config.views.global_crops * config.data.effective_batch
-    value = 2 ** round(math.log2(16 * rows))
-    return value, f"power of two nearest to 16 x {rows} rows per step, as in published runs (K/n 16 to 32)"
-
-
-def _warmup(config: EngineConfig) -> tuple[int, str]:
-    total = config.run.max_steps
-    if total is None:
-        return 2500, "unlimited run"
-    if total >= 5000:
-        return max(round(0.1 * total), 500), "10 % of the run, at least 500 steps"
-    return round(0.1 * total), "10 % of the run"
-
-
-def _temperature_warmup(config: EngineConfig) -> tuple[int, str]:
-    total = config.run.max_steps
-    return (10_000, "unlimited run") if total is None else (round(0.2 * total), "20 % of the run")
-
-
-def _freeze(config: EngineConfig) -> tuple[int, str]:
-    total = config.run.max_steps
-    return (500, "unlimited run") if total is None else (round(0.01 * total), "1 % of the run")
-
-
-def _momentum(config: EngineConfig) -> tuple[float, str]:
-    # 2048 / (1 - 0.992) = 256,000 images: the averaging horizon of the published ViT-L recipe.
-    horizon = 256_000 / config.data.effective_batch
-    if config.run.max_steps is not None:
-        horizon = min(horizon, config.run.max_steps / 50)
-    horizon = max(horizon, 10.0)
-    return 1 - 1 / horizon, f"averages over {horizon:.0f} steps: 256,000 images, at most 2 % of the run, at least 10"
-
-
-def _momentum_end(config: EngineConfig) -> tuple[float, str]:
-    if config.run.max_steps is None:
-        assert config.teacher.momentum is not None
-        return config.teacher.momentum, "unlimited run: constant"
-    return 1.0, "cosine to 1"
-
-
-# In this order: the end of the momentum follows its start.
-RULES = {
-    "data.micro_batch": _micro_batch,
-    "objective.prototypes": _prototypes,
-    "objective.teacher_temperature_warmup_steps": _temperature_warmup,
-    "teacher.momentum": _momentum,
-    "teacher.momentum_end": _momentum_end,
-    "optimizer.warmup_steps": _warmup,
-    "optimizer.freeze_last_layer_steps": _freeze,
-}
-
-
-def prototypes_per_row(config: EngineConfig) -> float:
-    assert config.objective.prototypes is not None
-    return config.objective.prototypes / (config.views.global_crops * config.data.effective_batch)
 
 
 def cross_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
     """What is wrong between tables of a configuration without open values: (TOML path, message)."""
-    sizes = ["global_size_px"] + (["local_size_px"] if config.views.local_crops else [])
-    for name in sizes:
-        size, patch = getattr(config.views, name), config.model.patch_size_px
+    patch = config.model.patch_size_px
+    for name, size in config.views.sides():
         if size % patch:
             yield f"views.{name}", f"{size} is not a multiple of model.patch_size_px = {patch}"
     for path, text in check_channels(config.views, config.model.in_channels):
         yield f"views.{path}", text
-    total = config.run.max_steps
-    for path in (
-        "optimizer.warmup_steps",
-        "objective.teacher_temperature_warmup_steps",
-        "optimizer.freeze_last_layer_steps",
-    ):
-        table, name = path.split(".")
-        steps = getattr(getattr(config, table), name)
-        if total is not None and steps > total:
-            yield path, f"{steps} steps, but the run has run.max_steps = {total}; steps are optimizer steps"
-    rows = config.views.global_crops * config.data.effective_batch
-    if prototypes_per_row(config) > 128:
-        yield (
-            "objective.prototypes",
-            f"{config.objective.prototypes} prototypes for {rows} rows per step: K/n = "
-            f"{prototypes_per_row(config):.0f}, targets can never become sharp above 128; "
-            f"use at most {128 * rows} or a larger effective batch",
-        )
-    if total is None and config.optimizer.weight_decay_end is not None:
-        yield "optimizer.weight_decay_end", "has no effect: an unlimited run (no run.max_steps) has no end"
+    yield from koleo_problems(config)
+    yield from init_problems(config)
+    yield from schedule_problems(config)
+    yield from prototype_problems(config)
 
 
-def warnings(config: EngineConfig) -> Iterator[str]:
-    """What is allowed but worth knowing."""
-    ratio = prototypes_per_row(config)
-    if 64 < ratio <= 128:
-        yield f"objective.prototypes: K/n = {ratio:.0f} is high; published runs have 16 to 32"
-    if config.data.effective_batch < 64:
+def koleo_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
+    group, micro = config.objective.koleo_group, config.data.micro_batch
+    if config.objective.koleo_weight == 0 or group is None or micro is None:
+        return
+    if micro % group:
+        yield "objective.koleo_group", f"{group} does not divide data.micro_batch = {micro}"
+    elif group <= config.objective.koleo_neighbours:
         yield (
-            f"data.effective_batch = {config.data.effective_batch}: below 64 images Sinkhorn-Knopp balances few rows; "
-            "expect softer targets"
+            "objective.koleo_group",
+            f"groups of {group} leave no {config.objective.koleo_neighbours} neighbours (data.micro_batch = {micro}): "
+            "use another micro-batch, or objective.koleo_weight = 0",
         )
+
+
+def init_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
+    total, steps = config.run.max_steps, config.init.freeze_backbone_steps
+    if total is not None and steps is not None and steps > total:
+        yield "init.freeze_backbone_steps", f"{steps} steps, but the run has run.max_steps = {total}"
+
+
+def warnings(config: EngineConfig, replaced: Collection[str] = ()) -> Iterator[str]:
+    """What is allowed but worth knowing; nothing about `replaced` tables, which a plugin's objective does not read."""
+    if "model" not in replaced:
+        yield from architecture_warnings(config.model)
+    if "objective" not in replaced:
+        yield from prototype_warnings(config)
+    yield from (text for text in schedule_warnings(config) if text.partition(".")[0] not in replaced)

@@ -159,6 +159,7 @@ class Run:
     def begin_step(self, step: int) -> None:
         """Set the schedules' values of this step."""
         from bigrun.optimizer import apply_to_optimizer
+        from bigrun.weights.freeze import hold_backbone
 
         self.plugins.step = step
         self.metrics.begin_step()
@@ -166,10 +167,11 @@ class Run:
         for name, value in self.schedules.now.items():
             self.metrics.record(name, value)
         apply_to_optimizer(self.optimizer, self.schedules)
+        hold_backbone(self, step)
 
     def next_window(self) -> list[Batch]:
         """The step's micro-batches: decoded images are awaited, then become views on the device."""
-        return [self.views(self._next_samples(), self.device) for _ in range(self.accumulate)]
+        return [self.views(self._next_samples(), self.device, self.step + 1) for _ in range(self.accumulate)]
 
     def _next_samples(self) -> Samples:
         start = time.perf_counter()
@@ -198,8 +200,7 @@ class Run:
 
         modules = self.objective.trained_modules()
         norms = self.strategy.clip_gradients(modules, self.config.optimizer.clip_norm)
-        for name, norm in norms.items():
-            self.metrics.record(f"grad_norm/{name}", norm)
+        self.metrics.record_all({f"grad_norm/{name}": norm for name, norm in norms.items()})
         total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms.values())))
         self.metrics.record("grad_norm", total)
         return total

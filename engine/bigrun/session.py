@@ -25,9 +25,13 @@ def run_training(
     *,
     fresh: bool = False,
     drop_plugins: Collection[str] = (),
+    source: Path | None = None,
     companions: Mapping[str, Any] | None = None,
 ) -> tuple[Run, ExitCode | int]:
     """Train, or continue training, what a document describes; returns the run and its exit code.
+
+    Args:
+        source: the checkpoint of another run at which a new directory begins.
 
     Raises:
         BigrunError: the run could not start or ended with an error; `on_error` and `teardown` were called.
@@ -43,7 +47,7 @@ def run_training(
             stack.enter_context(preserved_random_state())
             stack.enter_context(preserved_threads())
             stack.enter_context(listening(run))
-            prepare(run, drop_plugins)
+            prepare(run, drop_plugins, source)
             train(run)
             plugins.hook.on_finish(run=run)
         except BaseException as error:
@@ -52,9 +56,11 @@ def run_training(
     return run, exit_code(run)
 
 
-def prepare(run: Run, drop_plugins: Collection[str]) -> None:
-    """Build every part, restore the newest checkpoint if there is one, and announce the run."""
+def prepare(run: Run, drop_plugins: Collection[str], source: Path | None = None) -> None:
+    """Build every part, restore the newest checkpoint or the one to begin at, and announce the run."""
+    from bigrun.branch import begin_branch, starting_point
     from bigrun.checkpoint.store import CheckpointStore
+    from bigrun.state import restore_state
 
     build_data(run)
     if len(run.dataset) == 0:
@@ -63,15 +69,19 @@ def prepare(run: Run, drop_plugins: Collection[str]) -> None:
     for line in run.checkpoints.sweep():
         run.event("checkpoint-swept", f"left by a killed process: {line}", "warning")
     newest = run.checkpoints.newest_verified(lambda path, bad: checkpoint_refused(run, path, bad))
-    changes = same_run(run, newest) if newest else []
-    build_objective(run)
+    start = starting_point(run, newest, source)
+    changes = same_run(run, start) if start else []
+    build_objective(run, fresh=start is None)
     build_optimizer(run)
-    if newest:
-        resume(run, newest, changes, drop_plugins)
+    if start:
+        restore_state(run, start, drop_plugins)
     elif drop_plugins:
         raise UsageError("--drop-plugin: there is no checkpoint whose plugins could be dropped")
     if not run.finished:  # a run that is refused, cannot be built or has nothing left to do leaves it as it was
         open_directory(run.directory, run.config)
+    announce(run, start, changes)
+    if start != newest and start is not None:
+        begin_branch(run, start)
     run.loader = run.hook.build_loader(run=run, dataset=run.dataset, position=run.position)
     if run.is_main:
         run.header = [line for lines in run.hook.header_lines(run=run) for line in lines]
@@ -83,15 +93,19 @@ def same_run(run: Run, checkpoint: Path) -> list[str]:
     """The configuration's changes since the checkpoint; refuses those that a resumed run may not have."""
     from bigrun.state import check_same_run
 
-    return check_same_run(run.config, (checkpoint / CONFIG).read_text(encoding="utf-8"), run.directory)
+    return check_same_run(run.config, (checkpoint / CONFIG).read_text(encoding="utf-8"), checkpoint)
 
 
-def resume(run: Run, checkpoint: Path, changes: list[str], drop_plugins: Collection[str]) -> None:
-    """Continue from a checkpoint, and say so."""
-    from bigrun.state import restore_state
+def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
+    """Say where the run continues from, and what is different now; or which weights a fresh one begins with."""
+    from bigrun.weights.start import announce_weights
 
-    restore_state(run, checkpoint, drop_plugins)
-    run.event("resumed", f"resumed from {checkpoint} after step {run.step}", path=str(checkpoint))
+    if checkpoint is None:
+        announce_weights(run)
+    elif checkpoint.parent == run.checkpoints.directory:
+        run.event("resumed", f"resumed from {checkpoint} after step {run.step}", path=str(checkpoint))
+    else:
+        run.event("branched", f"branched from {checkpoint} after step {run.step}", path=str(checkpoint))
     for change in changes:
         run.event("config-changed", f"since the checkpoint: {change}")
 

@@ -34,7 +34,8 @@ __all__ = ["check_same_run", "restore_state", "save_state"]
 def save_state(run: Run) -> Path:
     """Write and publish a checkpoint of the run as it is after `run.step`."""
     optimizer_tensors, optimizer_facts = flatten(run.optimizer, parameter_names(run))
-    tensors = {**objective_tensors(run.objective), "optimizer": optimizer_tensors, "frozen": frozen_tensors(run)}
+    parts = {name: dict(module.state_dict()) for name, module in run.objective.parts().items()}
+    tensors = {**parts, "optimizer": optimizer_tensors, "frozen": frozen_tensors(run)}
     state = {
         "step": run.step,
         "position": run.position,
@@ -58,10 +59,10 @@ def restore_state(run: Run, path: Path, drop_plugins: Collection[str] = ()) -> N
             active and not dropped.
     """
     state = run.checkpoints.load_facts(path, "state")
-    check_images(run, state["images"])
+    check_images(run, state["images"], path)
     check_dropped(run, state["plugins"], drop_plugins)
     check_plugins(run, state["plugins"], drop_plugins)
-    for name, module in objective_parts(run.objective).items():
+    for name, module in run.objective.parts().items():
         load_strict(module, run.checkpoints.load_tensors(path, name), f"{path.name}/{name}.safetensors")
     restore_frozen(run, path, drop_plugins)
     restore(run.optimizer, parameter_names(run), run.checkpoints.load_tensors(path, "optimizer"), state["optimizer"])
@@ -72,19 +73,6 @@ def restore_state(run: Run, path: Path, drop_plugins: Collection[str] = ()) -> N
     for name in run.plugins.active:
         run.plugins.load_state(name, state["plugins"].get(name, {}).get("state"))
     run.resumed_from = path
-
-
-def objective_parts(objective: nn.Module) -> dict[str, nn.Module]:
-    """The objective's children by name; its state is theirs."""
-    own = [name for name, _ in objective.named_parameters(recurse=False)]
-    own += [name for name, _ in objective.named_buffers(recurse=False)]
-    if own:
-        raise TypeError(f"an objective keeps its tensors in child modules; {', '.join(own)} belong to none")
-    return dict(objective.named_children())
-
-
-def objective_tensors(objective: nn.Module) -> dict[str, dict[str, Tensor]]:
-    return {name: dict(module.state_dict()) for name, module in objective_parts(objective).items()}
 
 
 def parameter_names(run: Run) -> dict[nn.Parameter, str]:
@@ -119,11 +107,11 @@ def restore_frozen(run: Run, path: Path, drop_plugins: Collection[str]) -> None:
         load_strict(run.frozen[name], tensors, f"{path.name}/frozen.safetensors: {name}")
 
 
-def check_images(run: Run, saved: int) -> None:
+def check_images(run: Run, saved: int, path: Path) -> None:
     """The order of the images is a function of their number: with another, the run would see some twice, some never."""
     if len(run.dataset) != saved:
         raise RunDirectoryError(
-            f"the data set has {len(run.dataset):,} images, but {saved:,} when {run.directory} was saved; "
+            f"the data set has {len(run.dataset):,} images, but {saved:,} when {path} was saved; "
             "the order of the images depends on their number: put back what is missing (any image in its place will "
             "do), or start beside it with --fresh"
         )
@@ -160,7 +148,7 @@ def check_plugins(run: Run, saved: dict[str, Any], drop_plugins: Collection[str]
             run.event("plugin-fresh", f"plugin {name} is new in this run and begins fresh", plugin=name)
 
 
-def check_same_run(config: Config, saved_toml: str, directory: Path) -> list[str]:
+def check_same_run(config: Config, saved_toml: str, checkpoint: Path) -> list[str]:
     """Compare a resumed run's configuration with its checkpoint's; returns the changes that are allowed, as text.
 
     Raises:
@@ -175,7 +163,7 @@ def check_same_run(config: Config, saved_toml: str, directory: Path) -> list[str
             (refused if _fixed(path) else allowed).append(text)
     if refused:
         raise RunDirectoryError(
-            f"{directory} holds a run with another configuration:\n"
+            f"{checkpoint} is of a run with another configuration:\n"
             + "\n".join(f"  {line}" for line in refused)
             + "\nrestore these values to continue it, or start beside it with --fresh"
         )

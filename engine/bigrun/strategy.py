@@ -106,15 +106,17 @@ class SingleProcess(Strategy):
         loss.backward()  # type: ignore[no-untyped-call]
 
     def clip_gradients(self, modules: Mapping[str, nn.Module], max_norm: float | None) -> dict[str, Tensor]:
-        return {name: _clip(module.parameters(), max_norm) for name, module in modules.items()}
+        return {name: _clip(module.parameters(), max_norm, self.device) for name, module in modules.items()}
 
     def agree(self, finite: Sequence[Tensor], *, stop: bool, failed: int) -> Agreement:
         return Agreement(bool(torch.stack(list(finite)).all()), stop, failed)
 
 
-def _clip(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+def _clip(parameters: Iterable[nn.Parameter], max_norm: float | None, device: torch.device) -> Tensor:
     with_gradient = [p for p in parameters if p.grad is not None]
     gradients = [p.grad for p in with_gradient if p.grad is not None]
+    if not gradients:  # the module does not learn in this step; torch's zero would be on the CPU
+        return torch.zeros((), device=device)
     norm = nn.utils.get_total_norm(gradients)
     if max_norm is not None:
         nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm)

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from bigrun.prototypes import image_warnings
+from bigrun.weights.coverage import Coverage
+
 if TYPE_CHECKING:
     from bigrun.config import Config
     from bigrun.run import Run
@@ -14,11 +17,15 @@ __all__ = ["count_parameters", "duration", "header", "plan"]
 
 
 def count_parameters(objective: nn.Module, trained: dict[str, nn.Module]) -> dict[str, int]:
-    """Parameters of each trained part; the teacher, a copy that is not trained, counts under its own name."""
-    counts = {name: sum(p.numel() for p in module.parameters()) for name, module in trained.items()}
-    everything = sum(p.numel() for p in objective.parameters())
-    others = everything - sum(counts.values())
-    return counts | ({"not trained (teacher)": others} if others else {})
+    """Parameters of each trained part, and what is not trained of each child of the objective: a teacher."""
+    children = {f"not trained ({name})": child for name, child in objective.named_children()}
+    counts: dict[str, int] = {}
+    seen: set[nn.Parameter] = set()  # two parts may share one
+    for name, module in (trained | children).items():
+        own = set(module.parameters()) - seen
+        seen |= own
+        counts |= {name: sum(p.numel() for p in own)} if own else {}
+    return counts
 
 
 def duration(config: Config, images: int) -> str:
@@ -37,7 +44,8 @@ def plan(run: Run) -> list[str]:
     """Parameters, batch, length and rule-chosen values of a built run."""
     config = run.config
     counts = count_parameters(run.objective, run.objective.trained_modules())
-    lines = [f"parameters   {name} {count:,}" for name, count in counts.items()]
+    lines = [f"objective    {type(run.objective).__name__}, of plugin {name}" for name in set(config.replaced.values())]
+    lines += [f"parameters   {name} {count:,}" for name, count in counts.items()]
     lines += [
         f"batch        effective {config.data.effective_batch} = micro {config.data.micro_batch} x accumulate "
         f"{run.accumulate} x processes {run.strategy.world_size}",
@@ -45,15 +53,25 @@ def plan(run: Run) -> list[str]:
     ]
     summary = getattr(run.dataset, "summary", None)
     lines += [f"images       {summary()}"] if summary else []
+    lines += [f"init         {line}" for line in init_lines(run)]
     lines += [f"by rule      {c.path} = {_short(c.value)} ({c.why})" for c in config.choices]
-    lines += [f"warning      {text}" for text in config.warnings]
+    lines += [f"warning      {text}" for text in (*config.warnings, *image_warnings(config, len(run.dataset)))]
     return lines
+
+
+def init_lines(run: Run) -> list[str]:
+    """What student and teacher began with, when the run began with a file."""
+    coverage = run.get(Coverage)
+    return [] if coverage is None else [coverage.summary(), *coverage.details()]
 
 
 def header(run: Run) -> list[str]:
     """The engine's own header lines."""
     precision = run.config.hardware.precision
-    start = f"resumed after step {run.step}, from {run.resumed_from}" if run.resumed_from else "from step 0"
+    start = "from step 0"
+    if run.resumed_from:
+        how = "resumed" if run.resumed_from.is_relative_to(run.directory) else "branched"
+        start = f"{how} after step {run.step}, from {run.resumed_from}"
     return [
         f"run          {run.directory} ({start})",
         f"device       {run.device} in {precision}",

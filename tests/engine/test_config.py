@@ -90,6 +90,8 @@ def test_rules_choose_what_is_open_and_say_why() -> None:
     assert chosen == {
         "data.micro_batch",
         "objective.prototypes",
+        "objective.ibot_prototypes",
+        "objective.koleo_group",
         "objective.teacher_temperature_warmup_steps",
         "teacher.momentum",
         "teacher.momentum_end",

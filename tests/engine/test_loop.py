@@ -74,7 +74,7 @@ def test_hook_order_is_golden(
     assert result.hooks.lines() == golden.read_text(encoding="utf-8").splitlines()
 
 
-def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(bigrunner: Runner) -> None:
+def test_t24_a_step_that_is_not_finite_changes_nothing_but_the_counter(bigrunner: Runner) -> None:
     states = {}
 
     class Watch:
@@ -93,7 +93,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(bigrunner: Ru
     assert all(torch.isfinite(v).all() for v in result.parameters.values() if v.is_floating_point())
 
 
-def test_several_bad_steps_in_a_row_halt_the_run(bigrunner: Runner) -> None:
+def test_t24_several_bad_steps_in_a_row_halt_the_run(bigrunner: Runner) -> None:
     class AllBad(SpoilStep):
         @hookimpl
         def loss_terms(self, run: Any, step: int, outputs: Any) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from bigrun.errors import CheckpointError, ExitCode, RunDirectoryError, UsageErr
 from bigrun.session import run_training
 from bigrun.state import check_same_run
 from bigrun.testing.recorder import Recorder
-from bigrun.testing.runner import Runner, RunResult, SyntheticImages
+from bigrun.testing.runner import TINY, Runner, RunResult, SyntheticImages
 
 LAST = "checkpoints/step-{:08d}"
 GRAM = {"snapshot_step": 1, "start_step": 3, "ramp_steps": 1, "refresh_every_steps": 2}
@@ -39,11 +39,28 @@ def assert_same(resumed: RunResult, straight: RunResult) -> None:
 
 
 @pytest.mark.parametrize("at_step", [1, 2, 3, 4, 5])
-def test_resume_equals_the_straight_run(bigrunner: Runner, at_step: int) -> None:
+def test_e7_resume_equals_the_straight_run(bigrunner: Runner, at_step: int) -> None:
     # 12 images, 4 per step: steps 1 and 2 end inside an epoch, step 3 at its end.
     straight = bigrunner.run("gram-anchoring", steps=5, accumulate=2, config=GRAM)
     straight.assert_finished()
     assert_same(bigrunner.resume(straight, at_step), straight)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"centring": "softmax", "koleo_weight": 0.1, "koleo_group": 4},
+        {"queue_steps": 2},
+        {"ibot_weight": 0.0},
+    ],
+    ids=["centre-and-koleo", "queue", "dino-alone"],
+)
+def test_e7_centre_and_queue_are_part_of_the_state(bigrunner: Runner, objective: dict[str, Any]) -> None:
+    straight = bigrunner.run(steps=4, objective={**TINY["objective"], **objective})
+    straight.assert_finished()
+    assert_same(bigrunner.resume(straight, 2), straight)
+    parts = {path.stem for path in (straight.directory / LAST.format(2)).glob("*.safetensors")}
+    assert ("centring" in parts) == ("ibot_weight" not in objective)
 
 
 def test_resume_with_another_worker_count(bigrunner: Runner) -> None:

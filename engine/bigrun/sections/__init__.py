@@ -7,11 +7,26 @@ in `rules.py`. Numbers in brackets, as in [spec 7.2], name the section of the re
 
 from bigrun.sections.data import Data
 from bigrun.sections.hardware import Hardware
+from bigrun.sections.init import Init
+from bigrun.sections.masking import Masking
 from bigrun.sections.model import Model
 from bigrun.sections.objective import Objective
 from bigrun.sections.optimizer import Optimizer
 from bigrun.sections.run import RunSection
+from bigrun.sections.schedule import ScheduleSection
 from bigrun.sections.teacher import Teacher
 from bigrun.sections.views import Views
 
-__all__ = ["Data", "Hardware", "Model", "Objective", "Optimizer", "RunSection", "Teacher", "Views"]
+__all__ = [
+    "Data",
+    "Hardware",
+    "Init",
+    "Masking",
+    "Model",
+    "Objective",
+    "Optimizer",
+    "RunSection",
+    "ScheduleSection",
+    "Teacher",
+    "Views",
+]

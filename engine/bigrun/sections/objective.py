@@ -56,8 +56,17 @@ class Objective:
         help="KoLeo takes the mean over so many nearest neighbours.",
     )
     head_layers: int = option(3, check=between(1, 10), fixed=True, help="Linear layers in front of the bottleneck.")
-    head_hidden: int = option(2048, check=between(1, 2**20), fixed=True, help="Hidden width of the projection head.")
-    head_bottleneck: int = option(256, check=between(1, 2**20), fixed=True, help="Width of the normalised bottleneck.")
+    head_hidden: int = option(
+        2048,
+        check=between(1, 2**20),
+        fixed=True,
+        effective=lambda objective: objective.head_layers > 1,
+        otherwise="objective.head_layers = 1 has no hidden layer",
+        help="Hidden width of the projection heads.",
+    )
+    head_bottleneck: int = option(
+        256, check=between(1, 2**20), fixed=True, help="Width of their normalised bottleneck."
+    )
     prototypes: int | None = option(
         None, check=between(2, 2**24), rule="prototypes", fixed=True, help="Prototypes K of the DINO head."
     )

@@ -76,7 +76,8 @@ class PluginContract:
 
     def instance(self, bigrunner: Runner) -> Any:
         """A fresh, configured plugin."""
-        return activate(bigrunner.document({self.plugin: dict(self.config)}))[1].active[self.plugin]
+        document = bigrunner.document({self.plugin: dict(self.config)}, **self.tables)
+        return activate(document)[1].active[self.plugin]
 
     def is_observer(self, bigrunner: Runner) -> bool:
         return bool(getattr(self.instance(bigrunner), "observer", False))

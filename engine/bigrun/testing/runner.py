@@ -33,7 +33,8 @@ TINY: Mapping[str, Any] = {
         "layerscale": 0.1,
     },
     "views": {"global_size_px": 32, "local_size_px": 16, "local_crops": 2},
-    "objective": {"head_hidden": 32, "head_bottleneck": 16, "prototypes": 64},
+    # Without KoLeo, whose groups would depend on the micro-batch.
+    "objective": {"head_hidden": 32, "head_bottleneck": 16, "prototypes": 64, "koleo_weight": 0.0},
     "optimizer": {"warmup_steps": 0, "freeze_last_layer_steps": 0},
     "hardware": {"device": "cpu", "precision": "fp32", "threads": 1},
 }  # fmt: skip
@@ -106,14 +107,15 @@ class Runner:
         self._count = 0
 
     def document(
-        self, plugins: Mapping[str, Any], *, steps: int = 3, accumulate: int = 1, **tables: Mapping[str, Any]
+        self, plugins: Mapping[str, Any], *, steps: int = 3, accumulate: int = 1, **tables: Mapping[str, Any] | None
     ) -> Document:
-        """The tiny preset with plugins; `tables` override options by table."""
+        """The tiny preset with plugins; `tables` override options by table, and None takes out an option or a table."""
         merged: dict[str, Any] = copy.deepcopy(dict(TINY))
         merged["run"]["max_steps"] = steps
         merged["data"]["micro_batch"] = merged["data"]["effective_batch"] // accumulate
         for name, table in tables.items():
-            merged[name] = merged.get(name, {}) | dict(table)
+            changed = merged.pop(name, {}) | dict(table) if table is not None else {}
+            merged[name] = {option: value for option, value in changed.items() if value is not None}
         merged["plugins"] = dict(plugins)
         return Document("test", "test", merged)
 
@@ -126,7 +128,7 @@ class Runner:
         companions: Sequence[Any] = (),
         directory: Path | None = None,
         dataset: Any = None,
-        **tables: Mapping[str, Any],
+        **tables: Mapping[str, Any] | None,
     ) -> RunResult:
         """Train with the plugins of these names.
 
@@ -135,6 +137,8 @@ class Runner:
             companions: hook implementations of the test itself, registered as they are.
             directory: a run directory to continue; absent: a new one.
             dataset: images instead of the synthetic ones; pass False to let the plugins bring them.
+            tables: options of the engine by table, as `views={"local_crops": 0, "local_size_px": None}`; None takes an
+                option, or a whole table, out of the tiny preset.
         """
         plugins = {name: dict(config or {}) if i == 0 else {} for i, name in enumerate(names)}
         document = self.document(plugins, steps=steps, accumulate=accumulate, **tables)
