@@ -203,6 +203,7 @@ def allowed_values(check: Callable[[Any], str | None] | None) -> str | None:
         "above": "above {low}",
         "between": "{low} to {high}",
         "not_blank": "not empty",
+        "known_architecture": "one of these names",
         "interval": "two ascending values above {low}, up to {high}",
     }
     return words[check.__qualname__.partition(".")[0]].format(**values)
