@@ -233,7 +233,7 @@ def test_koleo_is_the_sum_over_global_crops_of_class_tokens_before_the_head() ->
     torch.testing.assert_close(objective.loss_terms(outputs)["koleo"], expected)
 
 
-def test_t05_ibot_compares_masked_patches_alone() -> None:
+def test_t10_ibot_compares_masked_patches_alone() -> None:
     """By hand: the student's masked forward, the teacher's unmasked one, positions and weights from the masks."""
     objective, whole = build(), batch(8)
     outputs = forward(objective, whole)
