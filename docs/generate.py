@@ -214,6 +214,8 @@ def rules_table(presets: tuple[str, ...]) -> Iterator[str]:
     yield f"| option | {' | '.join(f'`{preset}`' for preset in presets)} |"
     yield "|---|" + "---|" * len(presets)
     for path in RULES:
+        if not any(path in chosen_here for chosen_here in choices.values()):
+            continue
         cells = []
         for preset in presets:
             choice = choices[preset].get(path)

@@ -116,4 +116,8 @@ def _value_in(preset: str, path: str, name: str) -> str:
     if table is None:
         return "this plugin is not active"
     why = next((f" (by rule: {c.why})" for c in config.choices if c.path == f"{path}.{name}"), "")
-    return f"{table[name]!r}{why}" if name in table else "off, or without effect here"
+    return (
+        f"{table[name]!r}{why}"
+        if name in table
+        else "absent: off, chosen when the run is built, or without effect here"
+    )

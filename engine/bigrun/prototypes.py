@@ -48,11 +48,11 @@ def prototype_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
     """Too many prototypes for the rows that are balanced: (TOML path, message)."""
     if config.objective.centring != "sinkhorn":
         return  # a moving centre has no such bound
-    ratio, rows = prototypes_per_row(config), balanced_rows(config)
+    ratio, rows = prototypes_per_row(config), balanced_rows(config) * (1 + config.objective.queue_steps)
     if ratio > MOST_PER_ROW:
         yield (
             "objective.prototypes",
-            f"{config.objective.prototypes} prototypes for {rows} rows per step: K/n = {ratio:.0f}, targets can never "
+            f"{config.objective.prototypes} prototypes for {rows} rows: K/n = {ratio:.0f}, targets can never "
             f"become sharp above {MOST_PER_ROW}; use at most {MOST_PER_ROW * rows}, a larger effective batch, or "
             "objective.queue_steps",
         )
@@ -74,9 +74,11 @@ def prototype_warnings(config: EngineConfig) -> Iterator[str]:
             f"objective.queue_steps = {queue}: the {rows} rows of a step balance {config.objective.prototypes} "
             "prototypes without it; older rows are of older teachers"
         )
-    if config.data.effective_batch < FEW_IMAGES and not queue:
+    if rows < FEW_IMAGES * config.views.global_crops and not queue:
+        micro = config.objective.sinkhorn_scope == "micro"
+        option = "data.micro_batch" if micro else "data.effective_batch"
         yield (
-            f"data.effective_batch = {config.data.effective_batch}: below {FEW_IMAGES} images Sinkhorn-Knopp has few "
+            f"{option} = {rows // config.views.global_crops}: below {FEW_IMAGES} images Sinkhorn-Knopp has few "
             "rows to balance; objective.centring = 'softmax' with objective.teacher_temperature = 0.05 needs no rows"
         )
 

@@ -56,10 +56,21 @@ def cross_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
             yield f"views.{name}", f"{size} is not a multiple of model.patch_size_px = {patch}"
     for path, text in check_channels(config.views, config.model.in_channels):
         yield f"views.{path}", text
+    yield from dead_problems(config)
     yield from koleo_problems(config)
     yield from init_problems(config)
     yield from schedule_problems(config)
     yield from prototype_problems(config)
+
+
+def dead_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
+    """Options that are set and have no effect because of another table."""
+    if config.objective.ibot_weight == 0:
+        for field in attrs.fields(Masking):
+            if getattr(config.masking, field.name) != field.default:
+                yield f"masking.{field.name}", "has no effect because objective.ibot_weight = 0: remove it"
+    if config.views.local_crops == 0 and config.objective.local_weight != 1:
+        yield "objective.local_weight", "has no effect because views.local_crops = 0: remove it"
 
 
 def koleo_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
@@ -76,6 +87,16 @@ def koleo_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
         )
 
 
+def koleo_warnings(config: EngineConfig) -> Iterator[str]:
+    group, micro = config.objective.koleo_group, config.data.micro_batch
+    possible = max(size for size in range(1, 17) if config.data.effective_batch % size == 0)
+    if config.objective.koleo_weight > 0 and group == micro and group is not None and group < possible:
+        yield (
+            f"objective.koleo_group = {group}: data.micro_batch holds no more, and published runs have 16; with "
+            "another micro-batch set it to stay with the same objective"
+        )
+
+
 def init_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
     total, steps = config.run.max_steps, config.init.freeze_backbone_steps
     if total is not None and steps is not None and steps > total:
@@ -88,4 +109,5 @@ def warnings(config: EngineConfig, replaced: Collection[str] = ()) -> Iterator[s
         yield from architecture_warnings(config.model)
     if "objective" not in replaced:
         yield from prototype_warnings(config)
+        yield from koleo_warnings(config)
     yield from (text for text in schedule_warnings(config) if text.partition(".")[0] not in replaced)

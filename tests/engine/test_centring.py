@@ -52,7 +52,8 @@ def test_the_queue_holds_the_newest_rows_of_committed_steps() -> None:
         bias = sinkhorn.bias(steps[step].split(2), PROTOTYPES, T)
         torch.testing.assert_close(bias, balanced(steps[step], past), rtol=1e-5, atol=1e-5)
         sinkhorn.commit()
-    assert sinkhorn.queued == 10
+    assert sinkhorn.filled == 10
+    assert torch.equal(sinkhorn.queue, torch.cat(steps[3:0:-1])[:10])
 
 
 def test_a_step_that_was_skipped_leaves_queue_and_centre_alone() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from bigrun import hookimpl
 from bigrun.sections import Hardware
-from bigrun.testing.runner import Runner, RunResult
+from bigrun.testing.runner import TINY, Runner, RunResult
 
 BF16 = {"device": "cpu", "threads": 1, "precision": "bf16"}
 GRAM = {"snapshot_step": 1, "start_step": 2, "ramp_steps": 1, "refresh_every_steps": 2}
@@ -76,9 +76,14 @@ def test_a_run_in_bf16_computes_in_half_and_keeps_its_state_whole(bigrunner: Run
     assert not [e for e in half.events if e.kind == "anomaly"]
 
 
-@pytest.mark.parametrize("at_step", [1, 2, 3])
-def test_resuming_in_bf16_equals_the_straight_run(bigrunner: Runner, at_step: int) -> None:
-    straight = bigrunner.run("gram-anchoring", steps=4, accumulate=2, config=GRAM, hardware=BF16)
+@pytest.mark.parametrize(
+    ("at_step", "objective"),
+    [(1, {}), (2, {}), (3, {}), (2, {"centring": "softmax"}), (2, {"queue_steps": 2})],
+    ids=["1", "2", "3", "centre", "queue"],
+)
+def test_resuming_in_bf16_equals_the_straight_run(bigrunner: Runner, at_step: int, objective: dict[str, Any]) -> None:
+    tables = {"hardware": BF16, "objective": {**TINY["objective"], **objective}}
+    straight = bigrunner.run("gram-anchoring", steps=4, accumulate=2, config=GRAM, **tables)
     straight.assert_finished()
     resumed = bigrunner.resume(straight, at_step)
     resumed.assert_finished()

@@ -191,7 +191,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "lengths and sizes": (
         ["objective.prototypes=2048", "optimizer.warmup_steps=21", "objective.teacher_temperature_warmup_steps=22",
          "optimizer.freeze_last_layer_steps=23", "views.global_size_px=36", "views.local_size_px=20"],
-        ["objective.prototypes: 2048 prototypes for 8 rows per step: K/n = 256, targets can never become sharp",
+        ["objective.prototypes: 2048 prototypes for 8 rows: K/n = 256, targets can never become sharp",
          "optimizer.warmup_steps: 21 steps, but the run has run.max_steps = 20; steps are optimizer steps",
          "objective.teacher_temperature_warmup_steps: 22 steps, but",
          "optimizer.freeze_last_layer_steps: 23 steps, but",
@@ -247,6 +247,11 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["objective.koleo_weight=0.1", "objective.koleo_group=3"],
         ["objective.koleo_group: 3 does not divide data.micro_batch = 4"],
     ),
+    "dead because of another table": (
+        ["objective.ibot_weight=0", "masking.shift=true", "masking.ratio=[0.1, 0.4]"],
+        ["masking.shift: has no effect because objective.ibot_weight = 0: remove it",
+         "masking.ratio: has no effect because objective.ibot_weight = 0: remove it"],
+    ),
     "a group of one": (
         ["objective.koleo_weight=0.1", "data.micro_batch=1"],
         ["objective.koleo_group: groups of 1 leave no 1 neighbours (data.micro_batch = 1): use another micro-batch"],
@@ -295,6 +300,17 @@ QUIET: dict[str, dict[str, Any]] = {"run": {"max_steps": 20_000}, "data": {"effe
     ("tables", "words"),
     [
         ({"objective": {"prototypes": 65536}}, "K/n = 128 is high, so targets stay soft"),
+        (
+            {
+                "data": {"effective_batch": 128, "micro_batch": 8},
+                "objective": {"sinkhorn_scope": "micro", "koleo_weight": 0.0},
+            },
+            "data.micro_batch = 8: below 64 images Sinkhorn-Knopp has few rows to balance",
+        ),
+        (
+            {"data": {"effective_batch": 128, "micro_batch": 8}},
+            "objective.koleo_group = 8: data.micro_batch holds no more, and published runs have 16",
+        ),
         ({"data": {"effective_batch": 32}}, "below 64 images Sinkhorn-Knopp has few rows to balance"),
         ({"data": {"effective_batch": 128}, "optimizer": {"betas": [0.9, 0.99]}}, "beta2 = 0.99 averages"),
         ({"teacher": {"momentum": 0.9999}, "run": {"max_steps": 5000}}, "averages over 10,000 steps, longer than"),

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bigrun.data.transfer import transfer
+
 if TYPE_CHECKING:
     from bigrun.sections import Masking
 
@@ -37,9 +39,9 @@ class Masks:
     def of(cls, masks: Bools, device: torch.device) -> Masks:
         """Put masks (Nc, P) on a device."""
         counts = masks.sum(1)
-        weights = np.repeat(1 / np.maximum(counts, 1), counts).astype(np.float32)
-        host = (torch.from_numpy(np.ascontiguousarray(masks)), torch.from_numpy(np.flatnonzero(masks)))
-        return cls(*(t.to(device, non_blocking=True) for t in (*host, torch.from_numpy(weights))))
+        weights = np.repeat(1 / np.maximum(counts, 1), counts)
+        (_, patches), (_, indices), (shares, _) = transfer([masks, np.flatnonzero(masks), weights], device)
+        return cls(patches.bool(), indices, shares)
 
 
 def crop_masks(crops: int, grid: tuple[int, int], section: Masking, generator: np.random.Generator) -> Bools:

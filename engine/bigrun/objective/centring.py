@@ -43,8 +43,7 @@ class SinkhornKnopp(Centring):
     under the present prototypes.
     """
 
-    queue: Tensor  # (Q, e), the newest first
-    queued: Tensor  # () int64: how many of its rows are filled
+    queue: Tensor  # (Q, e), the newest first; rows that no step has filled are zero, and no bottleneck is
 
     def __init__(self, iterations: int, bottleneck: int, queue_rows: int = 0) -> None:
         super().__init__()
@@ -52,7 +51,7 @@ class SinkhornKnopp(Centring):
         self.pending: list[Tensor] = []
         if queue_rows:
             self.register_buffer("queue", torch.zeros(queue_rows, bottleneck))
-            self.register_buffer("queued", torch.zeros((), dtype=torch.int64))
+        self.filled: int | None = None  # rows of the queue; counted once, so that no step waits for the device
 
     @property
     def has_queue(self) -> bool:
@@ -61,15 +60,17 @@ class SinkhornKnopp(Centring):
     def bias(self, rows: Sequence[Tensor], prototypes: Tensor, temperature: float) -> Tensor:
         everything = list(rows)
         if self.has_queue:
-            everything.append(self.queue[: int(self.queued)].to(rows[0].dtype))
+            if self.filled is None:
+                self.filled = int((self.queue != 0).any(1).sum())
+            everything.append(self.queue[: self.filled].to(rows[0].dtype))
             self.pending = list(rows)
         return sinkhorn_bias(chunked(everything, prototypes), temperature, self.iterations, self.group)
 
     def commit(self) -> None:
-        if self.has_queue and self.pending:
+        if self.has_queue and self.pending and self.filled is not None:
             fresh = torch.cat([*(rows.to(self.queue.dtype) for rows in self.pending), self.queue])
             self.queue.copy_(fresh[: len(self.queue)])
-            self.queued.add_(sum(map(len, self.pending))).clamp_(max=len(self.queue))
+            self.filled = min(self.filled + sum(map(len, self.pending)), len(self.queue))
             self.pending = []
 
 
@@ -89,12 +90,14 @@ class SoftmaxCentring(Centring):
 
     @torch.no_grad()
     def bias(self, rows: Sequence[Tensor], prototypes: Tensor, temperature: float) -> Tensor:
-        # The mean of the logits is the logits of the mean.
-        total = torch.cat([torch.cat([r.float() for r in rows]).sum(0), self.centre.new_tensor([sum(map(len, rows))])])
+        everything = torch.cat([r.float() for r in rows])
+        total = torch.cat([everything.sum(0), everything.new_full((1,), len(everything))])
         if self.group is not None:
             dist.all_reduce(total, group=self.group)
-        if total[-1] > 0:
-            self.pending = F.linear(total[:-1] / total[-1], prototypes.float())
+        with torch.autocast(total.device.type, enabled=False):
+            # The mean of the logits is the logits of the mean.
+            logits = F.linear(total[:-1] / total[-1].clamp(min=1), prototypes.float())
+        self.pending = torch.where(total[-1] > 0, logits, self.centre)
         return -self.centre / temperature
 
     def commit(self) -> None:

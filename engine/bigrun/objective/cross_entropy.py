@@ -58,23 +58,26 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         kind, (views, count, _), k = student.device.type, student.shape, len(prototypes)
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else student.dtype
         step = rows_at_once(max(views, len(targets.bottlenecks)) * k, student.device)
-        loss = torch.zeros((), device=student.device)
+        loss, wanted = torch.zeros((), device=student.device), any(ctx.needs_input_grad[:2])
         d_student, d_prototypes = torch.empty_like(student), torch.zeros_like(prototypes)
         with torch.autocast(kind, enabled=False):
             rows, columns = student.to(dtype), prototypes.to(dtype)
             for block in parts(0, count, max(KEPT_ELEMENTS // (views * k), 1)):
-                gradient = student.new_empty((views, block.stop - block.start, k), dtype=dtype)
+                gradient = student.new_empty((views, (block.stop - block.start) * wanted, k), dtype=dtype)
                 for part in parts(block.start, block.stop, step):
                     logits = logits_of(rows[:, part], columns).float().div_(temperature)  # (V, m, K)
                     target = weighted_sum(pairs, targets.rows(part))  # (V or 1, m, K)
                     logarithms, weight = F.log_softmax(logits, dim=-1), weights[part]
                     loss -= ((logarithms * target).sum(-1) * weight).sum()
+                    if not wanted:
+                        continue
                     slope = logarithms.exp_().mul_(pairs.sum(1)[:, None, None]).sub_(target)
                     slope.mul_(weight[:, None] / temperature)
                     gradient[:, part.start - block.start : part.stop - block.start] = slope
-                flat = gradient.flatten(0, 1)  # (V * m, K)
-                d_student[:, block] = (flat @ columns).view(views, block.stop - block.start, columns.shape[1])
-                d_prototypes += (flat.mT @ rows[:, block].flatten(0, 1)).to(prototypes.dtype)
+                if wanted:
+                    flat = gradient.flatten(0, 1)  # (V * m, K)
+                    d_student[:, block] = (flat @ columns).view(views, block.stop - block.start, columns.shape[1])
+                    d_prototypes += (flat.mT @ rows[:, block].flatten(0, 1)).to(prototypes.dtype)
         ctx.gradients = (d_student, d_prototypes)
         return loss
 

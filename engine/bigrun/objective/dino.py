@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bigrun.data.draws import derive_seed
 from bigrun.data.masking import Masks, crop_masks
 from bigrun.ema import ema_update, frozen_copy
+from bigrun.errors import UsageError
 from bigrun.objective.base import Objective, Outputs
 from bigrun.objective.centring import Centring, SinkhornKnopp, SoftmaxCentring
 from bigrun.objective.losses import dino_loss, ibot_loss, koleo_loss
@@ -91,7 +92,13 @@ class DinoObjective(Objective):
         return SinkhornKnopp(section.sinkhorn_iterations, bottleneck, section.queue_steps * queue_rows)
 
     def share_step(self, group: dist.ProcessGroup) -> None:
-        """Take part in steps that all processes of the group take together, each with as many images."""
+        """Take part in steps that all processes of the group take together, each with as many images.
+
+        Raises:
+            UsageError: there is a queue, whose rows would be those of one process alone.
+        """
+        if self.section.queue_steps:
+            raise UsageError("objective.queue_steps: not possible with several processes; expected 0")
         self.group = group
         for centring in self.centrings():
             centring.group = group
@@ -109,13 +116,17 @@ class DinoObjective(Objective):
     def prepare(self, step: int, window: Sequence[Batch]) -> None:
         """Run the teacher on the window's global crops and balance its assignments over all of them."""
         masks = self._masks(step, window)
-        features = [self.teacher.backbone(batch.global_crops) for batch in window]
-        classes = self._assign("classes", self.teacher.dino_head, [f.cls for f in features])
+        class_rows, patch_rows, kept = [], [], []
+        for batch, mask in zip(window, masks, strict=True):  # of a micro-batch's features, only the bottlenecks stay
+            features = self.teacher.backbone(batch.global_crops)
+            class_rows.append(self.teacher.dino_head.bottleneck(features.cls))
+            if mask is not None and self.teacher.ibot_head is not None:
+                patch_rows.append(self.teacher.ibot_head.bottleneck(masked(features.patches, mask)))
+            kept.append(features.patches if self.keep_teacher_patches else None)
+        classes = self._assign("classes", self.teacher.dino_head, class_rows)
         patches: list[Targets | None] = [None] * len(window)
         if self.teacher.ibot_head is not None:
-            tokens = [masked(f.patches, m) for f, m in zip(features, masks, strict=True) if m is not None]
-            patches = list(self._assign("patches", self.teacher.ibot_head, tokens))
-        kept = [f.patches if self.keep_teacher_patches else None for f in features]
+            patches = list(self._assign("patches", self.teacher.ibot_head, patch_rows))
         self.window = [Taught(*parts) for parts in zip(classes, patches, masks, kept, strict=True)]
 
     def _masks(self, step: int, window: Sequence[Batch]) -> Sequence[Masks | None]:
@@ -131,9 +142,8 @@ class DinoObjective(Objective):
         parts = np.split(by_image, np.cumsum(sizes)[:-1], axis=1)  # (G, b, P) each
         return [Masks.of(part.reshape(-1, masks.shape[1]), crops.device) for part in parts]
 
-    def _assign(self, name: str, head: Any, tokens: Sequence[Tensor]) -> list[Targets]:
-        """Targets of the tokens of each micro-batch, (G*b, D) or (M, D)."""
-        rows = [head.bottleneck(t) for t in tokens]
+    def _assign(self, name: str, head: Any, rows: Sequence[Tensor]) -> list[Targets]:
+        """Targets from the bottlenecks of each micro-batch, (G*b, e) or (M, e)."""
         prototypes, temperature = compute_type(head.weight()), self.schedules["teacher_temperature"]
         centring: Any = self.centring[name]
         if self.section.centring == "sinkhorn" and self.section.sinkhorn_scope == "micro":

@@ -35,13 +35,13 @@ def dino_loss(
     """
     ns, nt = len(student), len(targets.bottlenecks)
     # Without the diagonal, all crops of the student have one target: the sum of the teacher's.
-    pairs = torch.ones(ns if ignore_diagonal else 1, nt)
+    pairs = torch.ones(ns if ignore_diagonal else 1, nt, device=student.device)
     if ignore_diagonal:
         pairs.fill_diagonal_(0)
     count = ns * nt - (min(ns, nt) if ignore_diagonal else 0)
     images = student.shape[1]
     weights = torch.full((images,), 1 / images, device=student.device)
-    return cross_entropy(student, prototypes, targets, (pairs / count).to(student.device), weights, temperature)
+    return cross_entropy(student, prototypes, targets, pairs / count, weights, temperature)
 
 
 def ibot_loss(

@@ -15,7 +15,7 @@ __all__ = ["Masking"]
 class Masking:
     """Blocks of patches that are hidden from the student, for the iBOT loss [spec 3]. Without that loss, none are."""
 
-    crop_fraction: float = option(0.5, check=between(0, 1), help="Share of a step's global crops that are masked.")
+    crop_fraction: float = option(0.5, check=between(0.01, 1), help="Share of a step's global crops that are masked.")
     ratio: tuple[float, float] = option(
         (0.1, 0.5), help="Smallest and largest share of a masked crop's patches; the crops of a step climb it evenly."
     )

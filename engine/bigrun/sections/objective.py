@@ -87,7 +87,11 @@ class Objective:
     student_temperature: float = option(0.1, check=above(0), help="Temperature of the student's softmax.")
     teacher_temperature: float = option(0.07, check=above(0), help="Temperature of the teacher after its warm-up.")
     teacher_temperature_start: float = option(
-        0.04, check=above(0), help="Temperature of the teacher at the first step."
+        0.04,
+        check=above(0),
+        effective=lambda objective: objective.teacher_temperature_warmup_steps != 0,
+        otherwise="objective.teacher_temperature_warmup_steps = 0",
+        help="Temperature of the teacher at the first step.",
     )
     teacher_temperature_warmup_steps: int | None = option(
         None, check=at_least(0), rule="teacher-temperature-warmup", help="Linear warm-up of the teacher's temperature."
@@ -120,7 +124,7 @@ class Objective:
     )
     centre_momentum: float = option(
         0.9,
-        check=between(0, 1),
+        check=between(0, 0.9999),
         effective=lambda objective: objective.centring == "softmax",
         otherwise="objective.centring is not 'softmax'",
         help="Momentum of the moving average of the teacher's logits.",
