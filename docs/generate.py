@@ -11,7 +11,7 @@ import re
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from bigrun.config import build_config, read_preset, shipped_presets
 from bigrun.entry_points import installed, load_classes
 from bigrun.explain import default_text, options_of
 from bigrun.hookspecs import Hooks
-from bigrun.options import describe_unit
+from bigrun.options import describe_check, describe_unit
 from bigrun.plugins import Plugins
 from bigrun.rules import RULES, EngineConfig
 
@@ -184,29 +184,13 @@ def meaning(field: attrs.Attribute[Any]) -> str:
     """The help of an option and what restricts it."""
     metadata = field.metadata
     parts = [metadata.get("help", "")]
-    if allowed := allowed_values(metadata.get("check")):
+    if allowed := describe_check(metadata.get("check")):
         parts.append(f"Allowed: {allowed}.")
     if metadata.get("effective"):
         parts.append(f"Refused where it has no effect: {metadata['otherwise']}.")
     if metadata.get("fixed"):
         parts.append("*Fixed.*")
     return " ".join(parts)
-
-
-def allowed_values(check: Callable[[Any], str | None] | None) -> str | None:
-    """A check of `bigrun.options` in words."""
-    if check is None:
-        return None
-    values = {name: str(value) for name, value in inspect.getclosurevars(check).nonlocals.items()}
-    words = {
-        "at_least": "at least {low}",
-        "above": "above {low}",
-        "between": "{low} to {high}",
-        "not_blank": "not empty",
-        "known_architecture": "one of these names",
-        "interval": "two ascending values above {low}, up to {high}",
-    }
-    return words[check.__qualname__.partition(".")[0]].format(**values)
 
 
 def rules_table(presets: tuple[str, ...]) -> Iterator[str]:

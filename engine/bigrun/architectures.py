@@ -51,7 +51,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
 
 
 def known_architecture(name: str) -> str | None:
-    """What is wrong with a name, or None."""
+    """One of the named architectures."""
     if name in ARCHITECTURES:
         return None
     return f"unknown architecture {name!r}{did_you_mean(name, ARCHITECTURES)}; known: {', '.join(ARCHITECTURES)}"

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from bigrun.errors import UsageError
-from bigrun.options import describe_unit
+from bigrun.options import describe_check, describe_unit
 from bigrun.rules import EngineConfig
 from bigrun.values import did_you_mean, type_name
 
@@ -78,12 +78,7 @@ def explain_key(key: str, preset: str | None = None) -> Iterator[str]:
     cls = section_class(path)
     options = {field.name: (field, kind) for field, kind in options_of(cls)}
     if not names:
-        about, *_ = (cls.__doc__ or "").strip().splitlines() or [""]
-        yield f"[{path}]  {about}".rstrip()
-        if not options:
-            yield "  no options"
-        for name, (field, kind) in options.items():
-            yield f"  {name} ({kind}; default {default_text(field)}): {field.metadata.get('help', '')}"
+        yield from explain_table(path, cls, preset)
         return
     (name,) = names if len(names) == 1 else (".".join(names),)
     if name not in options:
@@ -95,12 +90,28 @@ def explain_key(key: str, preset: str | None = None) -> Iterator[str]:
     yield f"  {field.metadata.get('help', '')}"
     yield f"  type     {kind}"
     yield f"  default  {default_text(field)}"
+    if allowed := describe_check(field.metadata.get("check")):
+        yield f"  allowed  {allowed}"
     if unit := describe_unit(name):
         yield f"  unit     {unit}"
+    if field.metadata.get("effective"):
+        yield f"  refused where it has no effect: {field.metadata['otherwise']}"
     if field.metadata.get("fixed"):
         yield "  a resumed run must keep it"
     if preset is not None:
         yield f"  {preset}  {_value_in(preset, path, name)}"
+
+
+def explain_table(path: str, cls: type, preset: str | None) -> Iterator[str]:
+    """The description of a table, and a line for each option."""
+    about = " ".join((cls.__doc__ or "").strip().partition("\n\n")[0].split())
+    yield f"[{path}]  {about}".rstrip()
+    options = list(options_of(cls))
+    if not options:
+        yield "  no options"
+    for field, kind in options:
+        value = f" [{preset}: {_value_in(preset, path, field.name)}]" if preset else ""
+        yield f"  {field.name} ({kind}; default {default_text(field)}): {field.metadata.get('help', '')}{value}"
 
 
 def _value_in(preset: str, path: str, name: str) -> str:

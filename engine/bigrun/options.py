@@ -14,7 +14,17 @@ from typing import Any
 
 import attrs
 
-__all__ = ["above", "at_least", "between", "describe_unit", "interval", "not_blank", "option", "section"]
+__all__ = [
+    "above",
+    "at_least",
+    "between",
+    "describe_check",
+    "describe_unit",
+    "interval",
+    "not_blank",
+    "option",
+    "section",
+]
 
 # The last word of an option's name is its unit; names without one are pure numbers, words or lists.
 UNITS = {
@@ -31,6 +41,29 @@ UNITS = {
     "crops": "crops per image",
     "scale": "fraction of the image's area, [low, high]",
 }
+
+
+# The checks of this file in words; of any other, its docstring says what is allowed.
+CHECKS = {
+    "at_least": "at least {low}",
+    "above": "above {low}",
+    "between": "{low} to {high}",
+    "not_blank": "not empty",
+    "interval": "two ascending values above {low}, up to {high}",
+}
+
+
+def describe_check(check: Callable[[Any], str | None] | None) -> str | None:
+    """What a check allows, in words; None when nothing is known about it."""
+    if check is None:
+        return None
+    import inspect
+
+    name = check.__qualname__.partition(".")[0]
+    if check.__module__ == __name__ and name in CHECKS:
+        return CHECKS[name].format(**{k: str(v) for k, v in inspect.getclosurevars(check).nonlocals.items()})
+    first = (inspect.getdoc(check) or "").partition("\n")[0]
+    return first.removesuffix(".") or None
 
 
 def describe_unit(name: str) -> str | None:
