@@ -36,7 +36,7 @@ def _refresh(default: int | None, **declaration: Any) -> Any:
 @attrs.frozen
 class GramConfig:
     """Where the Gram teacher comes from, when the loss begins, how strong it is. Open values follow the run's length;
-    a run of fewer than 5,000 steps has no Gram anchoring unless start_step or snapshot_step is given."""
+    in mode snapshot a run of fewer than 5,000 steps has none unless start_step or snapshot_step is given."""
 
     mode: Literal["snapshot", "ckpt", "ema", "off"] = option(
         "snapshot",

@@ -18,7 +18,7 @@ def plan_lines(config: GramConfig, state: State, max_steps: int | None, *, is_la
         why = (
             "mode = 'off'"
             if config.mode == "off"
-            else f"a run of fewer than {SHORTEST:,} steps does without; start_step or snapshot_step switches it on"
+            else f"a run of fewer than {SHORTEST:,} steps does without; start_step switches it on"
         )
         yield f"gram         off: {why}"
         return
@@ -40,7 +40,7 @@ def plan_lines(config: GramConfig, state: State, max_steps: int | None, *, is_la
 def source(config: GramConfig, plan: Plan, state: State) -> str:
     if config.mode == "ema":
         return "the moving teacher"
-    if config.mode == "ckpt" and not state.refreshes:
+    if config.mode == "ckpt" and (not state.refreshes or state.checkpoint != config.checkpoint):
         return f"teacher from {config.checkpoint}"
     if state.taken_at_step is not None:
         return f"teacher taken at step {state.taken_at_step}"

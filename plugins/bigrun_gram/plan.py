@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import attrs
 
@@ -13,6 +14,17 @@ __all__ = ["SHORTEST", "Plan"]
 
 SHORTEST = 5000
 """A shorter run has no Gram anchoring by rule: dense quality decays after about 100,000 steps [spec 6]."""
+
+TEACHER = frozenset({"mode", "snapshot_step", "candidates_every_steps"})
+START = TEACHER | {"start_step"}
+ORIGINS = {
+    "snapshot_step": TEACHER,
+    "first_candidate_step": TEACHER,
+    "candidates_every_steps": TEACHER,
+    "start_step": START,
+    "first_refresh_step": START | {"first_refresh_step", "refresh_every_steps"},
+}
+"""The options that a step of the plan comes from."""
 
 
 @attrs.frozen
@@ -51,7 +63,9 @@ class Plan:
         A loss that would begin after the run's end is no error: a preset is often tried for a few steps.
         """
         none_given = config.start_step is None and config.snapshot_step is None
-        if config.mode == "off" or (none_given and max_steps is not None and max_steps < SHORTEST):
+        if config.mode == "off" or (
+            none_given and config.mode == "snapshot" and max_steps is not None and max_steps < SHORTEST
+        ):
             return None
         if max_steps is None:
             require_steps(config)
@@ -85,7 +99,7 @@ class Plan:
         """The same for a run that has taken `step` steps: nothing is planned for the past.
 
         Args:
-            has_teacher: whether the Gram teacher is there, or is not needed.
+            has_teacher: whether the Gram teacher or candidates for it are there, or it is not needed.
         """
         snapshot, first = self.snapshot_step, self.first_candidate_step
         if has_teacher:
@@ -95,16 +109,27 @@ class Plan:
         else:  # a snapshot, or candidates that are all past
             snapshot, first = max(snapshot or 0, step + 1), None
             earliest = snapshot + 1
-        start = max(self.start_step, earliest)
-        refresh = self.first_refresh_step
         return attrs.evolve(
-            self,
+            self.starting_at(max(self.start_step, earliest)),
             snapshot_step=snapshot,
             first_candidate_step=first,
             candidates_every_steps=self.candidates_every_steps if first else None,
-            start_step=start,
-            first_refresh_step=refresh if refresh >= start else start - 1 + self.refresh_every_steps,
         )
+
+    def continuing(self, begun: Plan, changed: Collection[str]) -> Plan:
+        """The same with the steps of the plan that it replaces, which may have been postponed, wherever none of the
+        options that they come from is among the `changed` ones."""
+        kept = {name: getattr(begun, name) for name, options in ORIGINS.items() if options.isdisjoint(changed)}
+        return attrs.evolve(self.starting_at(kept.get("start_step", self.start_step)), **kept)
+
+    def starting_at(self, step: int) -> Plan:
+        """The same with the loss from this step on; no refresh is moved before it."""
+        if step == self.start_step:
+            return self
+        refresh = self.first_refresh_step
+        if refresh < step:
+            refresh = step - 1 + self.refresh_every_steps
+        return attrs.evolve(self, start_step=step, first_refresh_step=refresh)
 
     def ramp_at(self, step: int) -> float:
         """0 before the start, then half a cosine to 1."""

@@ -97,8 +97,9 @@ class GramAnchoring:
             self._check_file(run)
             assert self.config.checkpoint is not None
             self.teacher.take_file(run, self.config.checkpoint)
-            state.checkpoint = self.config.checkpoint
-            self._taken(run, run.step, f"taken from {state.checkpoint}")
+            anew = f"; the refresh count begins anew at 0, was {state.refreshes}" if state.refreshes else ""
+            state.checkpoint, state.refreshes = self.config.checkpoint, 0
+            self._taken(run, run.step, f"taken from {state.checkpoint}{anew}")
         if plan is not None:
             changes = {"local_weight": plan.local_weight_at, "teacher_momentum": plan.teacher_momentum_at}
             for name in (name for name in changes if name in run.schedules):  # a plugin's objective may have neither

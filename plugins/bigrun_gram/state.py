@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -53,7 +53,7 @@ class State:
 
     def settle(self, options: GramConfig, config: Config, step: int) -> None:
         """Make the plan, or keep the one that there is: a change of the run's length moves nothing that was planned;
-        an option that has changed does.
+        an option that has changed moves what comes from it, and nothing into the past.
 
         Args:
             step: steps that the run has taken.
@@ -68,11 +68,19 @@ class State:
         if begun is None:
             self.max_steps = config.run.max_steps
         plan = Plan.of(options, self.max_steps, warmup_steps(config))
+        changed = {name for name in PLANNED if self.options is None or given[name] != self.options.get(name)}
         has_teacher = self.taken_at_step is not None or options.mode in ("ckpt", "ema")
-        is_on = begun is not None and begun.start_step <= step and has_teacher
-        if plan is not None and step > 0 and not is_on:
-            plan = plan.postponed(step, has_teacher=has_teacher)
-        self.plan, self.options = plan, given
+        self.plan = plan and self._moved(plan, begun, changed, step, has_teacher=has_teacher)
+        self.options = given
+
+    def _moved(self, plan: Plan, begun: Plan | None, changed: Collection[str], step: int, *, has_teacher: bool) -> Plan:
+        """A new plan, with what is kept of the one that it replaces, and nothing in the past of the run."""
+        if begun is not None:
+            plan = plan.continuing(begun, changed)
+            if begun.start_step <= step and has_teacher and plan.start_step <= step:  # the loss counts, and goes on
+                return plan.starting_at(begun.start_step)
+            has_teacher |= bool(self.candidates) and plan.first_candidate_step is not None and "mode" not in changed
+        return plan.postponed(step, has_teacher=has_teacher) if step > 0 else plan
 
 
 def warmup_steps(config: Config) -> int:

@@ -18,6 +18,7 @@ from bigrun.model.block import Block, Mlp, RmsNorm, SwiGlu, build_norm, keep_som
 from bigrun.model.groups import Group
 from bigrun.model.initialise import initialise
 from bigrun.model.rope import RopeTable
+from bigrun.model.vit import VisionTransformer
 from bigrun.sections import Model
 
 TINY = Model(width=32, heads=2, ffn_hidden=64, layerscale=0.5, drop_path_fraction=0.5)
@@ -176,3 +177,23 @@ def test_in_bf16_it_is_nearly_as_exact_as_the_fused_kernel(tokens: int) -> None:
     for name, w, o in zip(("out", "q", "k", "v"), wanted, ours, strict=True):
         assert o.dtype == torch.bfloat16
         assert (o - w).norm() < 0.007 * w.norm(), name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("recording", [True, False], ids=["student", "teacher"])
+@pytest.mark.parametrize("sizes", [(32,), (32, 16)], ids=["one-size", "two-sizes"])
+def test_a_block_is_one_graph(sizes: tuple[int, ...], recording: bool) -> None:
+    """torch.compile raises at a graph break."""
+    model = attrs.evolve(TINY, depth=1, patch_size_px=8, drop_path_fraction=0.0)
+    torch.manual_seed(0)
+    network = VisionTransformer(model).train(recording)
+    crops = [torch.randn(2, 3, size, size) for size in sizes]
+    with torch.set_grad_enabled(recording):
+        torch.manual_seed(1)
+        expected = network.forward_list(crops)
+        torch._dynamo.reset()
+        network.blocks[0].compile(backend="eager", fullgraph=True)
+        torch.manual_seed(1)
+        for found, wanted in zip(network.forward_list(crops), expected, strict=True):
+            torch.testing.assert_close(found.patches, wanted.patches)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -93,3 +95,66 @@ def test_no_row_leaves_the_centre_alone() -> None:
     assert torch.equal(softmax.bias([rows(0)], PROTOTYPES, T), torch.zeros(24))
     softmax.commit()
     assert torch.equal(softmax.centre, torch.zeros(24))
+
+
+@pytest.mark.parametrize("queued", [0, 128])
+def test_the_logits_of_all_rows_are_not_kept_when_they_are_many(queued: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of micro-batches and of the queue together count."""
+    monkeypatch.setitem(chunks.CHUNK_ELEMENTS, "cpu", 2**16)
+    monkeypatch.setattr(centring, "KEPT_ELEMENTS", 2**19)
+    count, prototypes = 256 - queued, torch.randn(4096, 6, generator=torch.Generator().manual_seed(9))
+    sinkhorn = SinkhornKnopp(3, 6, queued)
+    if queued:
+        sinkhorn.bias([rows(queued)], prototypes, T)
+        sinkhorn.commit()
+    with LiveElements() as live:
+        sinkhorn.bias(rows(count, seed=1).split(count // 4), prototypes, T)
+    assert live.highest < 256 * 4096 / 2  # three chunks, and 4096 masses of each
+
+
+def test_the_logits_of_few_rows_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(chunks.CHUNK_ELEMENTS, "cpu", 5 * 24)
+    for kept, times in ((20 * 24, 1), (20 * 24 - 1, 3)):
+        monkeypatch.setattr(centring, "KEPT_ELEMENTS", kept)
+        with LiveElements() as live:
+            SinkhornKnopp(3, 6).bias(rows(20).split(10), PROTOTYPES, T)
+        assert live.products == times * 4
+
+
+class LiveElements(torch.utils._python_dispatch.TorchDispatchMode):
+    """How many numbers the results of all operations held at the most, and how many were products of matrices."""
+
+    highest = products = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: list[weakref.ref[Tensor]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        self.products += func is torch.ops.aten.mm.default
+        if isinstance(out, Tensor):
+            self.alive.append(weakref.ref(out))
+        self.alive = [ref for ref in self.alive if ref() is not None]
+        tensors = [tensor for ref in self.alive if (tensor := ref()) is not None]
+        sizes = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() // 4 for tensor in tensors}
+        self.highest = max(self.highest, sum(sizes.values()))
+        return out
+
+
+def test_the_centre_is_fp32_under_autocast() -> None:
+    """Prototypes arrive in bf16; their mean logits, the centre and the bias do not round further."""
+    exact, low = SoftmaxCentring(24, 0.9), SoftmaxCentring(24, 0.9)
+    rounded = PROTOTYPES.bfloat16()
+    for step in range(3):
+        x = rows(7, seed=step).split(3)
+        expected = exact.bias(x, rounded.float(), T)
+        with torch.autocast("cpu", torch.bfloat16):
+            bias = low.bias(x, rounded, T)
+        assert bias.dtype == torch.float32
+        torch.testing.assert_close(bias, expected)
+        for each in (exact, low):
+            each.commit()
+    assert low.centre.dtype == torch.float32
+    torch.testing.assert_close(low.centre, exact.centre)
+    assert low.centre.abs().max() > 1e-3

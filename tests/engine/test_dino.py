@@ -13,14 +13,16 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from bigrun.data.dataset import Batch
+from bigrun.errors import UsageError
 from bigrun.objective.dino import DinoObjective, DinoOutputs
 from bigrun.objective.losses import koleo_loss
 from bigrun.optimizer import apply_to_optimizer, build_adamw
 from bigrun.rules import EngineConfig
 from bigrun.schedules import Schedules
-from bigrun.sections import Data, Masking, Model, Objective, Optimizer, Views
+from bigrun.sections import Data, Masking, Model, Objective, Optimizer, Run, Views
 
 MODEL = Model(
     width=32, depth=2, heads=2, ffn_hidden=64, patch_size_px=8, storage_tokens=1, layerscale=None,
@@ -32,7 +34,9 @@ VIEWS = Views(global_size_px=32, local_size_px=16, local_crops=2)
 PARTS = ("dino_global", "dino_local", "ibot", "koleo")
 
 
-def build(section: Objective = SECTION, views: Views = VIEWS, momentum: float = 0.9, images: int = 16) -> DinoObjective:
+def build(
+    section: Objective = SECTION, views: Views = VIEWS, momentum: float = 0.9, images: int = 16, seed: int = 0
+) -> DinoObjective:
     torch.manual_seed(0)
     schedules = Schedules()
     constants = {
@@ -47,7 +51,9 @@ def build(section: Objective = SECTION, views: Views = VIEWS, momentum: float = 
     for name, value in constants.items():
         schedules.add(name, lambda step, value=value: value)  # type: ignore[misc]
     schedules.apply(1)
-    config = EngineConfig(model=MODEL, objective=section, views=views, data=Data(effective_batch=images))
+    config = EngineConfig(
+        run=Run(seed=seed), model=MODEL, objective=section, views=views, data=Data(effective_batch=images)
+    )
     return DinoObjective(config, schedules).train()
 
 
@@ -257,16 +263,18 @@ def test_t10_ibot_compares_masked_patches_alone() -> None:
     assert mass.max() / mass.min() < 2
 
 
-def test_masks_follow_the_step_and_not_the_split() -> None:
-    objective, whole = build(), batch(16)
+def test_masks_follow_the_seed_and_the_step_and_not_the_split() -> None:
+    whole = batch(16)
 
-    def masks(step: int, parts: int) -> Tensor:
+    def masks(step: int, parts: int, seed: int = 0) -> Tensor:
+        objective = build(seed=seed)
         objective.prepare(step, split(whole, parts))
         found = [taught.masks.patches.view(2, -1, 16) for taught in objective.window if taught.masks is not None]
         return torch.cat(found, dim=1)
 
     assert torch.equal(masks(1, 1), masks(1, 4))
     assert not torch.equal(masks(1, 1), masks(2, 1))
+    assert not torch.equal(masks(1, 1), masks(1, 1, seed=1))
 
 
 def test_without_masks_the_ibot_loss_is_zero_and_its_head_has_a_gradient() -> None:
@@ -296,6 +304,75 @@ def test_the_teachers_patches_are_kept_on_demand() -> None:
     patches = forward(objective, whole).teacher_patches
     assert patches is not None
     assert torch.equal(patches, objective.teacher.backbone(whole.global_crops).patches)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_of_the_teachers_features_only_bottlenecks_outlive_their_micro_batch(keep: bool) -> None:
+    """Patches are what is large; they are kept of all micro-batches where they are asked for."""
+    objective = build()
+    objective.keep_teacher_patches = keep
+    seen: list[tuple[StorageWeakRef, ...]] = []
+    before: list[int] = []
+
+    def alive() -> int:
+        return sum(not all(ref.expired() for ref in refs) for refs in seen)
+
+    def remember(module: Any, inputs: Any, out: Any) -> None:
+        tensors = (out.cls, out.storage, out.patches, out.prenorm)
+        seen.append(tuple(StorageWeakRef(tensor.untyped_storage()) for tensor in tensors))
+
+    objective.teacher.backbone.register_forward_pre_hook(lambda module, inputs: before.append(alive()))
+    objective.teacher.backbone.register_forward_hook(remember)
+    objective.prepare(1, split(batch(16), 4))
+    assert len(seen) == 4
+    if keep:
+        assert alive() == 4
+    else:
+        assert max(before) <= 1
+        assert alive() == 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_queue_holds_the_class_rows_of_so_many_steps(steps: int) -> None:
+    objective = build(attrs.evolve(SECTION, queue_steps=steps), images=8)
+    assert objective.state_dict()["centring.classes.queue"].shape == (steps * 2 * 8, 16)
+    assert "centring.patches.queue" not in objective.state_dict()
+    queued = []
+    for step in range(1, 5):
+        objective.prepare(step, split(batch(8, seed=step), 2))
+        queued.insert(0, torch.cat([taught.classes.bottlenecks.flatten(0, 1) for taught in objective.window]))
+        objective.update_teacher()
+    assert torch.equal(objective.state_dict()["centring.classes.queue"], torch.cat(queued[:steps]))
+
+
+def test_a_queue_is_refused_where_processes_share_a_step() -> None:
+    with pytest.raises(UsageError, match=r"objective\.queue_steps.*several processes.*expected 0"):
+        build(attrs.evolve(SECTION, queue_steps=1)).share_step(dist.group.WORLD)
+
+
+@pytest.mark.parametrize("centring", ["sinkhorn", "softmax"])
+def test_a_step_in_bf16_is_near_one_in_fp32(centring: Any) -> None:
+    def train(enabled: bool) -> tuple[dict[str, float], Tensor, DinoObjective]:
+        objective = build(attrs.evolve(SECTION, centring=centring))
+        for step in (1, 2):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                terms, gradient = gradients(objective, split(batch(16, seed=step), 2), step=step)
+            objective.update_teacher()
+        return terms, gradient, objective
+
+    (terms, gradient, exact), (low_terms, low_gradient, low) = train(False), train(True)
+    assert low_terms == pytest.approx(terms, rel=0.02, abs=2e-3)
+    assert low_terms != terms
+    assert (low_gradient - gradient).norm() / gradient.norm() < 0.2
+    for taught, expected in zip(low.window, exact.window, strict=True):
+        for found, other in ((taught.classes, expected.classes), (taught.patches, expected.patches)):
+            assert found is not None
+            assert other is not None
+            assert found.bias.dtype == torch.float32
+            torch.testing.assert_close(found.bias, other.bias, rtol=0.02, atol=0.05)
+    for name, value in low.centring.state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, exact.centring.state_dict()[name], rtol=0.02, atol=2e-3)
 
 
 def test_targets_are_balanced_rows_of_the_teacher_without_gradient() -> None:

@@ -144,6 +144,48 @@ class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize(("views", "teachers"), [(8, 2), (2, 8), (8, 8)])
+def test_the_bounds_hold_for_all_crops_together(views: int, teachers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of V crops of the student and G of the teacher, a chunk and a block have as many times fewer rows."""
+    chunk, kept, rows, prototypes = 2**15, 2**16, 64, 2048
+    monkeypatch.setitem(chunks.CHUNK_ELEMENTS, "cpu", chunk)
+    monkeypatch.setattr(cross_entropy, "KEPT_ELEMENTS", kept)
+    student, weight = draw(views, rows, 8).requires_grad_(), draw(prototypes, 8).requires_grad_()
+    targets = Targets(draw(teachers, rows, 8), draw(prototypes, 8), torch.zeros(prototypes), 0.1)
+    with LargestTensor() as products:
+        dino_loss(student, weight, targets, 0.1, ignore_diagonal=True).backward()
+    assert products.elements == kept
+    with LargestTensor() as largest, torch.no_grad():
+        dino_loss(student.detach(), weight.detach(), targets, 0.1, ignore_diagonal=False)
+        targets.entropy()
+    assert largest.elements == chunk
+
+
+class MatrixProducts(torch.utils._python_dispatch.TorchDispatchMode):
+    """How many products of two matrices are made."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_without_gradients_their_products_are_not_made(trained: bool) -> None:
+    """Two products are logits and one adds up the teacher's crops; two more are gradients."""
+    student, weight = draw(2, 5, 8).requires_grad_(), draw(K, 8).requires_grad_()
+    targets = Targets(draw(2, 5, 8, seed=1), draw(K, 8, seed=2), torch.zeros(K), 0.1)
+    with MatrixProducts() as full:
+        expected = dino_loss(student, weight, targets, 0.1, ignore_diagonal=True)
+    with MatrixProducts() as bare, torch.no_grad():
+        inputs = (student, weight) if trained else (student.detach(), weight.detach())
+        loss = dino_loss(*inputs, targets, 0.1, ignore_diagonal=True)
+    assert torch.equal(loss, expected)
+    assert not loss.requires_grad
+    assert (full.count, bare.count) == (5, 3)
+
+
 def test_bf16_rows_are_compared_in_fp32() -> None:
     student, targets = draw(2, 5, K), teach(draw(2, 5, K, seed=1, std=4).bfloat16().float())
     low = student.bfloat16()

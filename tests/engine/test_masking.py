@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from bigrun.data.masking import Masks, block_masks, crop_masks
+from bigrun.data.masking import Masks, block_masks, crop_masks, rectangles
 from bigrun.sections import Masking
 
 small = settings(deadline=None, max_examples=40)
@@ -112,6 +112,126 @@ def test_t19_blocks_have_the_configured_area_and_aspect() -> None:
     ratio = heights[rectangles] / widths[rectangles]
     assert ratio.min() >= 0.3
     assert ratio.max() <= 3.1
+
+
+def one_by_one(count: int, grid: tuple[int, int], section: Masking, draws: np.random.Generator) -> np.ndarray:
+    """The generator as published, a mask and a block at a time: what the batched one must agree with on average."""
+    height, width = grid
+    mask, attempts = np.zeros(grid, dtype=bool), 0
+    while mask.sum() < count and attempts < 10:
+        room = min(count - mask.sum(), height // 2 * width)
+        area = section.min_block_patches + draws.random() * (room - section.min_block_patches)
+        aspect = np.exp(draws.uniform(np.log(section.block_aspect), -np.log(section.block_aspect)))
+        tall, wide = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        attempts += 1
+        if tall >= height or wide >= width:
+            continue
+        top, left = draws.integers(0, height - tall, endpoint=True), draws.integers(0, width - wide, endpoint=True)
+        block = np.zeros(grid, dtype=bool)
+        block[top : top + tall, left : left + wide] = True
+        if 0 < (block & ~mask).sum() <= room:
+            mask, attempts = mask | block, 0
+    free = np.flatnonzero(~mask)
+    mask.flat[draws.choice(free, count - mask.sum(), replace=False)] = True
+    return mask
+
+
+def shapes(masks: np.ndarray) -> np.ndarray:
+    """What describes each mask (n, H, W): (n, 12 + H * W)."""
+    m = masks.astype(np.float64)
+    columns = [np.abs(np.diff(m, axis=axis)).sum((1, 2)) for axis in (1, 2)]  # edges: short for blocks
+    for tall, wide in ((2, 2), (3, 3), (4, 4), (5, 5), (1, 4), (4, 1), (2, 6), (6, 2)):  # hidden windows: of one block
+        columns.append(np.lib.stride_tricks.sliding_window_view(masks, (tall, wide), (1, 2)).all((3, 4)).sum((1, 2)))
+    columns += [np.array([ndimage.label(each)[1] for each in masks])]
+    columns += [np.array([np.bincount(ndimage.label(each)[0].ravel())[1:].max() for each in masks])]
+    return np.concatenate([np.stack(columns, 1), m.reshape(len(m), -1)], 1)
+
+
+@pytest.mark.parametrize(
+    ("grid", "share", "section"),
+    [
+        ((14, 14), 0.3, Masking()),
+        ((9, 9), 0.5, Masking()),  # half of the rows is less than the count
+        ((12, 12), 0.9, Masking()),  # the cap binds, and many blocks do not fit
+        ((7, 11), 0.3, Masking(block_aspect=0.05)),  # long blocks: many would span a side
+        ((10, 10), 0.25, Masking(min_block_patches=20)),  # blocks of the whole count
+    ],
+)
+def test_t19_masks_are_distributed_as_those_made_block_by_block(
+    grid: tuple[int, int], share: float, section: Masking
+) -> None:
+    """Edges, hidden windows, parts and the share of every patch: all means within 4.5 standard errors."""
+    count, draws = int(share * grid[0] * grid[1]), rng(1)
+    found = shapes(block_masks(np.full(3000, count), grid, section, rng()))
+    expected = shapes(np.stack([one_by_one(count, grid, section, draws) for _ in range(400)]))
+    error = np.sqrt(found.var(0) / len(found) + expected.var(0) / len(expected))
+    assert (np.abs(found.mean(0) - expected.mean(0)) / np.maximum(error, 1e-2)).max() < 4.5
+
+
+def whole(grid: tuple[int, int], count: int, tall: int, wide: int, **options: float) -> float:
+    """How many of the masks of `count` patches, in blocks of that area, are one block of that size."""
+    section = Masking(min_block_patches=count, **options)
+    m = block_masks(np.full(2000, count), grid, section, rng())
+    boxes = np.lib.stride_tricks.sliding_window_view(m, (tall, wide), (1, 2)).all((3, 4)).any((1, 2))
+    return float(boxes.mean())
+
+
+@pytest.mark.parametrize(
+    ("grid", "spanning", "inside"), [((8, 5), (2, 5), (5, 2)), ((5, 8), (5, 2), (2, 5))], ids=["wide", "tall"]
+)
+def test_t19_no_block_spans_a_whole_side(
+    grid: tuple[int, int], spanning: tuple[int, int], inside: tuple[int, int]
+) -> None:
+    assert whole(grid, 10, *inside) > 0.2
+    assert whole(grid, 10, *spanning) < 0.05  # made of smaller blocks by chance
+
+
+def test_t19_no_block_is_larger_than_half_of_the_rows() -> None:
+    """36 patches as 6 x 6 fit 8 x 8, but with 4 rows of 8 the largest block has 32."""
+    assert whole((8, 8), 36, 6, 6, block_aspect=1.0) < 0.01
+    assert whole((9, 8), 36, 6, 6, block_aspect=1.0) < 0.01  # of 9 rows too, half are 4
+    assert whole((10, 8), 36, 6, 6, block_aspect=1.0) > 0.5
+
+
+def test_t19_a_block_that_adds_too_much_is_not_cut_to_fit() -> None:
+    """A square of 13 patches is rounded to 4 x 4, three too many: none is set, and 13 single patches are chosen."""
+    section = Masking(min_block_patches=13, block_aspect=1.0)
+    m = block_masks(np.full(500, 13), (12, 12), section, rng())
+    assert np.mean([ndimage.label(each)[1] for each in m]) > 6
+
+
+@small
+@given(
+    grid=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    room=st.integers(1, 200),
+    least=st.integers(1, 30),
+    low=st.floats(0.01, 1),
+    draws=st.tuples(*[st.floats(0, 1, exclude_max=True)] * 4),
+)
+def test_t19_a_rectangle_has_the_drawn_area_and_aspect_and_lies_on_the_grid(
+    grid: tuple[int, int], room: int, least: int, low: float, draws: tuple[float, ...]
+) -> None:
+    section = Masking(min_block_patches=least, block_aspect=low)
+    sides = [v.item() for v in rectangles(np.array([room]), grid, section, np.array([draws]))]
+    area = least + draws[0] * (room - least)
+    aspect = np.exp(np.log(low) * (1 - 2 * draws[1]))  # from `low` to 1 / `low`
+    assert sides[0] == pytest.approx(np.sqrt(area * aspect), abs=0.5 + 1e-6)
+    assert sides[1] == pytest.approx(np.sqrt(area / aspect), abs=0.5 + 1e-6)
+    for side, start, length in zip(sides[:2], sides[2:], grid, strict=True):
+        assert 0 <= start <= max(length - side, 0)
+
+
+@small
+@given(grid=grids, count=st.integers(1, 50), aspect=st.floats(0, 1, exclude_max=True))
+def test_t19_every_place_of_a_rectangle_is_equally_likely(grid: tuple[int, int], count: int, aspect: float) -> None:
+    """Draws that divide [0, 1) evenly meet every row and every column equally often, the last one too."""
+    even = (np.arange(2520) + 0.5) / 2520  # a multiple of most numbers of places
+    draws = np.stack([np.full(2520, 0.5), np.full(2520, aspect), even, even], 1)
+    tall, wide, top, left = rectangles(np.full(2520, count), grid, Masking(), draws)
+    for side, start, length in ((tall, top, grid[0]), (wide, left, grid[1])):
+        often = np.bincount(start.ravel())
+        assert len(often) == max(length - side.flat[0] + 1, 1)
+        assert np.ptp(often) <= 1
 
 
 @pytest.mark.parametrize("ratio", [(0.5, 0.5), (0.6, 0.5), (-0.1, 0.5), (0.1, 1.1)])

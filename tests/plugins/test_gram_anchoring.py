@@ -64,6 +64,9 @@ def test_a_short_run_has_none_unless_a_step_is_given() -> None:
     assert plan_of(GramConfig(snapshot_step=10), 100).start_step == 83
     assert plan_of(GramConfig(start_step=50), 100).first_candidate_step == 5
     assert Plan.of(GramConfig(mode="off"), 1_000_000, 0) is None
+    for asked_for in (GramConfig(mode="ckpt", checkpoint="x"), GramConfig(mode="ema")):
+        plan = plan_of(asked_for, 100)
+        assert (plan.start_step, plan.ramp_steps, plan.first_candidate_step) == (83, 17, None)
 
 
 def test_given_values_are_kept() -> None:

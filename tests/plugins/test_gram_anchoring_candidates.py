@@ -250,6 +250,20 @@ def test_candidates_in_bf16_continue_bit_for_bit(bigrunner: Runner) -> None:
     assert state_at(resumed, 6) == state_at(straight, 6)
 
 
+@pytest.mark.parametrize(("changed", "start"), [({"weight": 1.0}, 6), ({"start_step": 3}, 6), ({"start_step": 7}, 7)])
+def test_candidates_outlive_a_change_of_other_options(bigrunner: Runner, changed: dict[str, Any], start: int) -> None:
+    """Of steps 2 and 4; after step 5 there is none to come, and the best of them is still older than the teacher."""
+    config = {"candidates_every_steps": 2, "start_step": 6}
+    first = chosen_run(bigrunner, steps=5, config=config, companions=[Merits({2: 0.1, 4: 0.9})])
+    result = chosen_run(bigrunner, steps=8, config=config | changed, directory=first.directory)
+    result.assert_finished()
+    (event,) = [e for e in result.events if e.kind == "gram-teacher"]
+    everyone = [Candidate(**row) for row in state_at(result, start - 1)["candidates"]]
+    assert (event.step, event.facts["chosen"]) == (start, best(everyone).step)
+    assert result.run is not None
+    assert any("the best of those of steps 2, every 2" in line for line in result.run.header)
+
+
 def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

@@ -181,6 +181,18 @@ def test_no_patches_cost_nothing_and_keep_the_graph() -> None:
     assert student.grad.abs().sum() == 0
 
 
+def test_the_resize_is_bicubic_without_antialiasing() -> None:
+    """Halving reads the four values around the middle of two, at distances 1.5, 0.5, 0.5, 1.5, of which Keys' kernel
+    with a = -0.75 makes -3, 19, 19, -3 (of 32), the border repeated: (16, 19, -3, 0) and (0, -3, 19, 16)."""
+    halve = torch.tensor([[16.0, 19, -3, 0], [0, -3, 19, 16]]) / 32
+    line = torch.tensor([0.0, 32, 0, 0]).view(1, 4, 1)
+    for grid, to in (((4, 1), (2, 1)), ((1, 4), (1, 2))):
+        assert resize_tokens(line, grid, to).flatten().tolist() == pytest.approx([19, -3], abs=1e-4)
+    image = random_features(4, 4)
+    resized = resize_tokens(image.view(1, 16, 1), (4, 4), (2, 2)).view(2, 2)
+    torch.testing.assert_close(resized, halve @ image @ halve.T)  # rows are rows
+
+
 def test_an_enlarged_map_is_reduced_to_what_it_was() -> None:
     smooth = torch.linspace(0, 1, 64).view(1, 1, 8, 8) ** 2
     larger = torch.nn.functional.interpolate(smooth, (16, 16), mode="bicubic", align_corners=False)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import attrs
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 from safetensors.torch import save_file
 
 from bigrun import hookimpl
+from bigrun.config import Config
 from bigrun.errors import ConfigError, ExitCode, RunDirectoryError, UsageError
 from bigrun.session import run_training
 from bigrun.testing.contract import PluginContract
@@ -50,6 +55,10 @@ def is_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def checkpoint_of(result: RunResult, step: int) -> Path:
     assert result.run is not None
     return result.run.checkpoints.path(step)
+
+
+def taken(result: RunResult) -> list[int]:
+    return [event.step for event in result.events if event.kind == "gram-teacher"]
 
 
 def gram_steps(result: RunResult) -> list[int]:
@@ -119,7 +128,21 @@ def test_another_file_replaces_the_gram_teacher_in_the_middle_of_a_run(bigrunner
     second = bigrunner.run("gram-anchoring", config=config, steps=3, directory=first.directory)
     second.assert_finished()
     assert is_same(gram_at(second, 3), teacher_at(other, 2))
-    assert [e.step for e in second.events if e.kind == "gram-teacher"] == [2]
+    assert taken(second) == [2]
+
+
+def test_another_file_has_its_refreshes_before_it(bigrunner: Runner) -> None:
+    other = bigrunner.run(steps=2, run={"seed": 1})
+    refreshed = {"max_refreshes": 1, "refresh_every_steps": 2}
+    first = bigrunner.run("gram-anchoring", config=ckpt(checkpoint_of(other, 1), **refreshed), steps=4)
+    assert taken(first) == [0, 2]
+    config = ckpt(checkpoint_of(other, 2), **refreshed)
+    second = bigrunner.run("gram-anchoring", config=config, steps=8, directory=first.directory)
+    assert taken(second) == [4, 6]
+    message = next(e.message for e in second.events if e.kind == "gram-teacher")
+    assert message == f"Gram teacher: taken from {checkpoint_of(other, 2)}; the refresh count begins anew at 0, was 1"
+    assert second.run is not None
+    assert any(f"teacher from {checkpoint_of(other, 2)}" in line for line in second.run.header)
 
 
 def test_a_file_that_is_not_there_or_does_not_fit_is_refused_before_anything_is_written(bigrunner: Runner) -> None:
@@ -196,6 +219,16 @@ def test_a_mode_without_a_gram_teacher_drops_the_one_that_there_is(bigrunner: Ru
     third.assert_finished()
     assert is_same(gram_at(third, 6), teacher_at(third, 5))
     assert gram_steps(third) == [6]
+    assert third.metrics[-1]["gram/weight"] == pytest.approx(1.0)  # the ramp begins, whatever counted before
+
+
+def test_a_gram_teacher_that_is_dropped_takes_its_refreshes_along(bigrunner: Runner) -> None:
+    config = GRAM | {"max_refreshes": 1, "refresh_every_steps": 1}
+    first = bigrunner.run("gram-anchoring", config=config, steps=4)
+    assert taken(first) == [1, 3]
+    bigrunner.run("gram-anchoring", config=config | {"mode": "off"}, steps=5, directory=first.directory)
+    third = bigrunner.run("gram-anchoring", config=config, steps=9, directory=first.directory)
+    assert taken(third) == [6, 7]
 
 
 def test_extending_a_run_keeps_the_plan_that_it_began_with(bigrunner: Runner) -> None:
@@ -241,13 +274,97 @@ def test_a_short_run_that_becomes_long_stays_without_until_it_is_asked_for(bigru
 
 def test_a_state_without_a_plan_keeps_its_gram_teacher(bigrunner: Runner) -> None:
     """The state of version 1, in a run that was to begin with the loss at step 3."""
-    config = bigrunner.run().run.config  # type: ignore[union-attr]
+    config = config_of(bigrunner)
     for taken_at_step, start in ((1, 5), (None, 6)):
         state = State.from_json({"taken_at_step": taken_at_step, "refreshes": 1})
         state.settle(GramConfig(**GRAM), config, step=4)
         assert state.plan is not None
         assert state.plan.start_step == start
         assert (state.taken_at_step, state.refreshes) == (taken_at_step, 1)
+
+
+def config_of(bigrunner: Runner, **run: Any) -> Config:
+    result = bigrunner.run()
+    assert result.run is not None
+    return attrs.evolve(result.run.config, run=attrs.evolve(result.run.config.run, **run))
+
+
+LATE: dict[str, Any] = {"snapshot_step": 500, "start_step": 1000, "ramp_steps": 500}
+
+
+@pytest.mark.parametrize(
+    ("changed", "moved"),
+    [
+        *(({name: value}, {name: value}) for name, value in {
+            "weight": 1.0, "ramp_steps": 200, "max_refreshes": 9, "local_weight": 0.25, "teacher_momentum": 0.9,
+            "first_refresh_step": 3300,
+        }.items()),
+        ({"refresh_every_steps": 200}, {"refresh_every_steps": 200, "first_refresh_step": 3201}),
+        ({"start_step": 3200}, {"start_step": 3200, "first_refresh_step": 3699}),
+        ({"start_step": 900}, {}),
+        ({"mode": "ckpt", "snapshot_step": None, "checkpoint": "x"}, {"snapshot_step": None}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_option_that_has_changed_moves_only_what_comes_from_it(
+    bigrunner: Runner, changed: dict[str, Any], moved: dict[str, Any]
+) -> None:
+    """In a plan that was postponed: the plugin was added after step 3000."""
+    config, state = config_of(bigrunner, max_steps=4000), State()
+    state.settle(GramConfig(**LATE), config, step=3000)
+    begun = state.plan
+    assert begun is not None
+    assert (begun.snapshot_step, begun.start_step, begun.first_refresh_step) == (3001, 3002, 3501)
+    state.taken_at_step = 3001
+    state.settle(GramConfig(**LATE | changed), config, step=3100)
+    assert state.plan == attrs.evolve(begun, **moved)
+
+
+def test_the_ramp_of_a_loss_that_was_added_late_goes_on_when_its_weight_changes(bigrunner: Runner) -> None:
+    config = {"snapshot_step": 1, "start_step": 3, "ramp_steps": 6, "refresh_every_steps": 2}
+    older = bigrunner.run(steps=4)
+    added = bigrunner.run("gram-anchoring", config=config, steps=8, directory=older.directory)
+    weights = [row["gram/weight"] for row in added.metrics]
+    changed = bigrunner.run("gram-anchoring", config=config | {"weight": 1.0}, steps=12, directory=older.directory)
+    weights += [2 * row["gram/weight"] for row in changed.metrics]
+    assert weights == pytest.approx([0, *(1 - math.cos(math.pi * step / 6) for step in range(1, 7)), 2])
+    assert [row["local_weight"] for row in changed.metrics] == pytest.approx([1 - w / 4 for w in weights[4:]])
+    assert (taken(added), taken(changed)) == ([5, 7], [9, 11])
+
+
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "mode": st.sampled_from(["snapshot", "ckpt", "ema", "off"]),
+        "snapshot_step": st.integers(1, 400),
+        "start_step": st.integers(1000, 9000),
+        "ramp_steps": st.integers(1, 900),
+        "weight": st.floats(0.5, 3),
+        "first_refresh_step": st.integers(9000, 9900),
+        "refresh_every_steps": st.integers(1, 900),
+    },
+)
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(changes, st.integers(0, 2000), st.booleans()), min_size=2, max_size=5))
+def test_no_change_of_options_moves_the_start_into_the_past(
+    bigrunner_config: Config, history: list[tuple[dict[str, Any], int, bool]]
+) -> None:
+    state, step = State(), 0
+    for options, steps, is_taken in history:
+        step, begun = step + steps, state.plan
+        state.taken_at_step = max(step, 1) if is_taken else None
+        state.settle(GramConfig(**options), bigrunner_config, step)
+        if state.plan is not None and begun != state.plan:
+            kept = begun is not None and begun.start_step == state.plan.start_step
+            assert kept or state.plan.start_step > step
+            assert state.plan.first_refresh_step >= state.plan.start_step
+
+
+@pytest.fixture
+def bigrunner_config(bigrunner: Runner) -> Config:
+    return config_of(bigrunner, max_steps=10_000)
 
 
 def stopping(step: int) -> Any:
@@ -391,8 +508,6 @@ def test_masked_tokens_are_refused_without_masks(bigrunner: Runner) -> None:
 
 
 def test_every_option_has_a_help_and_off_refuses_none_of_them() -> None:
-    import attrs
-
     for field in attrs.fields(GramConfig):
         assert field.metadata["help"].endswith("."), field.name
     everything = GramConfig(mode="off", snapshot_step=9, start_step=5, tokens="masked", first_refresh_step=1)
