@@ -18,7 +18,7 @@ def plan_lines(config: GramConfig, state: State, max_steps: int | None, *, is_la
         why = (
             "mode = 'off'"
             if config.mode == "off"
-            else f"a run of fewer than {SHORTEST:,} steps does without; start_step switches it on"
+            else f"a run of fewer than {SHORTEST:,} steps does without; start_step or snapshot_step switches it on"
         )
         yield f"gram         off: {why}"
         return
