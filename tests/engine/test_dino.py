@@ -22,7 +22,7 @@ from bigrun.objective.losses import koleo_loss
 from bigrun.optimizer import apply_to_optimizer, build_adamw
 from bigrun.rules import EngineConfig
 from bigrun.schedules import Schedules
-from bigrun.sections import Data, Masking, Model, Objective, Optimizer, Run, Views
+from bigrun.sections import Data, Masking, Model, Objective, Optimizer, RunSection, Views
 
 MODEL = Model(
     width=32, depth=2, heads=2, ffn_hidden=64, patch_size_px=8, storage_tokens=1, layerscale=None,
@@ -52,7 +52,7 @@ def build(
         schedules.add(name, lambda step, value=value: value)  # type: ignore[misc]
     schedules.apply(1)
     config = EngineConfig(
-        run=Run(seed=seed), model=MODEL, objective=section, views=views, data=Data(effective_batch=images)
+        run=RunSection(seed=seed), model=MODEL, objective=section, views=views, data=Data(effective_batch=images)
     )
     return DinoObjective(config, schedules).train()
 

@@ -37,6 +37,8 @@ def cross_entropy(
     Returns:
         Scalar, float32. Can be differentiated once, with respect to `student` and `prototypes`.
     """
+    if not torch.is_grad_enabled():  # a Function does not look at that
+        student, prototypes = student.detach(), prototypes.detach()
     loss: Tensor = ChunkedCrossEntropy.apply(student, prototypes, targets, pairs, weights, temperature)  # type: ignore[no-untyped-call]
     return loss
 

@@ -123,6 +123,7 @@ class DinoObjective(Objective):
             if mask is not None and self.teacher.ibot_head is not None:
                 patch_rows.append(self.teacher.ibot_head.bottleneck(masked(features.patches, mask)))
             kept.append(features.patches if self.keep_teacher_patches else None)
+            del features  # or it would live through the next forward pass
         classes = self._assign("classes", self.teacher.dino_head, class_rows)
         patches: list[Targets | None] = [None] * len(window)
         if self.teacher.ibot_head is not None:

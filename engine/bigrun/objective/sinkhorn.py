@@ -16,6 +16,7 @@ micro-batches and processes. No column sum underflows: after an iteration the la
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,8 +61,7 @@ def sinkhorn_bias(
 
 def log_masses(chunks: Iterable[Tensor], temperature: float, group: dist.ProcessGroup | None) -> Tensor:
     """ln sum_i exp(X_ik / T): (K,), float32."""
-    masses = [torch.logsumexp(chunk.float() / temperature, dim=0) for chunk in chunks]
-    total = torch.logsumexp(torch.stack(masses), dim=0)
+    total = functools.reduce(torch.logaddexp, (torch.logsumexp(chunk.float() / temperature, dim=0) for chunk in chunks))
     if group is None:
         return total
     highest = total.clone()
