@@ -96,14 +96,14 @@ class PlainLoop:
     def loss(self, near: Tensor, far: Tensor, targets: Targets) -> Tensor:
         temperature, local_weight = self.config.objective.student_temperature, self.config.objective.local_weight
         g, s = self.config.views.global_crops, self.config.views.local_crops
-        head = self.student.dino_head
+        head, prototypes = self.student.dino_head, self.student.dino_head.weight()
         features = self.student.backbone.forward_list([near, far])
         rows = head.bottleneck(torch.cat([f.cls for f in features]))
         near_rows, far_rows = torch.split(rows, [len(near), len(far)])
         near_rows, far_rows = near_rows.view(g, -1, rows.shape[1]), far_rows.view(s, -1, rows.shape[1])
         pairs = g * (g - 1) + g * s
-        near_loss = dino_loss(near_rows, head.weight(), targets, temperature, ignore_diagonal=True)
-        far_loss = dino_loss(far_rows, head.weight(), targets, temperature, ignore_diagonal=False)
+        near_loss = dino_loss(near_rows, prototypes, targets, temperature, ignore_diagonal=True)
+        far_loss = dino_loss(far_rows, prototypes, targets, temperature, ignore_diagonal=False)
         total: Tensor = 1 / pairs * g * (g - 1) * near_loss + 1 / pairs * g * s * local_weight * far_loss
         return total
 
