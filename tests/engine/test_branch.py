@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import NETWORK
 
 from bigrun import hookimpl
 from bigrun.branch import BRANCH
@@ -203,7 +204,8 @@ def test_a_critical_plugin_may_not_vanish_on_the_way(bigrunner: Runner) -> None:
 
 # -- as a user types it ---------------------------------------------------------------------------------------
 
-PRESET = """
+PRESET = (
+    """
 [run]
 log_every_steps = 1
 checkpoint_every_steps = 2
@@ -211,20 +213,9 @@ checkpoint_every_steps = 2
 path = "images"
 effective_batch = 4
 workers = 0
-[views]
-global_size_px = 32
-local_size_px = 16
-local_crops = 2
-[model]
-width = 32
-depth = 2
-heads = 2
-ffn_hidden = 64
-patch_size_px = 8
-[objective]
-head_hidden = 32
-head_bottleneck = 16
-prototypes = 64
+"""
+    + NETWORK
+    + """\
 teacher_temperature_warmup_steps = 2
 [optimizer]
 warmup_steps = 0
@@ -236,6 +227,7 @@ precision = "fp32"
 [plugins.console]
 [plugins.metrics-log]
 """
+)
 
 # Ends the process as a power cut does, once, at the moment that the environment names.
 KILLER = """

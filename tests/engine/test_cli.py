@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import NETWORK
 
 import bigrun
 from bigrun.config import shipped_presets
 from bigrun.entry_points import installed
 
-PRESET = """# a tiny run
+PRESET = (
+    """# a tiny run
 [run]
 max_steps = {steps}
 log_every_steps = 1
@@ -28,23 +30,9 @@ checkpoint_every_steps = 2
 path = "images"
 effective_batch = 4
 workers = {workers}
-
-[views]
-global_size_px = 32
-local_size_px = 16
-local_crops = 2
-
-[model]
-width = 32
-depth = 2
-heads = 2
-ffn_hidden = 64
-patch_size_px = 8
-
-[objective]
-head_hidden = 32
-head_bottleneck = 16
-prototypes = 64
+"""
+    + NETWORK
+    + """\
 
 [hardware]
 device = "cpu"
@@ -54,6 +42,7 @@ threads = 1
 [plugins.console]
 [plugins.metrics-log]
 """
+)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import NETWORK
 
 from bigrun.config import Config, Document, build_config
 from bigrun.prototypes import image_warnings, prototypes_for_images, prototypes_per_row
@@ -151,33 +152,21 @@ def test_every_option_that_names_a_rule_has_one() -> None:
 
 # -- what is refused ------------------------------------------------------------------------------------------
 
-PRESET = """
+PRESET = (
+    """
 [run]
 max_steps = 20
 
 [data]
 effective_batch = 4
-
-[views]
-global_size_px = 32
-local_size_px = 16
-local_crops = 2
-
-[model]
-width = 32
-depth = 2
-heads = 2
-ffn_hidden = 64
-patch_size_px = 8
-
-[objective]
-head_hidden = 32
-head_bottleneck = 16
-prototypes = 64
+"""
+    + NETWORK
+    + """\
 
 [hardware]
 device = "cpu"
 """
+)
 
 
 def check(bigrunner: Runner, *sets: str) -> tuple[int, str]:
