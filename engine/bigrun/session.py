@@ -13,7 +13,7 @@ from bigrun.checkpoint.layout import CONFIG
 from bigrun.config import Document
 from bigrun.directory import check_directory, choose_directory, open_directory
 from bigrun.errors import ExitCode, NoImagesError, PluginError, UsageError
-from bigrun.process import listening, preserved_random_state, preserved_threads
+from bigrun.process import kept_memory, listening, preserved_random_state, preserved_threads
 from bigrun.run import Run
 
 __all__ = ["prepare", "run_training", "tear_down"]
@@ -121,7 +121,8 @@ def train(run: Run) -> None:
     from bigrun import loop
 
     run.objective.train()
-    loop.train(run)
+    with kept_memory(run.device):
+        loop.train(run)
 
 
 def exit_code(run: Run) -> ExitCode | int:
