@@ -22,7 +22,7 @@ from bigrun.checkpoint.strict import load_strict
 from bigrun.errors import CheckpointError, RunDirectoryError, UsageError
 from bigrun.rules import EngineConfig
 from bigrun.strategy import is_meta
-from bigrun.values import did_you_mean
+from bigrun.values import as_lists, did_you_mean
 
 if TYPE_CHECKING:
     from bigrun.config import Config
@@ -151,10 +151,13 @@ def check_plugins(run: Run, saved: dict[str, Any], drop_plugins: Collection[str]
 def check_same_run(config: Config, saved_toml: str, checkpoint: Path) -> list[str]:
     """Compare a resumed run's configuration with its checkpoint's; returns the changes that are allowed, as text.
 
+    An option of the engine that the checkpoint does not have is younger than it, and was what its default is.
+
     Raises:
         RunDirectoryError: a value changed that a resumed run must keep.
     """
-    old, new = _leaves(tomli.loads(saved_toml)), _leaves(config.tables())
+    new = _leaves(config.tables())
+    old = {path: _default(path) for path in new} | _leaves(tomli.loads(saved_toml))
     allowed: list[str] = []
     refused: list[str] = []
     for path in sorted(old.keys() | new.keys()):
@@ -184,6 +187,16 @@ def _shown(value: Any) -> str:
 
 def _fixed(path: tuple[str, ...]) -> bool:
     """Whether an engine option must keep its value; plugins judge their own state."""
-    section = typing.get_type_hints(EngineConfig).get(path[0])
-    option = attrs.fields_dict(section).get(path[1]) if section and len(path) > 1 else None
+    option = _option(path)
     return option is not None and bool(option.metadata["fixed"])  # an option that is no more cannot be kept
+
+
+def _default(path: tuple[str, ...]) -> Any:
+    """An engine option's default as TOML has it; None where there is none."""
+    option = _option(path)
+    return None if option is None or option.default is attrs.NOTHING else as_lists(option.default)
+
+
+def _option(path: tuple[str, ...]) -> attrs.Attribute[Any] | None:
+    section = typing.get_type_hints(EngineConfig).get(path[0])
+    return attrs.fields_dict(section).get(path[1]) if section and len(path) > 1 else None

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import attrs
 import cattrs
 
-__all__ = ["Problem", "did_you_mean", "show", "structure", "type_name", "unstructure"]
+__all__ = ["Problem", "as_lists", "did_you_mean", "show", "structure", "type_name", "unstructure"]
 
 Problem = tuple[str, str]
 T = TypeVar("T")
@@ -218,13 +218,13 @@ def unstructure(instance: Any) -> dict[str, Any]:
             value = unstructure(value)
         elif isinstance(value, Path):
             value = str(value)
-        table[field.name] = _as_lists(value)
+        table[field.name] = as_lists(value)
     return table
 
 
-def _as_lists(value: Any) -> Any:
+def as_lists(value: Any) -> Any:
     """Tuples, nested ones too, as TOML's arrays."""
-    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
+    return [as_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _join(path: str, key: str) -> str:

@@ -187,6 +187,19 @@ def test_an_option_that_is_no_more_does_not_prevent_a_resume(bigrunner: Runner) 
     assert changes == ["forgotten.x: 1 -> absent", "model.forgotten: 3 -> absent"]
 
 
+def test_an_option_that_was_not_there_yet_had_its_default(bigrunner: Runner) -> None:
+    straight = bigrunner.run(steps=2)
+    assert straight.run is not None
+    config, lines = straight.run.config, straight.run.config.to_toml().splitlines()
+    for line in ("flip_probability = 0.5", "mask_k_bias = true"):
+        assert line in lines
+    saved = "\n".join(line for line in lines if line not in ("flip_probability = 0.5", "mask_k_bias = true"))
+    assert check_same_run(config, saved, straight.directory) == []
+    other = attrs.evolve(config, model=attrs.evolve(config.model, mask_k_bias=False))
+    with pytest.raises(RunDirectoryError, match=r"model\.mask_k_bias: True -> False"):
+        check_same_run(other, saved, straight.directory)
+
+
 def test_an_empty_data_set_is_refused(bigrunner: Runner) -> None:
     class Nothing(SyntheticImages):
         def __bool__(self) -> bool:
