@@ -99,6 +99,8 @@ def check_descent(directory: Path, record: Branch | None, source: Path) -> None:
 
 def check_source(run: Run, source: Path) -> None:
     """Read every byte of a checkpoint before anything is built on it."""
+    if not source.exists():
+        raise UsageError(f"--from {source}: no such directory")
     if not (source / MANIFEST).is_file():
         raise UsageError(
             f"--from {source}: no checkpoint (it has no {MANIFEST}); name a directory such as "

@@ -181,7 +181,7 @@ def test_a_damaged_origin_is_refused_before_anything_is_made(bigrunner: Runner) 
     ("name", "tables", "message"),
     [
         ("checkpoints", {}, r"no checkpoint \(it has no MANIFEST\.json\)"),
-        ("nothing", {}, "no checkpoint"),
+        ("nothing", {}, "--from .*nothing: no such directory"),
         ("checkpoints/step-00000006", {"run": {"max_steps": 6}}, "is of step 6 and the run ends at run.max_steps = 6"),
         ("checkpoints/step-00000006", {"model": {"depth": 3}}, "model.depth: 2 -> 3"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,37 @@ def test_a_checkpoint_is_its_teacher_and_is_verified(bigrunner: Runner) -> None:
     result.damage(1, "teacher")
     with pytest.raises(UsageError, match=r"damaged: teacher\.safetensors"):
         read_weights(checkpoint)
+
+
+def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> None:
+    parts = {"one.safetensors": {"cls_token": WEIGHTS["cls_token"]}, "two.safetensors": {ANCHOR: WEIGHTS[ANCHOR]}}
+    for name, tensors in parts.items():
+        save_file(tensors, tmp_path / name)
+    places = {name: file for file, tensors in parts.items() for name in tensors}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    found = read_weights(index)
+    assert found.keys() == WEIGHTS.keys()
+    assert all(torch.equal(tensor, WEIGHTS[name]) for name, tensor in found.items())
+    assert read_weights(index, meta=True)[ANCHOR].is_meta
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no json", "is not an index"),
+        ('{"metadata": {}}', "is not an index"),
+        ('{"weight_map": {"cls_token": "two.safetensors"}}', r"names two\.safetensors, which is not beside it"),
+        ('{"weight_map": {"cls_token": "../one.safetensors"}}', "which is not beside it"),
+        ('{"weight_map": {"norm.weight": "one.safetensors"}}', r"one\.safetensors: has no norm\.weight, which"),
+    ],
+)
+def test_an_index_that_is_wrong_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for place in (folder, tmp_path):
+        save_file({"cls_token": WEIGHTS["cls_token"]}, place / "one.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_weights(index)

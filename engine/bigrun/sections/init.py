@@ -31,7 +31,7 @@ class Init:
         help="File of a backbone's weights (safetensors, or torch without code) or directory of a checkpoint of "
         "bigrun's; absent: random.",
     )
-    layout: Literal["auto", "dinov3", "dinov2", "timm", "transformers"] = _of_the_file(
+    layout: Literal["auto", "dinov3", "dinov2", "timm", "transformers", "transformers-dinov2"] = _of_the_file(
         "auto", fixed=True, help="Whose names the file's tensors have; auto recognises them. dinov3 is bigrun's own."
     )
     heads: bool = _of_the_file(

@@ -10,6 +10,7 @@ from bigrun.weights.dinov2 import Dinov2
 from bigrun.weights.dinov3 import Dinov3
 from bigrun.weights.timm import Timm
 from bigrun.weights.transformers import Transformers
+from bigrun.weights.transformers_dinov2 import TransformersDinov2
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["LAYOUTS", "layout_named", "recognise"]
 
 # The first that matches is taken: bigrun's own, which has no name that is nobody else's, is the last.
-LAYOUTS: tuple[Layout, ...] = (Transformers(), Timm(), Dinov2(), Dinov3())
+LAYOUTS: tuple[Layout, ...] = (Transformers(), TransformersDinov2(), Timm(), Dinov2(), Dinov3())
 
 
 def layout_named(name: str) -> Layout:

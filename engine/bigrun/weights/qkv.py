@@ -9,13 +9,23 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["has_key_bias", "join_bias", "split", "without_key_bias"]
+__all__ = ["has_key_bias", "join", "join_bias", "split", "without_key_bias"]
 
 
 def split(joined: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(3D, ...) -> three of (D, ...): queries, keys, values. Copies: a file is not written from shared storage."""
     q, k, v = (part.clone() for part in joined.chunk(3))
     return q, k, v
+
+
+def join(own: dict[str, Tensor], attention: str) -> None:
+    """Make three layers `<attention>q`, `k`, `v` the one `<attention>qkv`, unless one of them is missing."""
+    if not all(f"{attention}{part}.weight" in own for part in "qkv"):
+        return
+    own[attention + "qkv.weight"] = torch.cat([own.pop(f"{attention}{part}.weight") for part in "qkv"])
+    biases = [own.pop(f"{attention}{part}.bias", None) for part in "qkv"]
+    if any(bias is not None for bias in biases):
+        own[attention + "qkv.bias"] = join_bias(*biases)
 
 
 def join_bias(q: Tensor | None, k: Tensor | None, v: Tensor | None) -> Tensor:

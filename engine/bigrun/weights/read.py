@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import zipfile
@@ -21,7 +22,12 @@ __all__ = ["Weights", "backbone_of", "is_checkpoint", "read_weights"]
 
 TEACHER = "teacher.safetensors"
 # A backbone is where its patch embedding is: in a training checkpoint that is `teacher.backbone.`.
-ANCHORS = ("patch_embed.proj.weight", "embeddings.patch_embeddings.weight")
+ANCHORS = (
+    "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.weight",
+    "embeddings.patch_embeddings.projection.weight",
+)
+INDEX = ".safetensors.index.json"  # of weights that are cut into several files
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # what a pickle asked torch's reader for, in its message
 
 
@@ -42,7 +48,8 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, of a file of `torch.save`, or of the teacher of a checkpoint.
+    """All tensors of a safetensors file, of the files of an index, of a file of `torch.save`, or of the teacher of a
+    checkpoint.
 
     Tables in tables become names with dots. A file of torch is read with `weights_only`: one that needs code to be
     read is refused.
@@ -63,6 +70,8 @@ def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
         raise UsageError(f"{path}: is a directory, and no checkpoint{_newest_checkpoint(path)}; name a file")
     if not path.is_file():
         raise UsageError(f"{path}: no such file; nothing is downloaded: fetch the weights yourself")
+    if path.name.endswith(INDEX):
+        return _read_shards(path, meta)
     return _read_safetensors(path, meta) if path.suffix == ".safetensors" else _read_torch(path, meta)
 
 
@@ -113,6 +122,26 @@ def _read_safetensors(path: Path, meta: bool) -> dict[str, Tensor]:
                     tensors[name] = file.get_tensor(name)
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{path}: is not a safetensors file, or is damaged: {error}") from error
+    return tensors
+
+
+def _read_shards(index: Path, meta: bool) -> dict[str, Tensor]:
+    """The files that an index names, which lie beside it; each tensor must be where the index says."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(places.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{index}: is not an index of safetensors files: no table weight_map") from error
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        file = index.parent / shard
+        if file.parent != index.parent or not file.is_file():
+            raise UsageError(f"{index}: names {shard}, which is not beside it; fetch all files of these weights")
+        held = _read_safetensors(file, meta)
+        missing = sorted(name for name, place in places.items() if place == shard and name not in held)
+        if missing:
+            raise UsageError(f"{file}: has no {', '.join(missing[:5])}, which {index.name} says it has")
+        tensors |= held
     return tensors
 
 

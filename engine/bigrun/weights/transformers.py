@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from bigrun.weights.layout import Layout, Names
-from bigrun.weights.qkv import join_bias, split
+from bigrun.weights.qkv import join, split
 from bigrun.weights.refuse import refuse_norms
 
 if TYPE_CHECKING:
@@ -63,7 +61,7 @@ class Transformers(Layout):
         if "mask_token" in own:  # (1, 1, D)
             own["mask_token"] = own["mask_token"].flatten(0, -2)
         for name in [name for name in own if name.endswith(".attn.q.weight")]:
-            _join(own, name.removesuffix("q.weight"))
+            join(own, name.removesuffix("q.weight"))
         return own
 
     def from_own(self, state: Mapping[str, Tensor], model: Model) -> dict[str, Tensor]:
@@ -85,14 +83,3 @@ class Transformers(Layout):
 
 def _short(name: str) -> str:
     return name.removeprefix("model.") if name.startswith("model.layer.") else name
-
-
-def _join(own: dict[str, Tensor], attention: str) -> None:
-    """Three layers become one, unless one of them is missing."""
-    weights = [own.get(f"{attention}{part}.weight") for part in "qkv"]
-    if not all(weight is not None for weight in weights):
-        return
-    own[attention + "qkv.weight"] = torch.cat([own.pop(f"{attention}{part}.weight") for part in "qkv"])
-    biases = [own.pop(f"{attention}{part}.bias", None) for part in "qkv"]
-    if any(bias is not None for bias in biases):
-        own[attention + "qkv.bias"] = join_bias(*biases)
