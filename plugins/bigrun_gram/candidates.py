@@ -10,6 +10,8 @@ __all__ = ["Candidate", "best", "score_table", "undominated"]
 
 RANK_MARGIN = 0.1
 """A candidate whose RankMe is lower than the best one's by more than this share is not chosen."""
+LEARNED = 0.97
+"""A teacher whose DINO loss is not below this share of ln K has learned nothing yet [spec 6.3]."""
 
 
 @attrs.frozen
@@ -25,13 +27,15 @@ class Candidate:
     """What a plugin that has labels says (hook `dense_score`), higher is better; None: nobody does."""
     sha256: str | None
     """Of its file."""
+    has_learned: bool = True
+    """Whether the DINO loss of its step was below 0.97 ln K; True where there is no DINO loss."""
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
     """The one to anchor to.
 
-    With a dense score for each of them: the highest. Else the lowest patch cosine among those whose RankMe is within
-    10 % of the highest: patches become alike where dense features decay, and also where a network says nothing, which
+    With a dense score for each of them: the highest. Else, of those that have learned, if any has, the lowest patch
+    cosine among those whose RankMe is within 10 % of the highest: patches become alike where dense features decay, and also where a network says nothing, which
     RankMe tells. Of equal ones the earliest.
     """
     return min(eligible(candidates), key=lambda c: (*preference(c, candidates), c.step))
@@ -40,14 +44,19 @@ def best(candidates: Sequence[Candidate]) -> Candidate:
 def eligible(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
     if has_dense_scores(candidates):
         return candidates
+    candidates = [c for c in candidates if c.has_learned] or candidates
     highest = max(c.rank for c in candidates)
     return [c for c in candidates if c.rank >= (1 - RANK_MARGIN) * highest]
 
 
 def preference(candidate: Candidate, among: Sequence[Candidate]) -> tuple[float, ...]:
     """Lower is better. What does not decide decides between equal ones, so that `dominates` agrees."""
-    dense, label_free = (-(candidate.dense_score or 0.0),), (candidate.patch_cosine, -candidate.rank)
+    dense, label_free = (-(candidate.dense_score or 0.0),), _label_free(candidate)
     return (*dense, *label_free) if has_dense_scores(among) else (*label_free, *dense)
+
+
+def _label_free(candidate: Candidate) -> tuple[float, ...]:
+    return not candidate.has_learned, candidate.patch_cosine, -candidate.rank
 
 
 def has_dense_scores(candidates: Sequence[Candidate]) -> bool:
@@ -65,19 +74,19 @@ def dominates(a: Candidate, b: Candidate) -> bool:
     if (a.dense_score is None) != (b.dense_score is None):
         return False
     mine, others = (
-        (c.patch_cosine, -c.rank, -(c.dense_score or 0.0), c.step if equal_scores(a, b) else 0) for c in (a, b)
+        (*_label_free(c), -(c.dense_score or 0.0), c.step if equal_scores(a, b) else 0) for c in (a, b)
     )
     return mine != others and all(x <= y for x, y in zip(mine, others, strict=True))
 
 
 def equal_scores(a: Candidate, b: Candidate) -> bool:
-    return (a.patch_cosine, a.rank, a.dense_score) == (b.patch_cosine, b.rank, b.dense_score)
+    return (*_label_free(a), a.dense_score) == (*_label_free(b), b.dense_score)
 
 
 def score_table(candidates: Sequence[Candidate]) -> str:
     """Lines for people."""
-    lines = ["    step   patch cosine   RankMe   dense score"]
+    lines = ["    step   patch cosine   RankMe   dense score   learned"]
     for c in candidates:
         dense = "-" if c.dense_score is None else f"{c.dense_score:.4f}"
-        lines.append(f"{c.step:>8}   {c.patch_cosine:>12.4f}   {c.rank:>6.1f}   {dense:>11}")
+        lines.append(f"{c.step:>8}   {c.patch_cosine:>12.4f}   {c.rank:>6.1f}   {dense:>11}   {'yes' if c.has_learned else 'no':>7}")
     return "\n".join(lines)

@@ -43,6 +43,7 @@ class GramAnchoring:
         self._is_settled = False
         self._is_late = False
         self._weight = 0.0
+        self._has_learned = True
 
     # -- before the run ---------------------------------------------------------------------------------------
 
@@ -164,6 +165,19 @@ class GramAnchoring:
         return {"gram": self._weight * loss}
 
     @hookimpl
+    def before_update(self, run: Run, step: int) -> None:
+        if self._is_candidate(step):
+            from bigrun_gram.scores import has_learned
+
+            self._has_learned = has_learned(run)
+
+    def _is_candidate(self, step: int) -> bool:
+        """Whether the teacher that this step leaves is kept."""
+        state, plan = self.state, self.state.plan
+        due = plan.next_candidate(state.candidate_step) if plan else None
+        return due is not None and state.taken_at_step is None and step >= due
+
+    @hookimpl
     def after_update(self, run: Run, step: int) -> None:
         state, plan = self.state, self.state.plan
         if plan is None or self.config.mode == "ema":
@@ -175,12 +189,10 @@ class GramAnchoring:
         elif plan.snapshot_step is not None:
             if step >= plan.snapshot_step:
                 self._copy_teacher(run, step, "snapshot of the teacher taken")
-        else:
-            due = plan.next_candidate(state.candidate_step)
-            if due is not None and step >= due:
-                from bigrun_gram.selection import add_candidate
+        elif self._is_candidate(step):
+            from bigrun_gram.selection import add_candidate
 
-                add_candidate(run, state, step)
+            add_candidate(run, state, step, has_learned=self._has_learned)
 
     def _copy_teacher(self, run: Run, step: int, what: str) -> None:
         self.teacher.take(run, run.objective.teacher.backbone.state_dict(), "the teacher")

@@ -14,12 +14,13 @@ from torch import Tensor
 from bigrun.data.dataset import Samples
 from bigrun.data.views import Views
 from bigrun.errors import DataError
+from bigrun_gram.candidates import LEARNED
 
 if TYPE_CHECKING:
     from bigrun.model.vit import VisionTransformer
     from bigrun.run import Run
 
-__all__ = ["IMAGES", "dense_score", "fixed_images", "label_free_scores", "patch_cosine", "rank_me"]
+__all__ = ["IMAGES", "dense_score", "fixed_images", "has_learned", "label_free_scores", "patch_cosine", "rank_me"]
 
 IMAGES = 256
 """At most so many, evenly spaced over the data set."""
@@ -59,6 +60,20 @@ def label_free_scores(run: Run, backbone: VisionTransformer) -> tuple[float, flo
     if not (math.isfinite(cosine) and together.isfinite().all()):
         return None
     return cosine, rank_me(together)
+
+
+def has_learned(run: Run) -> bool:
+    """Whether the DINO loss of the step being taken is below 0.97 ln K on every process; True where there is none.
+
+    ln K is the loss of a student that says nothing. Read in `before_update`; waits for the device.
+    """
+    loss = run.metrics.pending().get("loss/dino_global")
+    if loss is None:
+        return True
+    views, objective = run.config.views, run.config.objective
+    share = objective.dino_weight * (views.global_crops - 1) / (views.global_crops - 1 + views.local_crops)
+    learned = torch.tensor(loss < LEARNED * share * math.log(objective.prototypes), device=run.device)
+    return run.strategy.agree([learned], stop=False, failed=0).healthy
 
 
 def dense_score(run: Run, backbone: VisionTransformer) -> float | None:

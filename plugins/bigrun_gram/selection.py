@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
+
 from bigrun.branch import BRANCH
 from bigrun.errors import CheckpointError
 from bigrun_gram.candidates import Candidate, best, score_table, undominated
@@ -29,7 +31,7 @@ def shelf_of(run: Run) -> Shelf:
     return Shelf(run.path_for(name) / folder)
 
 
-def add_candidate(run: Run, state: State, step: int) -> None:
+def add_candidate(run: Run, state: State, step: int, *, has_learned: bool) -> None:
     """Score the teacher of this step and keep it; one that cannot be kept is an event."""
     state.candidate_step = step
     with run.objective.evaluation() as backbone:
@@ -42,10 +44,11 @@ def add_candidate(run: Run, state: State, step: int) -> None:
     except CheckpointError as error:
         run.event("gram-candidate", f"no candidate of step {step}: {error}", "warning")
         return
-    candidate = Candidate(step, *scores, score, sha256)
+    candidate = Candidate(step, *scores, score, sha256, has_learned)
     state.candidates = undominated([*state.candidates, candidate])
     message = f"candidate for the Gram teacher:\n{score_table([candidate])}"
-    run.event("gram-candidate", message, patch_cosine=candidate.patch_cosine, rank=candidate.rank, dense_score=score)
+    facts = {k: v for k, v in attrs.asdict(candidate).items() if k not in ("step", "sha256")}
+    run.event("gram-candidate", message, **facts)
 
 
 def adopt_candidates(run: Run, state: State) -> None:

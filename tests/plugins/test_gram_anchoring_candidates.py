@@ -35,8 +35,10 @@ class TestContract(PluginContract):
 # -- the rule -------------------------------------------------------------------------------------------------
 
 
-def candidate(step: int, cosine: float, rank: float, dense: float | None = None) -> Candidate:
-    return Candidate(step, cosine, rank, dense, None)
+def candidate(
+    step: int, cosine: float, rank: float, dense: float | None = None, has_learned: bool = True
+) -> Candidate:
+    return Candidate(step, cosine, rank, dense, None, has_learned)
 
 
 scores = st.floats(0, 1).map(lambda x: round(x, 1))  # coarse, so that equal ones are frequent
@@ -45,7 +47,7 @@ ranks = st.sampled_from([10.0, 89.0, 90.0, 95.0, 100.0])
 
 @st.composite
 def several(draw: st.DrawFn) -> list[Candidate]:
-    rows = draw(st.lists(st.tuples(scores, ranks, st.none() | scores), min_size=1, max_size=8))
+    rows = draw(st.lists(st.tuples(scores, ranks, st.none() | scores, st.booleans()), min_size=1, max_size=8))
     return [candidate(step, *row) for step, row in enumerate(rows, 1)]
 
 
@@ -56,9 +58,11 @@ def test_the_best_has_the_lowest_patch_cosine_among_those_that_tell_images_apart
     if all(c.dense_score is not None for c in candidates):
         assert chosen.dense_score == max(c.dense_score or 0 for c in candidates)
         return
-    highest = max(c.rank for c in candidates)
+    assert chosen.has_learned == any(c.has_learned for c in candidates)
+    others = [c for c in candidates if c.has_learned == chosen.has_learned]
+    highest = max(c.rank for c in others)
     assert chosen.rank >= 0.9 * highest
-    assert all(chosen.patch_cosine <= c.patch_cosine for c in candidates if c.rank >= 0.9 * highest)
+    assert all(chosen.patch_cosine <= c.patch_cosine for c in others if c.rank >= 0.9 * highest)
 
 
 @settings(deadline=None, max_examples=200)
@@ -81,6 +85,9 @@ def test_some_choices_by_hand() -> None:
     assert best([sharp, candidate(40, 0.4, 100)]) == sharp
     assert best([candidate(10, 0.9, 5, 0.7), candidate(20, 0.1, 100, 0.6)]).step == 10
     assert best([candidate(10, 0.9, 5, 0.7), candidate(20, 0.1, 100)]).step == 20
+    stuck = candidate(5, 0.1, 110, has_learned=False)
+    assert best([stuck, sharp, later]) == sharp
+    assert best([stuck, candidate(6, 0.2, 110, has_learned=False)]) == stuck
     assert undominated([collapsed, sharp, later]) == [collapsed, sharp, later]
     assert undominated([candidate(10, 0.6, 100), later]) == [later]
 
@@ -155,7 +162,8 @@ def test_an_image_that_cannot_be_read_is_left_out(bigrunner: Runner) -> None:
 
 def chosen_run(bigrunner: Runner, **options: Any) -> RunResult:
     config = CHOSEN | options.pop("config", {})
-    return bigrunner.run("gram-anchoring", config=config, steps=options.pop("steps", 6), objective=WARM, **options)
+    options = {"steps": 6, "objective": WARM} | options
+    return bigrunner.run("gram-anchoring", config=config, **options)
 
 
 def folder(result: RunResult) -> Path:
@@ -186,7 +194,9 @@ def test_t23_the_best_candidate_becomes_the_gram_teacher_at_the_start(bigrunner:
     assert event.step == 5  # in the step that begins
     rows = state_at(result, 4)["candidates"]
     everyone = [
-        candidate(e.step, e.facts["patch_cosine"], e.facts["rank"]) for e in result.events if e.kind == "gram-candidate"
+        candidate(e.step, e.facts["patch_cosine"], e.facts["rank"], has_learned=e.facts["has_learned"])
+        for e in result.events
+        if e.kind == "gram-candidate"
     ]
     assert [row["step"] for row in rows] == [c.step for c in undominated(everyone)]
     chosen = best(everyone).step
@@ -200,6 +210,29 @@ def test_t23_the_best_candidate_becomes_the_gram_teacher_at_the_start(bigrunner:
     for name in gram:  # bf16 but for the periods of RoPE
         assert torch.equal(gram[name], teacher[name] if "periods" in name else teacher[name].bfloat16().float()), name
     assert [row["step"] for row in result.metrics if "loss/gram" in row] == [5, 6]
+
+
+PLAIN = {"global_scale": [1.0, 1.0], "aspect_ratio": [1.0, 1.0], "blur_probability": [0.0, 0.0, 0.0]} | {
+    f"{name}_probability": 0.0 for name in ("flip", "colour", "grayscale", "solarise")
+}
+
+
+@pytest.mark.parametrize(("temperature", "learned"), [(0.1, False), (0.005, True)])
+def test_a_candidate_has_learned_when_the_dino_loss_has_left_ln_k(
+    bigrunner: Runner, temperature: float, learned: bool
+) -> None:
+    """The loss of the candidate's own step, as the log has it: of the pairs of one image's crops, a third are global.
+    Two networks with sharp prototypes soon agree about equal crops."""
+    sharp = {"student_temperature": temperature, "teacher_temperature": temperature, "ibot_weight": 0.0, "centring": "softmax"}
+    result = chosen_run(
+        bigrunner, steps=8, run={"log_every_steps": 1}, objective=WARM | sharp, views=PLAIN, config={"start_step": 9},
+        companions=[Merits({step: step / 10 for step in range(1, 9)})],
+    )  # fmt: skip
+    result.assert_finished()
+    below = [row["loss/dino_global"] < 0.97 / 3 * math.log(64) for row in result.metrics]
+    assert below[-1] is learned
+    assert [e.facts["has_learned"] for e in result.events if e.kind == "gram-candidate"] == below
+    assert state_at(result, 8)["candidates"][-1]["has_learned"] is learned
 
 
 def test_until_the_gram_loss_counts_nothing_is_changed_by_the_candidates(bigrunner: Runner) -> None:
