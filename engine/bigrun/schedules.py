@@ -58,7 +58,11 @@ class Schedules:
 
     def apply(self, step: int) -> None:
         """Evaluate every schedule at a step, counted from 1, and its adjustments, into `now`."""
-        self.now = {name: self._evaluate(name, step) for name in self._schedules}
+        self.now = self.at(step)
+
+    def at(self, step: int) -> dict[str, float]:
+        """The value of every schedule at a step, counted from 1, adjustments included."""
+        return {name: self._evaluate(name, step) for name in self._schedules}
 
     def _evaluate(self, name: str, step: int) -> float:
         value = self._schedules[name](step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from bigrun.process import kept_memory, listening, preserved_random_state, prese
 from bigrun.run import Run
 
 __all__ = ["prepare", "run_training", "tear_down"]
+
+JUMP = 0.01
+"""Schedules that differ by more than this share are worth a warning; rounding and a step more or less are not."""
 
 
 def run_training(
@@ -86,6 +90,8 @@ def prepare(run: Run, drop_plugins: Collection[str], source: Path | None = None)
     if run.is_main:
         run.header = [line for lines in run.hook.header_lines(run=run) for line in lines]
     run.hook.on_start(run=run)
+    if start:
+        announce_jumps(run, start)
     run.metrics.restart_clock()
 
 
@@ -108,6 +114,21 @@ def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
         run.event("branched", f"branched from {checkpoint} after step {run.step}", path=str(checkpoint))
     for change in changes:
         run.event("config-changed", f"since the checkpoint: {change}")
+
+
+def announce_jumps(run: Run, checkpoint: Path) -> None:
+    """Say which schedules do not go on from where they were, for the configuration, or its length, is another."""
+    before = run.checkpoints.load_facts(checkpoint, "state")["schedules"]
+    for name, now in run.schedules.at(run.step).items():
+        if name in before and not math.isclose(now, before[name], rel_tol=JUMP, abs_tol=1e-12):
+            run.event(
+                "schedule-jump",
+                f"{name} was {before[name]:.4g} in step {run.step}, and would be {now:.4g} by the schedules of now",
+                "warning",
+                schedule=name,
+                before=before[name],
+                now=now,
+            )
 
 
 def checkpoint_refused(run: Run, path: Path, problems: list[str]) -> None:

@@ -11,7 +11,7 @@ __all__ = ["Candidate", "best", "score_table", "undominated"]
 RANK_MARGIN = 0.1
 """A candidate whose RankMe is lower than the best one's by more than this share is not chosen."""
 LEARNED = 0.97
-"""A teacher whose DINO loss is not below this share of ln K has learned nothing yet [spec 6.3]."""
+"""A teacher whose DINO loss is not below this share of ln K has learned nothing yet [spec 6]."""
 
 
 @attrs.frozen
@@ -35,8 +35,8 @@ def best(candidates: Sequence[Candidate]) -> Candidate:
     """The one to anchor to.
 
     With a dense score for each of them: the highest. Else, of those that have learned, if any has, the lowest patch
-    cosine among those whose RankMe is within 10 % of the highest: patches become alike where dense features decay, and also where a network says nothing, which
-    RankMe tells. Of equal ones the earliest.
+    cosine among those whose RankMe is within 10 % of the highest: patches become alike where dense features decay, and
+    also where a network says nothing, which RankMe tells. Of equal ones the earliest.
     """
     return min(eligible(candidates), key=lambda c: (*preference(c, candidates), c.step))
 
@@ -73,9 +73,7 @@ def dominates(a: Candidate, b: Candidate) -> bool:
     """Whether a is chosen before b whatever else there is."""
     if (a.dense_score is None) != (b.dense_score is None):
         return False
-    mine, others = (
-        (*_label_free(c), -(c.dense_score or 0.0), c.step if equal_scores(a, b) else 0) for c in (a, b)
-    )
+    mine, others = ((*_label_free(c), -(c.dense_score or 0.0), c.step if equal_scores(a, b) else 0) for c in (a, b))
     return mine != others and all(x <= y for x, y in zip(mine, others, strict=True))
 
 
@@ -88,5 +86,6 @@ def score_table(candidates: Sequence[Candidate]) -> str:
     lines = ["    step   patch cosine   RankMe   dense score   learned"]
     for c in candidates:
         dense = "-" if c.dense_score is None else f"{c.dense_score:.4f}"
-        lines.append(f"{c.step:>8}   {c.patch_cosine:>12.4f}   {c.rank:>6.1f}   {dense:>11}   {'yes' if c.has_learned else 'no':>7}")
+        learned = "yes" if c.has_learned else "no"
+        lines.append(f"{c.step:>8}   {c.patch_cosine:>12.4f}   {c.rank:>6.1f}   {dense:>11}   {learned:>7}")
     return "\n".join(lines)

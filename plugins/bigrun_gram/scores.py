@@ -72,7 +72,7 @@ def has_learned(run: Run) -> bool:
         return True
     views, objective = run.config.views, run.config.objective
     share = objective.dino_weight * (views.global_crops - 1) / (views.global_crops - 1 + views.local_crops)
-    learned = torch.tensor(loss < LEARNED * share * math.log(objective.prototypes), device=run.device)
+    learned = torch.tensor(loss < LEARNED * share * math.log(objective.prototypes or 1), device=run.device)
     return run.strategy.agree([learned], stop=False, failed=0).healthy
 
 

@@ -177,6 +177,29 @@ def test_a_damaged_origin_is_refused_before_anything_is_made(bigrunner: Runner) 
     assert not (bigrunner.tmp_path / "branch").exists()
 
 
+def test_a_schedule_that_does_not_go_on_from_where_it_was_is_a_warning(bigrunner: Runner) -> None:
+    """A cosine has fallen already; the cool-down begins at the peak. Gram anchoring's own changes are no jump."""
+    falling = {"run": {"max_steps": 12}, "objective": COOLED["objective"], "optimizer": COOLED["optimizer"]}
+    falling["teacher"] = {"momentum": 0.99, "momentum_end": 0.99}
+    old = bigrunner.run(companions=[StopAtEight()], **falling)
+    run, recorder = branch(bigrunner, checkpoint(old.directory, 7), teacher=falling["teacher"])
+    jumps = {e.facts["schedule"]: e for e in recorder.events if e.kind == "schedule-jump"}
+    assert jumps.keys() == {"learning_rate", "last_layer_learning_rate"}
+    event = jumps["learning_rate"]
+    assert event.level == "warning"
+    assert run.config.optimizer.warmup_steps == 2
+    peak = run.schedules.at(3)["learning_rate"]
+    assert event.facts["now"] == run.schedules.at(7)["learning_rate"] == pytest.approx(0.75 * peak, rel=0.01)
+    assert event.facts["before"] < 0.6 * peak
+    assert f"was {event.facts['before']:.4g} in step 7" in event.message
+
+
+def test_where_the_schedules_go_on_nothing_is_said_of_them(bigrunner: Runner) -> None:
+    old = endless(bigrunner, "gram-anchoring")
+    _, recorder = branch(bigrunner, checkpoint(old.directory, 6), "gram-anchoring")
+    assert [e.kind for e in recorder.events if e.kind in ("branched", "schedule-jump")] == ["branched"]
+
+
 @pytest.mark.parametrize(
     ("name", "tables", "message"),
     [

@@ -35,9 +35,7 @@ class TestContract(PluginContract):
 # -- the rule -------------------------------------------------------------------------------------------------
 
 
-def candidate(
-    step: int, cosine: float, rank: float, dense: float | None = None, has_learned: bool = True
-) -> Candidate:
+def candidate(step: int, cosine: float, rank: float, dense: float | None = None, has_learned: bool = True) -> Candidate:
     return Candidate(step, cosine, rank, dense, None, has_learned)
 
 
@@ -223,7 +221,12 @@ def test_a_candidate_has_learned_when_the_dino_loss_has_left_ln_k(
 ) -> None:
     """The loss of the candidate's own step, as the log has it: of the pairs of one image's crops, a third are global.
     Two networks with sharp prototypes soon agree about equal crops."""
-    sharp = {"student_temperature": temperature, "teacher_temperature": temperature, "ibot_weight": 0.0, "centring": "softmax"}
+    sharp = {
+        "student_temperature": temperature,
+        "teacher_temperature": temperature,
+        "ibot_weight": 0.0,
+        "centring": "softmax",
+    }
     result = chosen_run(
         bigrunner, steps=8, run={"log_every_steps": 1}, objective=WARM | sharp, views=PLAIN, config={"start_step": 9},
         companions=[Merits({step: step / 10 for step in range(1, 9)})],
