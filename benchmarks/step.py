@@ -169,14 +169,11 @@ class Memory:
 
 
 def measured_memory(name: str, variant: Variant, scratch: Path, threads: int) -> Memory:
-    """Of a step that is not the first.
-
-    Blocks of 64 KiB and more go back to the kernel as soon as they are free, so that the peak is what was needed at
-    once.
-    """
-    worker = start(name, variant, scratch, threads, MALLOC_MMAP_THRESHOLD_="65536")
+    """Of a step that is not among the first: the resident memory that a user sees, with what the heap keeps of earlier
+    steps, and what torch's allocator gave out."""
+    worker = start(name, variant, scratch, threads)
     try:
-        worker.order(steps=1)
+        worker.order(steps=2)
         resident, profiled = worker.order(steps=1, peak=True), worker.order(steps=1, profile=True)
         assert profiled.torch_peak_bytes is not None
         return Memory(worker.ready["start_rss_bytes"], resident.peak_rss_bytes, profiled.torch_peak_bytes)
@@ -184,10 +181,10 @@ def measured_memory(name: str, variant: Variant, scratch: Path, threads: int) ->
         worker.close()
 
 
-def start(name: str, variant: Variant, scratch: Path, threads: int, **environment: str) -> Worker:
+def start(name: str, variant: Variant, scratch: Path, threads: int) -> Worker:
     path = scratch / f"{name.replace(' ', '_').replace(',', '')}.json"
     path.write_text(json.dumps(variant.spec), encoding="utf-8")
-    return Worker(name, [*variant.words, str(path)], {"OMP_NUM_THREADS": str(threads), **environment})
+    return Worker(name, [*variant.words, str(path)], {"OMP_NUM_THREADS": str(threads)})
 
 
 def step_table(answers: Mapping[str, Sequence[Answer]], memory: Mapping[str, Memory], batch: int) -> str:

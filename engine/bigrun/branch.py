@@ -64,7 +64,7 @@ def begin_branch(run: Run, source: Path) -> None:
     """Write down where the run comes from, and save the state that it begins with as its own."""
     if run.is_main:
         replace_file(run.directory / BRANCH, facts.encode_facts(attrs.asdict(identify(source)), BRANCH))
-    run.schedules.apply(max(run.step, 1))
+    run.schedules.now = run.checkpoints.load_facts(source, "state")["schedules"]  # of the step that was taken there
     run.save()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import random
 import signal
 import threading
@@ -15,11 +14,7 @@ if TYPE_CHECKING:
 
     from bigrun.run import Run
 
-__all__ = ["kept_memory", "listening", "preserved_random_state", "preserved_threads", "seed_generators"]
-
-# <malloc.h> of glibc: the options of mallopt, and their values where nobody set them.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-THRESHOLD_BYTES, MMAP_MAX = 128 * 2**10, 65536
+__all__ = ["listening", "preserved_random_state", "preserved_threads", "seed_generators"]
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -60,29 +55,6 @@ def preserved_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextlib.contextmanager
-def kept_memory(device: torch.device) -> Iterator[None]:
-    """On a CPU, let glibc keep what a step frees for the next one.
-
-    Else large tensors are unmapped and faulted in again, page by page: 13.4 s of CPU time instead of 11.4 for a step
-    of ViT-S/16 on one core (batch 16, bf16), 200,000 to 300,000 page faults instead of 3, for 2 % more memory at the
-    peak. With a GPU, where large host tensors are rare and short-lived, and with other C libraries nothing happens.
-    """
-    libc = ctypes.CDLL(None)
-    if device.type != "cpu" or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
-        yield
-        return
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, -1)
-    try:
-        yield
-    finally:
-        libc.mallopt(M_MMAP_MAX, MMAP_MAX)
-        libc.mallopt(M_TRIM_THRESHOLD, THRESHOLD_BYTES)
-        libc.mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)
-        libc.malloc_trim(0)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from bigrun.checkpoint.layout import CONFIG
 from bigrun.config import Document
 from bigrun.directory import check_directory, choose_directory, open_directory
 from bigrun.errors import ExitCode, NoImagesError, PluginError, UsageError
-from bigrun.process import kept_memory, listening, preserved_random_state, preserved_threads
+from bigrun.process import listening, preserved_random_state, preserved_threads
 from bigrun.run import Run
 
 __all__ = ["prepare", "run_training", "tear_down"]
@@ -119,7 +119,7 @@ def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
 def announce_jumps(run: Run, checkpoint: Path) -> None:
     """Say which schedules do not go on from where they were, for the configuration, or its length, is another."""
     before = run.checkpoints.load_facts(checkpoint, "state")["schedules"]
-    for name, now in run.schedules.at(run.step).items():
+    for name, now in run.schedules.at(max(run.step, 1)).items():
         if name in before and not math.isclose(now, before[name], rel_tol=JUMP, abs_tol=1e-12):
             run.event(
                 "schedule-jump",
@@ -142,8 +142,7 @@ def train(run: Run) -> None:
     from bigrun import loop
 
     run.objective.train()
-    with kept_memory(run.device):
-        loop.train(run)
+    loop.train(run)
 
 
 def exit_code(run: Run) -> ExitCode | int:

@@ -151,7 +151,8 @@ def check_plugins(run: Run, saved: dict[str, Any], drop_plugins: Collection[str]
 def check_same_run(config: Config, saved_toml: str, checkpoint: Path) -> list[str]:
     """Compare a resumed run's configuration with its checkpoint's; returns the changes that are allowed, as text.
 
-    An option of the engine that the checkpoint does not have is younger than it, and was what its default is.
+    An option of the engine that the checkpoint does not have is younger than it, and was what its default is; one that
+    a rule chooses has none, and is a change.
 
     Raises:
         RunDirectoryError: a value changed that a resumed run must keep.

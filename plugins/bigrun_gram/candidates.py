@@ -11,7 +11,8 @@ __all__ = ["Candidate", "best", "score_table", "undominated"]
 RANK_MARGIN = 0.1
 """A candidate whose RankMe is lower than the best one's by more than this share is not chosen."""
 LEARNED = 0.97
-"""A teacher whose DINO loss is not below this share of ln K has learned nothing yet [spec 6]."""
+"""A teacher whose DINO loss is not below this share of ln K has learned nothing yet (docs/explanation/
+gram-anchoring.md): ln K is the loss of a student that says nothing."""
 
 
 @attrs.frozen

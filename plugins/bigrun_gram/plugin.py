@@ -35,7 +35,7 @@ class GramAnchoring:
     zero, and nothing of this happens after a step that was skipped."""
 
     Config = GramConfig
-    state_version = 2
+    state_version = 3
 
     def __init__(self, config: GramConfig) -> None:
         self.config = config

@@ -67,12 +67,13 @@ def has_learned(run: Run) -> bool:
 
     ln K is the loss of a student that says nothing. Read in `before_update`; waits for the device.
     """
-    loss = run.metrics.pending().get("loss/dino_global")
-    if loss is None:
-        return True
     views, objective = run.config.views, run.config.objective
+    loss = run.metrics.pending().get("loss/dino_global")
+    if loss is None or "objective" in run.config.replaced or objective.dino_weight == 0:
+        return True
+    assert objective.prototypes is not None
     share = objective.dino_weight * (views.global_crops - 1) / (views.global_crops - 1 + views.local_crops)
-    learned = torch.tensor(loss < LEARNED * share * math.log(objective.prototypes or 1), device=run.device)
+    learned = torch.tensor(loss < LEARNED * share * math.log(objective.prototypes), device=run.device)
     return run.strategy.agree([learned], stop=False, failed=0).healthy
 
 

@@ -46,7 +46,7 @@ class State:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> State:
-        """Version 1 had no plan."""
+        """Version 1 had no plan; in version 2 candidates did not say whether they have learned."""
         plan = facts.get("plan")
         candidates = [Candidate(**c) for c in facts.get("candidates", ())]
         return cls(**{**facts, "plan": Plan(**plan) if plan else None, "candidates": candidates})

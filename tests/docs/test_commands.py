@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,27 +51,9 @@ def expect(block: Block, printed: str) -> None:
         assert found, f"{block.where}: not printed (or not in this order): {line}\nprinted:\n{printed}"
 
 
-@pytest.fixture(scope="session")
-def followed(
-    request: pytest.FixtureRequest, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[Path], Future[list[Block]]]]:
-    """What becomes of each page. Pages know nothing of each other, so two run at a time."""
-    with ThreadPoolExecutor(2) as pool:
-
-        @functools.cache
-        def start(page: Path) -> Future[list[Block]]:
-            return pool.submit(follow, page, open_page(tmp_path_factory.mktemp("page"), environment))
-
-        if not hasattr(request.config, "workerinput"):  # of pytest-xdist: which pages are this worker's is not known
-            wanted = {item.callspec.params.get("page") for item in request.session.items if hasattr(item, "callspec")}
-            for page in sorted(wanted.intersection(QUICK), key=lambda page: -len(blocks_of(page))):
-                start(page)
-        yield start
-
-
 @pytest.mark.parametrize("page", QUICK, ids=page_name)
-def test_the_commands_of_a_page_run(page: Path, followed: Callable[[Path], Future[list[Block]]]) -> None:
-    ran = followed(page).result()
+def test_the_commands_of_a_page_run(page: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    ran = follow(page, open_page(tmp_path, environment))
     assert ran == [b for b in blocks_of(page) if b.is_commands and b.action not in ("slow", "skip")]
 
 

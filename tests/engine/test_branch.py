@@ -108,7 +108,7 @@ def test_the_branch_begins_with_the_whole_state_and_says_where_it_comes_from(big
     own = checkpoint(run.directory, 6)
     assert_same_state(own, source)
     states = [json.loads((path / "state.json").read_text()) for path in (own, source)]
-    assert states[0] == states[1] | {"schedules": states[0]["schedules"]}
+    assert states[0] == states[1]
     assert (own / "config.toml").read_text() == (run.directory / "config.toml").read_text()
     (event,) = [e for e in recorder.events if e.kind == "branched"]
     assert (event.message, event.step) == (f"branched from {source} after step 6", 6)
@@ -198,6 +198,29 @@ def test_where_the_schedules_go_on_nothing_is_said_of_them(bigrunner: Runner) ->
     old = endless(bigrunner, "gram-anchoring")
     _, recorder = branch(bigrunner, checkpoint(old.directory, 6), "gram-anchoring")
     assert [e.kind for e in recorder.events if e.kind in ("branched", "schedule-jump")] == ["branched"]
+
+
+def test_a_branch_that_dies_before_its_next_checkpoint_says_the_same_again(bigrunner: Runner) -> None:
+    """The jump is true still; what Gram anchoring changes in the step that the state is of is none."""
+
+    class PowerCut:
+        @hookimpl
+        def after_step(self, run: Run, step: int) -> None:
+            raise KeyboardInterrupt
+
+    old = endless(bigrunner, "gram-anchoring")
+    tables = {**COOLED, "optimizer": {**COOLED["optimizer"], "base_lr": 1e-4}}
+    tables["run"] = {"max_steps": 10, "checkpoint_every_steps": 9}
+    said: list[list[str]] = []
+    for _ in range(2):
+        recorder = Recorder(SyntheticImages())
+        with pytest.raises(KeyboardInterrupt):
+            run_training(
+                bigrunner.document({"gram-anchoring": GRAM}, accumulate=2, **tables), bigrunner.tmp_path / "branch",
+                source=checkpoint(old.directory, 6), companions={"recorder": recorder, "cut": PowerCut()},
+            )  # fmt: skip
+        said.append([e.facts["schedule"] for e in recorder.events if e.kind == "schedule-jump"])
+    assert said == 2 * [["learning_rate", "last_layer_learning_rate"]]
 
 
 @pytest.mark.parametrize(

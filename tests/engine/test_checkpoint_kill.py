@@ -5,23 +5,21 @@ from __future__ import annotations
 import errno
 import itertools
 import multiprocessing
-import multiprocessing.context
 import os
 import random
 import shutil
 import signal
 import sys
 import time
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from forked import start
 
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.layout import parse_step
 from bigrun.checkpoint.store import CheckpointStore
-from bigrun.data.loader import STOP_SIGNALS, blocked
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -74,13 +72,6 @@ def save_for_ever(directory: Path, first: int, same_step: bool, log: Path) -> No
             lines.write(f"{value}\n")
             if len(store.steps()) > 2:
                 store.delete(store.steps()[0])
-
-
-def start(process: multiprocessing.context.ForkServerProcess) -> None:
-    """Start a process; its server, which the data loader's tests share and signal, is born deaf to stop signals."""
-    resource_tracker.ensure_running()  # up to Python 3.12 this unblocks the signals
-    with blocked(STOP_SIGNALS):
-        process.start()
 
 
 def kill_while_saving(tmp_path: Path, kills: int, same_step: bool) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from forked import start
 
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.layout import Stale, stale_name
@@ -282,7 +283,7 @@ def test_a_file_that_grows_too_large_leaves_the_old_checkpoints(store: Checkpoin
     context = multiprocessing.get_context("forkserver")
     answers = context.SimpleQueue()
     process = context.Process(target=save_with_a_size_limit, args=(store.directory, answers))
-    process.start()
+    start(process)
     process.join()
     assert process.exitcode == 0
     assert not answers.empty()

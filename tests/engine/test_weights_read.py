@@ -142,6 +142,9 @@ def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> Non
     assert found.keys() == WEIGHTS.keys()
     assert all(torch.equal(tensor, WEIGHTS[name]) for name, tensor in found.items())
     assert read_weights(index, meta=True)[ANCHOR].is_meta
+    save_file(WEIGHTS, tmp_path / "two.safetensors")
+    save_file({"cls_token": torch.zeros(1)}, tmp_path / "one.safetensors")
+    assert read_weights(index)["cls_token"].shape == (1,)  # from the file that the index names
 
 
 @pytest.mark.parametrize(
@@ -151,6 +154,7 @@ def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> Non
         ('{"metadata": {}}', "is not an index"),
         ('{"weight_map": {"cls_token": "two.safetensors"}}', r"names two\.safetensors, which is not beside it"),
         ('{"weight_map": {"cls_token": "../one.safetensors"}}', "which is not beside it"),
+        ('{"weight_map": {"cls_token": 5}}', "names 5, which is not beside it"),
         ('{"weight_map": {"norm.weight": "one.safetensors"}}', r"one\.safetensors: has no norm\.weight, which"),
     ],
 )

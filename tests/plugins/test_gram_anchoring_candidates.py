@@ -238,6 +238,12 @@ def test_a_candidate_has_learned_when_the_dino_loss_has_left_ln_k(
     assert state_at(result, 8)["candidates"][-1]["has_learned"] is learned
 
 
+def test_where_there_is_no_dino_loss_every_candidate_has_learned(bigrunner: Runner) -> None:
+    result = chosen_run(bigrunner, objective=WARM | {"dino_weight": 0.0})
+    result.assert_finished()
+    assert {e.facts["has_learned"] for e in result.events if e.kind == "gram-candidate"} == {True}
+
+
 def test_until_the_gram_loss_counts_nothing_is_changed_by_the_candidates(bigrunner: Runner) -> None:
     without = bigrunner.run(steps=6, objective=WARM)
     scored = chosen_run(bigrunner, config={"start_step": 7})

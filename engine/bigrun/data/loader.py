@@ -118,7 +118,8 @@ def name_of(dataset: Dataset, index: int) -> str:
 def worker_context() -> ForkServerContext:
     """Workers are forked from a clean server that has imported torch, not from this process.
 
-    A fork of a process with threads and an initialised GPU may deadlock, and Python 3.12 warns of it.
+    A fork of a process with threads and an initialised GPU may deadlock, and Python 3.12 warns of it. A process has one
+    server: where somebody else has started it before, without `blocked`, a stop signal ends it and the workers with it.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "bigrun.data.folder", __name__])

@@ -129,7 +129,7 @@ def _read_shards(index: Path, meta: bool) -> dict[str, Tensor]:
     """The files that an index names, which lie beside it; each tensor must be where the index says."""
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(places.values()))
+        shards = sorted({str(shard) for shard in places.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{index}: is not an index of safetensors files: no table weight_map") from error
     tensors: dict[str, Tensor] = {}
@@ -141,7 +141,7 @@ def _read_shards(index: Path, meta: bool) -> dict[str, Tensor]:
         missing = sorted(name for name, place in places.items() if place == shard and name not in held)
         if missing:
             raise UsageError(f"{file}: has no {', '.join(missing[:5])}, which {index.name} says it has")
-        tensors |= held
+        tensors |= {name: held[name] for name, place in places.items() if place == shard}
     return tensors
 
 

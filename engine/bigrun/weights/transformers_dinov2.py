@@ -56,7 +56,8 @@ class TransformersDinov2(Dinov2):
     name = "transformers-dinov2"
 
     def matches(self, keys: Collection[str]) -> bool:
-        return "embeddings.patch_embeddings.projection.weight" in keys
+        scaled = any(key.endswith("layer_scale1.lambda1") for key in keys)  # ViTModel and others have none
+        return scaled and "embeddings.patch_embeddings.projection.weight" in keys
 
     def to_own(self, state: Mapping[str, Tensor], model: Model) -> dict[str, Tensor]:
         """`pos_embed` stays, as in the layout dinov2."""
