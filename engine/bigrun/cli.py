@@ -98,6 +98,7 @@ def main() -> None:
     metavar="CHECKPOINT",
     help="Begin a new run directory at a checkpoint of another run, which stays as it is.",
 )
+@click.option("--max-hours", type=float, help="Stop after so many hours, with a checkpoint: --set run.max_hours=...")
 @click.option(
     "--drop-plugin", "drop_plugins", multiple=True, metavar="NAME", help="Resume without a plugin's saved state."
 )
@@ -106,6 +107,7 @@ def run(
     run_dir: Path | None,
     fresh: bool,
     source: Path | None,
+    max_hours: float | None,
     drop_plugins: tuple[str, ...],
     **overrides: Any,
 ) -> None:
@@ -114,6 +116,8 @@ def run(
     from bigrun.output import Output
     from bigrun.session import run_training
 
+    if max_hours is not None:
+        overrides["sets"] += (f"run.max_hours={max_hours}",)
     document = read_preset(preset, **overrides)
     output = Output(fresh=fresh)
     finished, code = run_training(

@@ -8,8 +8,16 @@ from pathlib import Path
 from bigrun.checkpoint.layout import CONFIG
 from bigrun.config import Config
 from bigrun.errors import RunDirectoryError
+from bigrun.lock import LOCK
 
-__all__ = ["check_directory", "choose_directory", "open_directory", "replace_file"]
+__all__ = [
+    "check_directory",
+    "check_unused",
+    "choose_directory",
+    "make_directory",
+    "replace_file",
+    "write_config",
+]
 
 
 def choose_directory(config: Config, directory: Path | None, *, fresh: bool) -> Path:
@@ -32,7 +40,8 @@ def check_directory(directory: Path) -> None:
     try:
         if directory.exists() and not directory.is_dir():
             raise RunDirectoryError(f"{directory} is a file; a run needs a directory: choose another with --run-dir")
-        if directory.is_dir() and any(directory.iterdir()) and not (directory / CONFIG).is_file():
+        others = {path.name for path in directory.iterdir()} - {LOCK} if directory.is_dir() else set()
+        if others and CONFIG not in others:
             raise RunDirectoryError(
                 f"{directory} holds files but no run (there is no {CONFIG}): choose another with --run-dir"
             )
@@ -40,16 +49,26 @@ def check_directory(directory: Path) -> None:
         raise unusable(directory, error) from None
 
 
-def open_directory(directory: Path, config: Config) -> None:
-    """Make the directory, and write the configuration into it.
+def make_directory(directory: Path) -> None:
+    """Make the directory, if it is not there.
 
     Raises:
-        RunDirectoryError: it cannot be written.
+        RunDirectoryError: it cannot be made.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unusable(directory, error) from None
+
+
+def check_unused(directory: Path) -> None:
+    """Raises: RunDirectoryError when another process has begun, and ended, a run here since we looked."""
+    if (directory / CONFIG).exists():
+        raise RunDirectoryError(f"{directory}: another run has begun there meanwhile; give the command again")
+
+
+def write_config(directory: Path, config: Config) -> None:
+    """Write the configuration into the directory. Raises RunDirectoryError: it cannot be written."""
     replace_file(directory / CONFIG, config.to_toml().encode())
 
 

@@ -12,9 +12,10 @@ from bigrun.activation import activate
 from bigrun.build import build_data, build_objective, build_optimizer
 from bigrun.checkpoint.layout import CONFIG
 from bigrun.config import Document
-from bigrun.directory import check_directory, choose_directory, open_directory
+from bigrun.directory import check_directory, check_unused, choose_directory, make_directory, write_config
 from bigrun.errors import ExitCode, NoImagesError, PluginError, UsageError
-from bigrun.process import listening, preserved_random_state, preserved_threads
+from bigrun.lock import RunLock
+from bigrun.process import kept_memory, listening, preserved_random_state, preserved_threads
 from bigrun.run import Run
 
 __all__ = ["prepare", "run_training", "tear_down"]
@@ -43,15 +44,18 @@ def run_training(
     config, plugins = activate(document, companions)
     directory = choose_directory(config, directory, fresh=fresh)
     check_directory(directory)
-    run = Run(config, directory, plugins)
+    run, lock = Run(config, directory, plugins), RunLock(directory)
     with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
+        if directory.is_dir():  # a run that may not use it touches nothing in it, plugins included
+            lock.acquire()
         stack.callback(tear_down, run)
         try:
             plugins.hook.configure_runtime(run=run)
             stack.enter_context(preserved_random_state())
             stack.enter_context(preserved_threads())
             stack.enter_context(listening(run))
-            prepare(run, drop_plugins, source)
+            prepare(run, lock, drop_plugins, source)
             train(run)
             plugins.hook.on_finish(run=run)
         except BaseException as error:
@@ -60,7 +64,7 @@ def run_training(
     return run, exit_code(run)
 
 
-def prepare(run: Run, drop_plugins: Collection[str], source: Path | None = None) -> None:
+def prepare(run: Run, lock: RunLock, drop_plugins: Collection[str], source: Path | None = None) -> None:
     """Build every part, restore the newest checkpoint or the one to begin at, and announce the run."""
     from bigrun.branch import begin_branch, starting_point
     from bigrun.checkpoint.store import CheckpointStore
@@ -69,7 +73,10 @@ def prepare(run: Run, drop_plugins: Collection[str], source: Path | None = None)
     build_data(run)
     if len(run.dataset) == 0:
         raise NoImagesError("the data set is empty: there is nothing to train on")
-    run.checkpoints = CheckpointStore(run.directory / "checkpoints")
+    if lock.died is not None:
+        message = f"{run.directory} was held by {lock.died}, which did not end by itself"
+        run.event("lock-recovered", message, "warning")
+    run.checkpoints = CheckpointStore(run.directory / "checkpoints", before_publishing=lock.check)
     for line in run.checkpoints.sweep():
         run.event("checkpoint-swept", f"left by a killed process: {line}", "warning")
     newest = run.checkpoints.newest_verified(lambda path, bad: checkpoint_refused(run, path, bad))
@@ -82,7 +89,11 @@ def prepare(run: Run, drop_plugins: Collection[str], source: Path | None = None)
     elif drop_plugins:
         raise UsageError("--drop-plugin: there is no checkpoint whose plugins could be dropped")
     if not run.finished:  # a run that is refused, cannot be built or has nothing left to do leaves it as it was
-        open_directory(run.directory, run.config)
+        make_directory(run.directory)
+        if not lock.is_held:
+            lock.acquire()
+            check_unused(run.directory)
+        write_config(run.directory, run.config)
     announce(run, start, changes)
     if start != newest and start is not None:
         begin_branch(run, start)
@@ -142,7 +153,8 @@ def train(run: Run) -> None:
     from bigrun import loop
 
     run.objective.train()
-    loop.train(run)
+    with kept_memory(run.device):
+        loop.train(run)
 
 
 def exit_code(run: Run) -> ExitCode | int:

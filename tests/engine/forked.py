@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing.context
 from multiprocessing import resource_tracker
 
-from bigrun.data.loader import STOP_SIGNALS, blocked
+from bigrun.data.loader import blocked
+from bigrun.process import STOP_SIGNALS
 
 __all__ = ["start"]
 

@@ -38,8 +38,13 @@ __all__ = ["CheckpointStore"]
 class CheckpointStore:
     """The published checkpoints in `directory`, which need not exist yet."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, before_publishing: Callable[[], None] = lambda: None) -> None:
+        """
+        Args:
+            before_publishing: called before a checkpoint gets its name; raises when it may not.
+        """
         self.directory = directory
+        self.before_publishing = before_publishing
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of `step` is published, whether it is there or not."""
@@ -174,6 +179,7 @@ class CheckpointStore:
         """
         final = self.path(step)
         aside = self.directory / stale_name(Stale.ASIDE, step)
+        self.before_publishing()
         replaces = is_real_directory(final)
         if replaces:
             final.rename(aside)

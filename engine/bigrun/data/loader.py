@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import multiprocessing
+import os
 import signal
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +18,17 @@ from torch.utils.data import DataLoader
 
 from bigrun.data.dataset import Dataset, Samples, require_channels
 from bigrun.errors import DataError
+from bigrun.process import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerContext
 
     from bigrun.data.order import EpochOrder
     from bigrun.sections import Data
 
-__all__ = ["STOP_SIGNALS", "blocked", "build_loader"]
-
-# A stop is the main process's decision: a worker that died of the same Ctrl-C would break the last step.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+__all__ = ["blocked", "build_loader"]
 
 
 def build_loader(
@@ -49,6 +51,7 @@ def build_loader(
         DataError: from the batch that holds an image that cannot be read or has other channels.
     """
     assert data.micro_batch is not None
+    theirs, ours = multiprocessing.Pipe(duplex=False)
     loader: DataLoader[Samples | DataError] = DataLoader(
         Decoder(dataset, order, data.micro_batch, channels),
         batch_size=None,
@@ -57,13 +60,17 @@ def build_loader(
         num_workers=data.workers,
         prefetch_factor=data.prefetch if data.workers else None,
         multiprocessing_context=worker_context() if data.workers else None,
-        worker_init_fn=ignore_stop_signals,
+        worker_init_fn=functools.partial(begin_worker, theirs),
         generator=torch.Generator(),  # torch seeds the workers from it instead of the global generator
     )
-    return unpacked(started(loader))
+    return unpacked(started(loader), ours)
 
 
-def unpacked(stream: Iterator[Samples | DataError]) -> Generator[Samples, None, None]:
+def unpacked(stream: Iterator[Samples | DataError], alive: Connection) -> Generator[Samples, None, None]:
+    """
+    Args:
+        alive: this process's end of the pipe by which workers see that it lives; kept as long as they are.
+    """
     try:
         for samples in stream:
             if isinstance(samples, DataError):
@@ -77,6 +84,7 @@ def unpacked(stream: Iterator[Samples | DataError]) -> Generator[Samples, None, 
         ) from error
     finally:
         del stream  # the traceback of a DataError would keep it, and its workers, alive
+        alive.close()
 
 
 class Decoder(torch.utils.data.Dataset[Samples | DataError]):
@@ -143,9 +151,22 @@ def blocked(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def ignore_stop_signals(worker: int) -> None:
+def begin_worker(main: Connection, worker: int) -> None:
+    """A stop is the main process's decision: a worker that died of the same Ctrl-C would break the last step.
+
+    But no worker outlives it. torch's workers watch their parent, which is the fork server here and lives as long as
+    they do: after a kill both would stay for ever.
+    """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=end_with, args=(main,), daemon=True).start()
+
+
+def end_with(main: Connection) -> None:
+    """Nothing is ever sent: reading ends when the other end is closed, by whatever ended its process."""
+    with suppress(EOFError, OSError):
+        main.recv_bytes()
+    os._exit(1)
 
 
 def unchanged(samples: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from bigrun.options import at_least, between, option
+from bigrun.options import above, at_least, between, option
 
 __all__ = ["RunSection"]
 
@@ -14,6 +14,11 @@ class RunSection:
     """How long the run is and how often it speaks and saves. `step` is an optimizer step everywhere."""
 
     max_steps: int | None = option(None, check=at_least(1), help="Length of the run; absent: until it is stopped.")
+    max_hours: float | None = option(
+        None,
+        check=above(0),
+        help="The run stops after the step in which it is this old, with a checkpoint; the same command continues it.",
+    )
     seed: int = option(
         0, check=between(0, 2**31 - 1), fixed=True, help="Seed of the initialisation, order and every random draw."
     )
