@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-
-import attrs
 
 from bigrun.anomaly import Action, Anomaly
 from bigrun.errors import NoImagesError, UsageError
@@ -19,21 +16,11 @@ if TYPE_CHECKING:
     from bigrun.objective.base import Objective
     from bigrun.run import Run
 
-__all__ = ["Defaults", "TimeIsUp"]
-
-
-@attrs.frozen
-class TimeIsUp:
-    """Why a run stops, for plugins that ask (`run.get(TimeIsUp)`): it was `run.max_hours` old."""
-
-    hours: float
+__all__ = ["Defaults"]
 
 
 class Defaults:
-    """A folder of images, the DINO objective, AdamW, skip a bad step and halt after several, an end when time is up."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
+    """A folder of images, the DINO objective, AdamW, skip a bad step and halt after several."""
 
     @hookimpl(trylast=True)
     def build_dataset(self, run: Run) -> Dataset:
@@ -79,13 +66,6 @@ class Defaults:
         from bigrun.summary import header
 
         return header(run)
-
-    @hookimpl
-    def after_step(self, run: Run) -> None:
-        limit = run.config.run.max_hours
-        if limit is not None and time.monotonic() - self._began >= limit * 3600 and run.get(TimeIsUp) is None:
-            run.put(TimeIsUp(limit))
-            run.request_stop(f"run.max_hours = {limit:g} are over")
 
     @hookimpl(trylast=True)
     def on_anomaly(self, run: Run, anomaly: Anomaly) -> Action:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from bigrun.activation import activate
+from bigrun.announcements import announce, announce_jumps, announce_recovery, checkpoint_refused
 from bigrun.build import build_data, build_objective, build_optimizer
 from bigrun.checkpoint.layout import CONFIG
 from bigrun.config import Document
@@ -19,9 +19,6 @@ from bigrun.process import kept_memory, listening, preserved_random_state, prese
 from bigrun.run import Run
 
 __all__ = ["prepare", "run_training", "tear_down"]
-
-JUMP = 0.01
-"""Schedules that differ by more than this share are worth a warning; rounding and a step more or less are not."""
 
 
 def run_training(
@@ -74,8 +71,7 @@ def prepare(run: Run, lock: RunLock, drop_plugins: Collection[str], source: Path
     if len(run.dataset) == 0:
         raise NoImagesError("the data set is empty: there is nothing to train on")
     if lock.died is not None:
-        message = f"{run.directory} was held by {lock.died}, which did not end by itself"
-        run.event("lock-recovered", message, "warning")
+        announce_recovery(run, lock.died)
     run.checkpoints = CheckpointStore(run.directory / "checkpoints", before_publishing=lock.check)
     for line in run.checkpoints.sweep():
         run.event("checkpoint-swept", f"left by a killed process: {line}", "warning")
@@ -111,41 +107,6 @@ def same_run(run: Run, checkpoint: Path) -> list[str]:
     from bigrun.state import check_same_run
 
     return check_same_run(run.config, (checkpoint / CONFIG).read_text(encoding="utf-8"), checkpoint)
-
-
-def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
-    """Say where the run continues from, and what is different now; or which weights a fresh one begins with."""
-    from bigrun.weights.start import announce_weights
-
-    if checkpoint is None:
-        announce_weights(run)
-    elif checkpoint.parent == run.checkpoints.directory:
-        run.event("resumed", f"resumed from {checkpoint} after step {run.step}", path=str(checkpoint))
-    else:
-        run.event("branched", f"branched from {checkpoint} after step {run.step}", path=str(checkpoint))
-    for change in changes:
-        run.event("config-changed", f"since the checkpoint: {change}")
-
-
-def announce_jumps(run: Run, checkpoint: Path) -> None:
-    """Say which schedules do not go on from where they were, for the configuration, or its length, is another."""
-    before = run.checkpoints.load_facts(checkpoint, "state")["schedules"]
-    for name, now in run.schedules.at(max(run.step, 1)).items():
-        if name in before and not math.isclose(now, before[name], rel_tol=JUMP, abs_tol=1e-12):
-            run.event(
-                "schedule-jump",
-                f"{name} was {before[name]:.4g} in step {run.step}, and would be {now:.4g} by the schedules of now",
-                "warning",
-                schedule=name,
-                before=before[name],
-                now=now,
-            )
-
-
-def checkpoint_refused(run: Run, path: Path, problems: list[str]) -> None:
-    run.event(
-        "checkpoint-refused", f"{path} is damaged and was passed over: {'; '.join(problems)}", "error", path=str(path)
-    )
 
 
 def train(run: Run) -> None:

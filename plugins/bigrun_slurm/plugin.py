@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from bigrun import hookimpl, option
-from bigrun.defaults import TimeIsUp
 from bigrun.options import above
+from bigrun.time_limit import TimeIsUp
 
 if TYPE_CHECKING:
     from bigrun.run import Run

@@ -1,0 +1,57 @@
+"""What a run says of where it begins, and of what it found there."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bigrun.lock import Owner
+    from bigrun.run import Run
+
+__all__ = ["announce", "announce_jumps", "announce_recovery", "checkpoint_refused"]
+
+JUMP = 0.01
+"""Schedules that differ by more than this share are worth a warning; rounding and a step more or less are not."""
+
+
+def announce_recovery(run: Run, died: Owner) -> None:
+    """Say whose run directory this was."""
+    run.event("lock-recovered", f"{run.directory} was held by {died}, which did not end by itself", "warning")
+
+
+def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
+    """Say where the run continues from, and what is different now; or which weights a fresh one begins with."""
+    from bigrun.weights.start import announce_weights
+
+    if checkpoint is None:
+        announce_weights(run)
+    elif checkpoint.parent == run.checkpoints.directory:
+        run.event("resumed", f"resumed from {checkpoint} after step {run.step}", path=str(checkpoint))
+    else:
+        run.event("branched", f"branched from {checkpoint} after step {run.step}", path=str(checkpoint))
+    for change in changes:
+        run.event("config-changed", f"since the checkpoint: {change}")
+
+
+def announce_jumps(run: Run, checkpoint: Path) -> None:
+    """Say which schedules do not go on from where they were, for the configuration, or its length, is another."""
+    before = run.checkpoints.load_facts(checkpoint, "state")["schedules"]
+    for name, now in run.schedules.at(max(run.step, 1)).items():
+        if name in before and not math.isclose(now, before[name], rel_tol=JUMP, abs_tol=1e-12):
+            run.event(
+                "schedule-jump",
+                f"{name} was {before[name]:.4g} in step {run.step}, and would be {now:.4g} by the schedules of now",
+                "warning",
+                schedule=name,
+                before=before[name],
+                now=now,
+            )
+
+
+def checkpoint_refused(run: Run, path: Path, problems: list[str]) -> None:
+    run.event(
+        "checkpoint-refused", f"{path} is damaged and was passed over: {'; '.join(problems)}", "error", path=str(path)
+    )

@@ -1,0 +1,36 @@
+"""The time that a process may take: `run.max_hours`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import attrs
+
+from bigrun.markers import hookimpl
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
+
+__all__ = ["TimeIsUp", "TimeLimit"]
+
+
+@attrs.frozen
+class TimeIsUp:
+    """Why a run stops, for plugins that ask (`run.get(TimeIsUp)`): it was `run.max_hours` old."""
+
+    hours: float
+
+
+class TimeLimit:
+    """Asks the run to stop when its time is up, counted from when its plugins were made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @hookimpl
+    def after_step(self, run: Run) -> None:
+        limit = run.config.run.max_hours
+        if limit is not None and time.monotonic() - self._began >= limit * 3600 and run.get(TimeIsUp) is None:
+            run.put(TimeIsUp(limit))
+            run.request_stop(f"run.max_hours = {limit:g} are over")
