@@ -10,7 +10,6 @@ from bigrun.defaults import Defaults
 from bigrun.entry_points import load_classes
 from bigrun.errors import BigrunError, PluginError
 from bigrun.plugins import Plugins
-from bigrun.time_limit import TimeLimit
 from bigrun.values import Problem
 
 __all__ = ["activate"]
@@ -38,7 +37,6 @@ def activate(document: Document, companions: Mapping[str, Any] | None = None) ->
     config = build_config(document, options, problems, replaced)
     plugins = Plugins()
     plugins.manager.register(Defaults(), "engine")
-    plugins.manager.register(TimeLimit(), "time-limit")
     for name, cls in classes.items():
         plugins.activate(name, create(name, cls, config.plugins[name]))
     for name, companion in (companions or {}).items():

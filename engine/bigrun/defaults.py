@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bigrun.anomaly import Action, Anomaly
 from bigrun.errors import NoImagesError, UsageError
 from bigrun.markers import hookimpl
+from bigrun.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Defaults"]
 
 
-class Defaults:
-    """A folder of images, the DINO objective, AdamW, skip a bad step and halt after several."""
+class Defaults(TimeLimit):
+    """A folder of images, the DINO objective, AdamW, skip a bad step and halt after several; and the time limit."""
 
     @hookimpl(trylast=True)
     def build_dataset(self, run: Run) -> Dataset:

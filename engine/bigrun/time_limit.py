@@ -23,7 +23,8 @@ class TimeIsUp:
 
 
 class TimeLimit:
-    """Asks the run to stop when its time is up, counted from when its plugins were made."""
+    """The hook of the engine's own plugin that asks the run to stop when its time is up, counted from when plugins are
+    made."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
