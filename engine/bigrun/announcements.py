@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from bigrun.machine import describe_machine, machine_changes, versions
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -34,6 +36,22 @@ def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
         run.event("branched", f"branched from {checkpoint} after step {run.step}", path=str(checkpoint))
     for change in changes:
         run.event("config-changed", f"since the checkpoint: {change}")
+    if checkpoint is not None:
+        announce_machine(run, checkpoint)
+
+
+def announce_machine(run: Run, checkpoint: Path) -> None:
+    """Say what is another machine than before. The order of the images and the schedules do not depend on it."""
+    state = run.checkpoints.load_facts(checkpoint, "state")
+    changes = machine_changes(state.get("machine", {}) | state["versions"], describe_machine(run) | versions())
+    if changes:
+        run.event(
+            "machine-changed",
+            f"since the checkpoint: {'; '.join(changes)}. Images and schedules go on in the same order; numbers may "
+            "differ from those of the old machine by rounding",
+            "warning",
+            changes=changes,
+        )
 
 
 def announce_jumps(run: Run, checkpoint: Path) -> None:

@@ -4,32 +4,51 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 
-__all__ = ["Action", "Anomaly", "nonfinite"]
+__all__ = ["Action", "Anomaly", "nonfinite", "strongest"]
 
 
 class Action(enum.Enum):
-    """The answer to an anomaly."""
+    """The answer to an anomaly, from the weakest to the strongest."""
 
+    WARN = "warn"
+    """Say so and go on. A step that is not finite is skipped all the same."""
     SKIP = "skip"
     """Leave the weights alone and go on; the step counts."""
+    SAVE = "save"
+    """Keep the state before the update as an emergency checkpoint; then as SKIP."""
+    ROLL_BACK = "roll-back"
+    """Go on from the newest verified checkpoint that is older than the onset, behind the images of today."""
     HALT = "halt"
-    """End the run with an error; the checkpoints stay."""
+    """Keep the state as an emergency checkpoint and end the run with an error; the checkpoints stay."""
+
+
+def strongest(actions: Iterable[Action]) -> Action:
+    """The strongest of several answers; WARN when there is none."""
+    order = list(Action)
+    return max(actions, key=order.index, default=Action.WARN)
 
 
 @attrs.frozen
 class Anomaly:
-    """Why a step may not update the weights."""
+    """A diagnosis: what is wrong, how one sees it, where it may come from and what to try."""
 
     kind: str
     """A short name to test for, such as `nonfinite`."""
     step: int
+    """The step in which it was found."""
     message: str
     """One sentence for people."""
     evidence: Mapping[str, float | str] = attrs.field(factory=dict)
+    causes: tuple[str, ...] = ()
+    """Likely ones first."""
+    advice: tuple[str, ...] = ()
+    """What to try, in this order."""
+    onset: int | None = None
+    """The first step in which it showed, None for `step`: a roll back goes behind it."""
 
 
 def nonfinite(step: int, values: Mapping[str, float]) -> Anomaly:

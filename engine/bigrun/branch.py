@@ -65,7 +65,9 @@ def begin_branch(run: Run, source: Path) -> None:
     if run.is_main:
         replace_file(run.directory / BRANCH, facts.encode_facts(attrs.asdict(identify(source)), BRANCH))
     run.schedules.now = run.checkpoints.load_facts(source, "state")["schedules"]  # of the step that was taken there
-    run.save()
+    run.saver.save(run)
+    if not run.saver.written(run, wait=True):
+        raise RunDirectoryError(f"{run.directory}: the state that the run begins with could not be saved there")
 
 
 def identify(source: Path) -> Branch:

@@ -71,4 +71,4 @@ class Defaults(TimeLimit):
     @hookimpl(trylast=True)
     def on_anomaly(self, run: Run, anomaly: Anomaly) -> Action:
         limit = run.config.run.halt_after_skips
-        return Action.HALT if run.skipped_in_a_row + 1 >= limit else Action.SKIP
+        return Action.HALT if run.incidents.skipped_in_a_row + 1 >= limit else Action.SKIP

@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "ExitCode",
     "NoImagesError",
+    "NotSavedError",
     "PluginError",
     "RunDirectoryError",
     "TrainingHalted",
@@ -29,6 +30,9 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     STOPPED = 3
     QUARANTINED = 4
+    HALTED = 5
+    HUNG = 6
+    NO_PROGRESS = 7
 
 
 class BigrunError(Exception):
@@ -71,8 +75,14 @@ class CheckpointError(BigrunError):
     """A checkpoint is missing, damaged or does not fit."""
 
 
+class NotSavedError(CheckpointError):
+    """The disk has refused a checkpoint: nothing was published, the older ones are as they were."""
+
+
 class TrainingHalted(BigrunError):
     """An anomaly ended the run."""
+
+    exit_code = ExitCode.HALTED
 
 
 class PluginError(BigrunError):

@@ -3,8 +3,9 @@
     before_step
         teacher targets for the whole window                 once per step
         forward, loss_terms, backward, after_backward        once per micro-batch
-    before_update, optimizer, teacher, after_update          unless the step is skipped
-    after_step, [on_metrics], [save, on_checkpoint]
+    before_update, [on_anomaly]
+    optimizer, teacher, after_update                         unless the step is skipped
+    after_step, [on_metrics], [on_anomaly], [save], [on_checkpoint of one that is on the disk]
 
 A step is an optimizer step. Its window is the micro-batches that are accumulated for it.
 """
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from bigrun.anomaly import Action, nonfinite
 from bigrun.answers import ask, merged
-from bigrun.errors import TrainingHalted
+from bigrun.errors import CheckpointError
+from bigrun.response import respond
+from bigrun.window import next_window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,20 +34,21 @@ def train(run: Run) -> None:
     while run.continues():
         step = run.step + 1
         take_step(run, step)
-        run.step = step
+        run.end_step(step)
         run.hook.after_step(run=run, step=step)
         if run.metrics.due(step):
             run.hook.on_metrics(run=run, step=step, metrics=run.metrics.flush())
-        if run.save_due(step):
-            save(run, step)
-    if run.saved_step != run.step:
-        save(run, run.step)
+        judge(run)
+        if run.saver.due(step):
+            run.saver.save(run)
+        announce_checkpoints(run)
+    save_last(run)
 
 
 def take_step(run: Run, step: int) -> None:
     """One optimizer step over `run.accumulate` micro-batches."""
     run.begin_step(step)  # schedules, and the step that errors and events name
-    window = run.next_window()
+    window = next_window(run)
     run.hook.before_step(run=run, step=step)
     run.reseed(step, micro=-1)
     with run.strategy.precision():
@@ -52,13 +56,15 @@ def take_step(run: Run, step: int) -> None:
     finite = [accumulate(run, step, micro, batch) for micro, batch in enumerate(window)]
     grad_norm = run.clip_gradients()
     # The step's one decision of all processes; the host waits here for the device.
-    healthy = run.agree([*finite, grad_norm.isfinite()])
-    if healthy:
+    is_finite = run.agree([*finite, grad_norm.isfinite()])
+    if is_finite:
         run.hook.before_update(run=run, step=step, grad_norm=grad_norm)
-    if healthy and not run.reported:
+    else:
+        run.report_anomaly(nonfinite(step, run.metrics.pending()))
+    if judge(run) is Action.WARN and is_finite:
         update(run, step)
     else:
-        judge(run, step)
+        skip(run)
     run.optimizer.zero_grad(set_to_none=True)
 
 
@@ -81,22 +87,32 @@ def update(run: Run, step: int) -> None:
     run.optimizer.step()
     ask(run, "update_teacher")
     run.metrics.commit()
-    run.skipped_in_a_row = 0
+    run.incidents.skipped_in_a_row = 0
     run.hook.after_update(run=run, step=step)
 
 
-def judge(run: Run, step: int) -> None:
-    """A step that may not touch the weights: ask what to do, say so, do it."""
-    anomaly = run.take_report() or nonfinite(step, run.metrics.pending())
-    action = run.hook.on_anomaly(run=run, anomaly=anomaly)
+def skip(run: Run) -> None:
+    """Leave student and teacher as they are; the step leaves no trace in the curves."""
     run.metrics.discard()
-    run.skipped_in_a_row += 1
-    run.event("anomaly", f"step {step}: {anomaly.message}", level="warning", action=action.value, **anomaly.evidence)
-    if action is Action.HALT:
-        raise TrainingHalted(f"halted at step {step}: {anomaly.message}")
+    run.incidents.skipped_in_a_row += 1
 
 
-def save(run: Run, step: int) -> None:
-    """Publish a verified checkpoint."""
-    path = run.save()
-    run.hook.on_checkpoint(run=run, step=step, path=path)
+def judge(run: Run) -> Action:
+    """Ask what to do about everything that was reported, and do it; WARN where nothing was."""
+    return respond(run, [(anomaly, run.hook.on_anomaly(run=run, anomaly=anomaly)) for anomaly in run.incidents.take()])
+
+
+def save_last(run: Run) -> None:
+    """Save the state in which the run ends, and wait until it is on the disk."""
+    announce_checkpoints(run, wait=True)
+    if run.saved_step != run.step:
+        run.saver.save(run)
+        announce_checkpoints(run, wait=True)
+    if run.saved_step != run.step:
+        raise CheckpointError(f"the last state, after step {run.step}, could not be saved; see the message above")
+
+
+def announce_checkpoints(run: Run, *, wait: bool = False) -> None:
+    """Tell of checkpoints that were published since."""
+    for step, path in run.saver.written(run, wait=wait):
+        run.hook.on_checkpoint(run=run, step=step, path=path)

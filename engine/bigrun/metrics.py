@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Metrics"]
+__all__ = ["TIMINGS", "Metrics", "means"]
+
+TIMINGS = ("steps_per_second", "images_per_second", "data_wait_fraction")
+"""Names that `flush` adds."""
 
 
 class Metrics:
@@ -28,6 +31,8 @@ class Metrics:
         self._step: list[tuple[str, Tensor | float]] = []
         self._window: list[tuple[str, Tensor | float]] = []
         self._steps = 0
+        self.latest: dict[str, float] = {}
+        """What the last `flush` gave, without the timings."""
         self._since = time.perf_counter()
         self._waited_seconds = 0.0
 
@@ -61,9 +66,14 @@ class Metrics:
         """Count time in which the step waited for data."""
         self._waited_seconds += seconds
 
-    def pending(self) -> dict[str, float]:
-        """The values of the step being taken, means over its micro-batches. Synchronises with the device."""
-        return _means(self._step)
+    def pending(self, names: Collection[str] | None = None) -> dict[str, float]:
+        """The values of the step being taken, means over its micro-batches; only those of `names`, if given.
+        Synchronises with the device."""
+        return means([item for item in self._step if names is None or item[0] in names])
+
+    def items(self) -> list[tuple[str, Tensor | float]]:
+        """What was recorded in the step being taken, where it is; a name once for every record."""
+        return list(self._step)
 
     def begin_step(self) -> None:
         """Accept what was recorded after the last commit (in `after_update`, `after_step`): it is not this step's."""
@@ -89,7 +99,8 @@ class Metrics:
         now = time.perf_counter()
         elapsed = max(now - self._since, 1e-9)
         # The step that is over may have recorded after its commit (in after_update, after_step).
-        values = _means(self._window + self._step)
+        values = means(self._window + self._step)
+        self.latest = dict(values)
         values["steps_per_second"] = self._steps / elapsed
         values["images_per_second"] = self._steps * self.images_per_step / elapsed
         values["data_wait_fraction"] = self._waited_seconds / elapsed
@@ -121,7 +132,8 @@ def _fetch(items: list[tuple[str, Tensor | float]]) -> list[tuple[str, float]]:
     return [(name, next(fetched[value.device]) if isinstance(value, Tensor) else value) for name, value in items]
 
 
-def _means(items: list[tuple[str, Tensor | float]]) -> dict[str, float]:
+def means(items: list[tuple[str, Tensor | float]]) -> dict[str, float]:
+    """The mean of every name's values, on the host."""
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for name, value in _fetch(items):

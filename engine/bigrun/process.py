@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 if TYPE_CHECKING:
     import torch
 
-    from bigrun.run import Run
-
-__all__ = ["kept_memory", "listening", "preserved_random_state", "preserved_threads", "seed_generators"]
+__all__ = [
+    "Process",
+    "kept_memory",
+    "listening",
+    "preserved_random_state",
+    "preserved_threads",
+    "release_memory",
+    "seed_generators",
+]
 
 # Of a person, of a system that shuts down, and of schedulers that warn before the time is up (Slurm's --signal).
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -23,6 +33,18 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # has called mallopt is adjusted no more.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 TRIM_BYTES, MMAP_BYTES, MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536
+
+
+@attrs.define
+class Process:
+    """This process as its run sees it; it stays the same when the run goes back to an older checkpoint."""
+
+    began: float = attrs.field(factory=time.monotonic)
+    """On the clock of `time.monotonic`, in seconds."""
+    stop_signal: int | None = None
+    """The signal that asked it to stop."""
+    went_back: bool = False
+    """Whether its run has gone on from an older checkpoint."""
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -90,16 +112,25 @@ def kept_memory(device: torch.device) -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def release_memory() -> None:
+    """Give back what nobody holds any more, a device's memory included."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @contextlib.contextmanager
-def listening(run: Run) -> Iterator[None]:
-    """Turn stop signals into a request to stop after the step; handlers only set a flag. One that comes again sets it
+def listening(process: Process) -> Iterator[None]:
+    """Keep a stop signal as `process.stop_signal`, for the run to end after its step; one that comes again is kept
     again, so that nothing is cut short."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def request(number: int, _frame: Any) -> None:
-        run.stop_signal = number
+        process.stop_signal = number
 
     before = {number: signal.signal(number, request) for number in STOP_SIGNALS}
     try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bigrun.anomaly import Anomaly
-from bigrun.errors import DataError
 from bigrun.events import Event, Level
+from bigrun.incidents import Incidents
+from bigrun.process import Process
 
 if TYPE_CHECKING:
     import torch
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
     from bigrun.checkpoint.store import CheckpointStore
     from bigrun.config import Config
-    from bigrun.data.dataset import Batch, Dataset, Samples
+    from bigrun.data.dataset import Dataset, Samples
     from bigrun.data.views import ExtraView, Views
+    from bigrun.flight import FlightRecorder
     from bigrun.metrics import Metrics
     from bigrun.objective.base import Objective
     from bigrun.plugins import Failure, Plugins
+    from bigrun.room import Room
+    from bigrun.saver import Saver
     from bigrun.schedules import Schedules
     from bigrun.strategy import Strategy
 
@@ -35,7 +38,7 @@ class Run:
     """One training run in one process.
 
     Attributes set by the session before `on_start`, in this order: `strategy`, `dataset`, `views`, `schedules`,
-    `objective`, `frozen`, `optimizer`, `metrics`, `checkpoints`, `loader`.
+    `objective`, `frozen`, `optimizer`, `metrics`, `checkpoints`, `saver`, `flight`, `loader`.
     """
 
     strategy: Strategy
@@ -48,31 +51,40 @@ class Run:
     optimizer: torch.optim.Optimizer
     metrics: Metrics
     checkpoints: CheckpointStore
+    saver: Saver
+    flight: FlightRecorder
     loader: Iterator[Samples]
 
-    def __init__(self, config: Config, directory: Path, plugins: Plugins) -> None:
+    def __init__(self, config: Config, directory: Path, plugins: Plugins, process: Process | None = None) -> None:
         self.config = config
         self.directory = directory
         self.plugins = plugins
+        self.process = process or Process()
         self.hook = plugins.hook
         plugins.on_failure = self._observer_failed
         self.step = 0
         """Optimizer steps taken; skipped ones count."""
         self.position = 0
-        """Images consumed, over all epochs."""
+        """Images consumed by these steps, over all epochs."""
+        self.images_taken = 0
+        """Images that the step being taken has consumed."""
+        self.activity = "start"
+        """What the process is doing: start, data (waiting for images), step, observe (after_step, on_metrics),
+        checkpoint or end."""
         self.saved_step: int | None = None
         """Step of the newest checkpoint, None before the first."""
-        self.skipped_in_a_row = 0
+        self.incidents = Incidents()
         self.resumed_from: Path | None = None
+        self.room: Room | None = None
+        """The forecast of the disk; None for a run that is finished already."""
         self.header: list[str] = []
         """What `header_lines` said, on the main process."""
         self.stop_reason: str | None = None
-        self.stop_signal: int | None = None
         self.stash: dict[type, Any] = {}
         """What plugins keep for each other, by type: use `put` and `get`."""
-        self.reported: list[Anomaly] = []
+        self.samples: list[Samples] = []
+        """The micro-batches of the step being taken, as they were decoded."""
         self._agreed_stop = False
-        self._checkpoint_reasons: list[str] = []
 
     # -- facts ------------------------------------------------------------------------------------------------
 
@@ -95,6 +107,16 @@ class Run:
     def finished(self) -> bool:
         """True when the last step was taken."""
         return self.max_steps is not None and self.step >= self.max_steps
+
+    @property
+    def stop_signal(self) -> int | None:
+        """The signal that asked the process to stop."""
+        return self.process.stop_signal
+
+    @property
+    def rollbacks(self) -> list[dict[str, Any]]:
+        """`from_step`, `to_step` and `kind` of every time the run went back, in order."""
+        return self.incidents.rollbacks
 
     @property
     def accumulate(self) -> int:
@@ -121,15 +143,15 @@ class Run:
 
     def request_checkpoint(self, reason: str) -> None:
         """Save a checkpoint after the current step."""
-        self._checkpoint_reasons.append(reason)
+        self.saver.request(reason)
 
     def report_anomaly(self, anomaly: Anomaly) -> None:
-        """Declare the current step unhealthy: it will not update the weights, and `on_anomaly` decides.
+        """Say what is wrong; `on_anomaly` decides what is done about it.
 
-        Takes effect on the step being taken until `before_update` has returned, later on the next step. In
-        `before_update` every process must report alike: the processes have agreed already.
+        Until `before_update` has returned it concerns the step being taken, whose update waits for the answer; later,
+        as in `on_metrics`, the step that is over, before its checkpoint. Every process must report alike.
         """
-        self.reported.append(anomaly)
+        self.incidents.report(anomaly)
 
     def event(self, kind: str, message: str, level: Level = "info", **facts: Any) -> None:
         """Tell everybody who listens (`on_event`) what happened; `facts` are JSON values."""
@@ -169,18 +191,11 @@ class Run:
         apply_to_optimizer(self.optimizer, self.schedules)
         hold_backbone(self, step)
 
-    def next_window(self) -> list[Batch]:
-        """The step's micro-batches: decoded images are awaited, then become views on the device."""
-        return [self.views(self._next_samples(), self.device, self.step + 1) for _ in range(self.accumulate)]
-
-    def _next_samples(self) -> Samples:
-        start = time.perf_counter()
-        samples = next(self.loader, None)
-        if samples is None:
-            raise DataError("the loader has ended: what build_loader returns must deliver for ever")
-        self.metrics.waited(time.perf_counter() - start)
-        self.position += len(samples.indices) * self.strategy.world_size
-        return samples
+    def end_step(self, step: int) -> None:
+        """Count the step and its images."""
+        self.step, self.activity = step, "observe"
+        self.position += self.images_taken
+        self.images_taken = 0
 
     def reseed(self, step: int, micro: int) -> None:
         """Make every global random generator a function of (seed, rank, step, micro).
@@ -206,11 +221,8 @@ class Run:
         return total
 
     def agree(self, finite: Sequence[Tensor]) -> bool:
-        """Whether the step is healthy on all processes; also settles stop requests and failed observers."""
-        import torch
-
-        if self.reported:
-            finite = [*finite, torch.zeros((), dtype=torch.bool, device=self.device)]
+        """Whether the step is finite on all processes; also settles stop requests and failed observers."""
+        self.flight.record(self.plugins.step, self.position, self.samples, self.metrics.items())
         self._hear_signal()
         stop, failed = self.stop_reason is not None, self.plugins.failed_bits()
         agreement = self.strategy.agree(finite, stop=stop, failed=failed)
@@ -229,25 +241,6 @@ class Run:
             self.event(
                 "quarantined", f"observer {name} is switched off for the rest of the run", "warning", plugin=name
             )
-
-    def take_report(self) -> Anomaly | None:
-        """The first anomaly that a plugin reported for this step; forgets the others."""
-        first = self.reported[0] if self.reported else None
-        self.reported.clear()
-        return first
-
-    def save_due(self, step: int) -> bool:
-        """Whether a checkpoint is due after this step by cadence or request."""
-        return step % self.config.run.checkpoint_every_steps == 0 or bool(self._checkpoint_reasons)
-
-    def save(self) -> Path:
-        """Write a verified checkpoint of the state after `run.step`; returns its directory."""
-        from bigrun.state import save_state
-
-        path = save_state(self)
-        self.saved_step = self.step
-        self._checkpoint_reasons.clear()
-        return path
 
     def _observer_failed(self, failure: Failure) -> None:
         self.event(

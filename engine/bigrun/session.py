@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from bigrun.activation import activate
 from bigrun.announcements import announce, announce_jumps, announce_recovery, checkpoint_refused
 from bigrun.build import build_data, build_objective, build_optimizer
@@ -15,10 +17,29 @@ from bigrun.config import Document
 from bigrun.directory import check_directory, check_unused, choose_directory, make_directory, write_config
 from bigrun.errors import ExitCode, NoImagesError, PluginError, UsageError
 from bigrun.lock import RunLock
-from bigrun.process import kept_memory, listening, preserved_random_state, preserved_threads
+from bigrun.process import (
+    Process,
+    kept_memory,
+    listening,
+    preserved_random_state,
+    preserved_threads,
+    release_memory,
+)
+from bigrun.rollback import RollBack, go_back
+from bigrun.room import check_room
 from bigrun.run import Run
+from bigrun.same_run import check_allowed, check_same_run
 
 __all__ = ["prepare", "run_training", "tear_down"]
+
+
+@attrs.frozen
+class Start:
+    """How a run is to begin, apart from its configuration."""
+
+    drop_plugins: Collection[str]
+    allowed_changes: Collection[str]
+    source: Path | None
 
 
 def run_training(
@@ -27,44 +48,67 @@ def run_training(
     *,
     fresh: bool = False,
     drop_plugins: Collection[str] = (),
+    allowed_changes: Collection[str] = (),
     source: Path | None = None,
     companions: Mapping[str, Any] | None = None,
 ) -> tuple[Run, ExitCode | int]:
     """Train, or continue training, what a document describes; returns the run and its exit code.
 
     Args:
+        allowed_changes: options, as `model.depth`, that may differ from the checkpoint's although they are fixed.
         source: the checkpoint of another run at which a new directory begins.
 
     Raises:
         BigrunError: the run could not start or ended with an error; `on_error` and `teardown` were called.
     """
     config, plugins = activate(document, companions)
+    check_allowed(allowed_changes)
     directory = choose_directory(config, directory, fresh=fresh)
     check_directory(directory)
-    run, lock = Run(config, directory, plugins), RunLock(directory)
+    lock, process, back = RunLock(directory), Process(), True
     with contextlib.ExitStack() as stack:
         stack.callback(lock.release)
         if directory.is_dir():  # a run that may not use it touches nothing in it, plugins included
             lock.acquire()
-        stack.callback(tear_down, run)
-        try:
-            plugins.hook.configure_runtime(run=run)
-            stack.enter_context(preserved_random_state())
-            stack.enter_context(preserved_threads())
-            stack.enter_context(listening(run))
-            prepare(run, lock, drop_plugins, source)
-            train(run)
-            plugins.hook.on_finish(run=run)
-        except BaseException as error:
-            report(run, plugins.notify("on_error", run=run, error=error))
-            raise
+        stack.enter_context(listening(process))
+        while back:
+            run = Run(config, directory, plugins, process)
+            back = attempt(run, lock, Start(drop_plugins, allowed_changes, source))
+            if back:  # everything is made anew: two runs do not fit into a device's memory
+                del run
+                release_memory()
+                config, plugins = activate(document, companions)
     return run, exit_code(run)
 
 
-def prepare(run: Run, lock: RunLock, drop_plugins: Collection[str], source: Path | None = None) -> None:
+def attempt(run: Run, lock: RunLock, start: Start) -> bool:
+    """Train from the newest checkpoint to the end; True when the run has gone back to an older one instead."""
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(tear_down, run)
+            try:
+                run.plugins.hook.configure_runtime(run=run)
+                stack.enter_context(preserved_random_state())
+                stack.enter_context(preserved_threads())
+                prepare(run, lock, start)
+                train(run)
+                run.activity = "end"
+                run.plugins.hook.on_finish(run=run)
+            except RollBack:
+                raise
+            except BaseException as error:
+                run.activity = "end"
+                report(run, run.plugins.notify("on_error", run=run, error=error))
+                raise
+    except RollBack as rollback:
+        go_back(run, rollback)
+        return True
+    return False
+
+
+def prepare(run: Run, lock: RunLock, asked: Start) -> None:
     """Build every part, restore the newest checkpoint or the one to begin at, and announce the run."""
     from bigrun.branch import begin_branch, starting_point
-    from bigrun.checkpoint.store import CheckpointStore
     from bigrun.state import restore_state
 
     build_data(run)
@@ -72,24 +116,19 @@ def prepare(run: Run, lock: RunLock, drop_plugins: Collection[str], source: Path
         raise NoImagesError("the data set is empty: there is nothing to train on")
     if lock.died is not None:
         announce_recovery(run, lock.died)
-    run.checkpoints = CheckpointStore(run.directory / "checkpoints", before_publishing=lock.check)
-    for line in run.checkpoints.sweep():
-        run.event("checkpoint-swept", f"left by a killed process: {line}", "warning")
+    open_stores(run, lock)
     newest = run.checkpoints.newest_verified(lambda path, bad: checkpoint_refused(run, path, bad))
-    start = starting_point(run, newest, source)
-    changes = same_run(run, start) if start else []
+    start = starting_point(run, newest, asked.source)
+    changes = same_run(run, start, asked.allowed_changes) if start else []
     build_objective(run, fresh=start is None)
     build_optimizer(run)
     if start:
-        restore_state(run, start, drop_plugins)
-    elif drop_plugins:
+        restore_state(run, start, asked.drop_plugins, asked.allowed_changes)
+    elif asked.drop_plugins:
         raise UsageError("--drop-plugin: there is no checkpoint whose plugins could be dropped")
     if not run.finished:  # a run that is refused, cannot be built or has nothing left to do leaves it as it was
-        make_directory(run.directory)
-        if not lock.is_held:
-            lock.acquire()
-            check_unused(run.directory)
-        write_config(run.directory, run.config)
+        run.room = check_room(run)
+        take_directory(run, lock)
     announce(run, start, changes)
     if start != newest and start is not None:
         begin_branch(run, start)
@@ -102,11 +141,34 @@ def prepare(run: Run, lock: RunLock, drop_plugins: Collection[str], source: Path
     run.metrics.restart_clock()
 
 
-def same_run(run: Run, checkpoint: Path) -> list[str]:
-    """The configuration's changes since the checkpoint; refuses those that a resumed run may not have."""
-    from bigrun.state import check_same_run
+def open_stores(run: Run, lock: RunLock) -> None:
+    """The checkpoints, without what a killed process has left among them, and what is to be written into them."""
+    from bigrun.checkpoint.store import CheckpointStore
+    from bigrun.emergency import EMERGENCY
+    from bigrun.flight import FlightRecorder
+    from bigrun.saver import Saver
 
-    return check_same_run(run.config, (checkpoint / CONFIG).read_text(encoding="utf-8"), checkpoint)
+    section = run.config.run
+    run.checkpoints = CheckpointStore(run.directory / "checkpoints", before_publishing=lock.check)
+    run.saver = Saver(section.checkpoint_every_steps, background=section.background_checkpoints)
+    run.flight = FlightRecorder()
+    for store in (run.checkpoints, CheckpointStore(run.directory / EMERGENCY, before_publishing=lock.check)):
+        for line in store.sweep():
+            run.event("checkpoint-swept", f"left by a killed process: {line}", "warning")
+
+
+def take_directory(run: Run, lock: RunLock) -> None:
+    """From here on the directory is this run's."""
+    make_directory(run.directory)
+    if not lock.is_held:
+        lock.acquire()
+        check_unused(run.directory)
+    write_config(run.directory, run.config)
+
+
+def same_run(run: Run, checkpoint: Path, allowed_changes: Collection[str]) -> list[str]:
+    """The configuration's changes since the checkpoint; refuses those that a resumed run may not have."""
+    return check_same_run(run.config, (checkpoint / CONFIG).read_text(encoding="utf-8"), checkpoint, allowed_changes)
 
 
 def train(run: Run) -> None:
@@ -129,12 +191,12 @@ def exit_code(run: Run) -> ExitCode | int:
 
 def tear_down(run: Run) -> None:
     """Stop the loader and let every plugin release what it holds."""
-    close = getattr(getattr(run, "loader", None), "close", None)
-    try:
-        if close:
-            close()
-    finally:
-        report(run, run.plugins.notify("teardown", run=run))
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: report(run, run.plugins.notify("teardown", run=run)))
+        for part in ("loader", "saver"):
+            close = getattr(getattr(run, part, None), "close", None)
+            if close:
+                stack.callback(close)
 
 
 def report(run: Run, errors: list[tuple[str, BaseException]]) -> None:

@@ -77,6 +77,7 @@ def header(run: Run) -> list[str]:
         f"device       {run.device} in {precision}",
         f"plugins      {', '.join(run.plugins.active) or 'none'}",
         *plan(run),
+        *([f"checkpoints  {run.room.line(run.config.run.checkpoint_every_steps)}"] if run.room else []),
         "configuration, resolved:",
         *("  " + line for line in run.config.to_toml().strip().splitlines()),
     ]

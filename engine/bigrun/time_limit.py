@@ -23,15 +23,11 @@ class TimeIsUp:
 
 
 class TimeLimit:
-    """The hook of the engine's own plugin that asks the run to stop when its time is up, counted from when plugins are
-    made."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
+    """The hook of the engine's own plugin that asks the run to stop when its process has had its time."""
 
     @hookimpl
     def after_step(self, run: Run) -> None:
         limit = run.config.run.max_hours
-        if limit is not None and time.monotonic() - self._began >= limit * 3600 and run.get(TimeIsUp) is None:
+        if limit is not None and time.monotonic() - run.process.began >= limit * 3600 and run.get(TimeIsUp) is None:
             run.put(TimeIsUp(limit))
             run.request_stop(f"run.max_hours = {limit:g} are over")

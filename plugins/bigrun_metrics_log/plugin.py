@@ -54,7 +54,9 @@ class MetricsLog:
 
     @hookimpl
     def on_checkpoint(self, run: Run, step: int, path: Path) -> None:
-        self._tell(run, "checkpoint", f"saved the checkpoint of step {step}", path=str(path))
+        times = run.saver.times
+        seconds = {} if times is None else {k: round(v, 4) for k, v in attrs.asdict(times).items()}
+        self._tell(run, "checkpoint", f"saved the checkpoint of step {step}", path=str(path), **seconds)
 
     @hookimpl
     def on_finish(self, run: Run) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["write_contents"]
+__all__ = ["copy_contents", "write_contents"]
 
 
 def write_contents(
@@ -29,6 +31,30 @@ def write_contents(
 ) -> manifest.Manifest:
     """Write every file of a checkpoint, the manifest last; returns the manifest that was meant."""
     files = {name: disk.write(directory / name, chunks) for name, chunks in encode_files(tensors, facts, config_toml)}
+    return seal(directory, step, files)
+
+
+def copy_contents(source: Path, directory: Path, facts: Mapping[str, Any]) -> manifest.Manifest:
+    """Write a checkpoint that is `source` but for some facts; returns the manifest that was meant."""
+    old = manifest.read(source)
+    new = {check_name(f"{stem}.json"): document for stem, document in facts.items()}
+    files = dict(old.files)
+    for name in old.files.keys() - new.keys():
+        link_or_copy(source / name, directory / name)
+    for name, document in new.items():
+        files[name] = disk.write(directory / name, [encode_facts(document, name)])
+    return seal(directory, old.step, files)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # the file system has no hard links
+        shutil.copyfile(source, target)
+
+
+def seal(directory: Path, step: int, files: Mapping[str, disk.FileRecord]) -> manifest.Manifest:
+    """Write the manifest."""
     meant = manifest.Manifest(
         step=step,
         config_sha256=files[CONFIG].sha256,

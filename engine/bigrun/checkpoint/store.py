@@ -11,10 +11,9 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from bigrun.checkpoint import disk, manifest
-from bigrun.checkpoint.contents import write_contents
+from bigrun.checkpoint.contents import copy_contents, write_contents
 from bigrun.checkpoint.facts import load_facts
 from bigrun.checkpoint.layout import (
-    MANIFEST,
     Stale,
     holds_checkpoint,
     is_real_directory,
@@ -24,7 +23,8 @@ from bigrun.checkpoint.layout import (
     step_name,
 )
 from bigrun.checkpoint.tensors import load_tensors
-from bigrun.errors import CheckpointError
+from bigrun.checkpoint.verified import Verified, find_problems, has_manifest
+from bigrun.errors import CheckpointError, NotSavedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,6 +45,7 @@ class CheckpointStore:
         """
         self.directory = directory
         self.before_publishing = before_publishing
+        self._verified = Verified()
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of `step` is published, whether it is there or not."""
@@ -69,21 +70,36 @@ class CheckpointStore:
             The directory of the published checkpoint.
 
         Raises:
-            CheckpointError: nothing was published, no temporary is left, older checkpoints are as they were.
-                Its cause is the OSError where the disk refused (ENOSPC, EFBIG, EIO, ...).
+            NotSavedError: the disk has refused (ENOSPC, EFBIG, EIO, ...; its cause is the OSError) or gives back other
+                bytes. Nothing was published, no temporary is left, older checkpoints are as they were.
+            CheckpointError: the same, for a tensor or a fact that cannot be saved.
         """
+        return self._save(step, lambda directory: write_contents(directory, step, tensors, facts, config_toml))
+
+    def amend(self, step: int, facts: Mapping[str, Any]) -> Path:
+        """Save the checkpoint of `step` again with other facts; what is not given stays as it is, and its files are
+        the same ones (hard links) where the file system has such.
+
+        Raises:
+            CheckpointError: as `save` does, or there is no such checkpoint.
+        """
+        return self._save(step, lambda directory: copy_contents(self.path(step), directory, facts))
+
+    def _save(self, step: int, write: Callable[[Path], manifest.Manifest]) -> Path:
         temporary = self.directory / stale_name(Stale.TEMPORARY, step)
         try:
             make_directory(self.directory)
             temporary.mkdir()
-            meant = write_contents(temporary, step, tensors, facts, config_toml)
+            meant = write(temporary)
             disk.sync(temporary)
             problems = manifest.verify(temporary)
             if problems or manifest.read(temporary) != meant:
-                raise CheckpointError(f"{self.path(step)}: not saved: the disk gives back other bytes: {problems}")
-            return self._publish(temporary, step)
+                raise NotSavedError(f"{self.path(step)}: not saved: the disk gives back other bytes: {problems}")
+            path = self._publish(temporary, step)
+            self._verified.add(step, path)
+            return path
         except OSError as error:
-            raise CheckpointError(f"{self.path(step)}: not saved: {error}") from error
+            raise NotSavedError(f"{self.path(step)}: not saved: {error}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -132,6 +148,11 @@ class CheckpointStore:
         """The steps of the published checkpoints with a readable manifest, ascending; nothing is hashed."""
         return [step for step, path in self._find_published() if has_manifest(path)]
 
+    def verified_steps(self) -> list[int]:
+        """The steps of the checkpoints of which every byte is as it was saved, ascending. What this object has read
+        once, or written itself, is not read again while its manifest is the same file."""
+        return [step for step, path in self._find_published() if self._verified.holds(step, path)]
+
     def newest_verified(self, on_problem: Callable[[Path, list[str]], None]) -> Path | None:
         """The newest checkpoint of which every byte is as it was saved; None when there is no checkpoint.
 
@@ -146,6 +167,7 @@ class CheckpointStore:
         for step, path in reversed(self._find_published()):
             problems = find_problems(path, step)
             if not problems:
+                self._verified.add(step, path)
                 return path
             on_problem(path, problems)
             damaged.append(f"  {path.name}: {problems[0]}")
@@ -215,21 +237,3 @@ def make_directory(directory: Path) -> None:
     if not directory.is_dir():
         directory.mkdir(parents=True)
         disk.sync_directory(directory.parent)
-
-
-def has_manifest(path: Path) -> bool:
-    try:
-        manifest.read(path)
-    except CheckpointError:
-        return False
-    return True
-
-
-def find_problems(path: Path, step: int) -> list[str]:
-    """What `verify` finds, and whether the checkpoint is of `step` as its directory says."""
-    problems = manifest.verify(path)
-    if not problems:
-        saved = manifest.read(path).step
-        if saved != step:
-            problems.append(f"{MANIFEST}: is of step {saved}, the directory of step {step}")
-    return problems

@@ -26,6 +26,17 @@ class RunSection:
     checkpoint_every_steps: int = option(
         500, check=at_least(1), help="A checkpoint is saved every so many, and at the end."
     )
+    background_checkpoints: bool = option(
+        True,
+        help="Checkpoints are written while training goes on, from a copy of the state in host memory; false: training "
+        "waits for the disk and needs no copy.",
+    )
+    max_rollbacks: int = option(
+        3, check=at_least(0), help="The run halts instead of going back to an older checkpoint once more."
+    )
+    rollback_memory_steps: int = option(
+        5000, check=at_least(1), help="Going back counts against run.max_rollbacks for so many steps."
+    )
     halt_after_skips: int = option(
         3, check=at_least(1), help="A run halts when this many steps in a row had to be skipped as non-finite."
     )

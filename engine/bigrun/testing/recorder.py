@@ -11,12 +11,11 @@ from torch import Tensor
 
 from bigrun.events import Event
 from bigrun.markers import hookimpl
+from bigrun.metrics import TIMINGS
 from bigrun.plugins import Plugins
 from bigrun.run import Run
 
 __all__ = ["HookCall", "HookCalls", "Recorder"]
-
-TIMINGS = ("steps_per_second", "images_per_second", "data_wait_fraction")
 
 
 @attrs.frozen

@@ -26,7 +26,10 @@ __all__ = ["TINY", "RunResult", "Runner", "SyntheticImages"]
 
 # One thread: the tensors are so small that on a busy machine two threads wait for each other; 0.1 s becomes 8 s.
 TINY: Mapping[str, Any] = {
-    "run": {"log_every_steps": 1, "checkpoint_every_steps": 1, "max_steps": 3},
+    # Checkpoints in the foreground, so that the order of hooks does not depend on the disk.
+    "run": {
+        "log_every_steps": 1, "checkpoint_every_steps": 1, "max_steps": 3, "background_checkpoints": False,
+    },
     "data": {"effective_batch": 4, "workers": 0},
     "model": {
         "width": 32, "depth": 2, "heads": 2, "ffn_hidden": 64, "patch_size_px": 8, "storage_tokens": 1,

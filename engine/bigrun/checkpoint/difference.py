@@ -1,0 +1,164 @@
+"""What two checkpoints have in common and what not: configuration, facts, tensors. Torch-free until tensors are read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import tomli
+
+from bigrun.checkpoint import disk, manifest
+from bigrun.checkpoint.facts import read_facts
+from bigrun.checkpoint.layout import CONFIG, holds_checkpoint
+from bigrun.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bigrun.checkpoint.tensor_difference import Change, FileDifference
+
+__all__ = ["Difference", "compare", "describe"]
+
+ABSENT = object()
+VALUE_LENGTH = 60
+
+
+@attrs.frozen
+class Difference:
+    """Everything in which the second checkpoint differs from the first."""
+
+    files: tuple[str, ...]
+    """Files that only one has."""
+    facts: Mapping[str, list[str]]
+    """Differing values of config.toml and of the JSON files, by file."""
+    tensors: Mapping[str, FileDifference]
+    """By file."""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the two hold the same, bit for bit; when they were saved does not count."""
+        tensors = all(file.is_equal for file in self.tensors.values())
+        return tensors and not self.files and not any(self.facts.values())
+
+
+def compare(a: Path, b: Path) -> Difference:
+    """Compare two checkpoints; what their manifests say is not checked: see `manifest.verify`.
+
+    Raises:
+        UsageError: one of the directories is no checkpoint, or a file of it cannot be read.
+    """
+    first, second = file_names(a), file_names(b)
+    common = sorted(first & second)
+    files = [f"{name}: only in the {where}" for name, where in one_sided(first, second)]
+    texts = [name for name in common if name == CONFIG or name.endswith(".json")]
+    groups = [name for name in common if name.endswith(".safetensors")]
+    tensors = {}
+    if groups:
+        from bigrun.checkpoint.tensor_difference import compare_tensors
+
+        tensors = {name: compare_tensors(a / name, b / name, name.removesuffix(".safetensors")) for name in groups}
+    return Difference(tuple(files), {name: compare_facts(a / name, b / name) for name in texts}, tensors)
+
+
+def file_names(checkpoint: Path) -> set[str]:
+    if not holds_checkpoint(checkpoint):
+        raise UsageError(
+            f"{checkpoint}: is no checkpoint; expected a directory such as runs/my_run/checkpoints/step-00001000"
+        )
+    try:
+        return set(manifest.read(checkpoint).files)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
+
+
+def one_sided(first: set[str], second: set[str]) -> Iterator[tuple[str, str]]:
+    yield from ((name, "first") for name in sorted(first - second))
+    yield from ((name, "second") for name in sorted(second - first))
+
+
+def compare_facts(a: Path, b: Path) -> list[str]:
+    """`key: old -> new` of every value that differs, those near the root first."""
+    old, new = leaves(read(a)), leaves(read(b))
+    return [
+        f"{'.'.join(path) or 'value'}: {shown(old.get(path, ABSENT))} -> {shown(new.get(path, ABSENT))}"
+        for path in sorted(old.keys() | new.keys(), key=lambda path: (len(path), path))
+        if not same(old.get(path, ABSENT), new.get(path, ABSENT))
+    ]
+
+
+def read(path: Path) -> Any:
+    try:
+        return tomli.loads(disk.read_text(path)) if path.name == CONFIG else read_facts(path)
+    except (CheckpointError, OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Every value that is no table, by its path."""
+    if not isinstance(value, dict) or (path and not value):
+        return {path: value}
+    found: dict[tuple[str, ...], Any] = {}
+    for key, inner in value.items():
+        found |= leaves(inner, (*path, key))
+    return found
+
+
+def same(a: object, b: object) -> bool:
+    """Equal and of one type: 1 is neither 1.0 nor true."""
+    return a is b or (a is not ABSENT and b is not ABSENT and shown(a, full=True) == shown(b, full=True))
+
+
+def shown(value: object, *, full: bool = False) -> str:
+    if value is ABSENT:
+        return "absent"
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+    return text if full or len(text) <= VALUE_LENGTH else f"{text[: VALUE_LENGTH - 4]} ..."
+
+
+# -- as text ----------------------------------------------------------------------------------------------------------
+
+
+def describe(difference: Difference, limit: int) -> Iterator[str]:
+    """The lines that tell a difference, at most `limit` of each kind."""
+    yield from difference.files
+    for name, changes in difference.facts.items():
+        if changes:
+            yield f"{name}: {count(len(changes), 'value')} differ"
+            yield from cut([f"  {change}" for change in changes], limit)
+    for name, file in difference.tensors.items():
+        if file.misfits:
+            yield f"{name}: {count(len(file.misfits), 'tensor')} without a match"
+            yield from cut([f"  {misfit}" for misfit in file.misfits], limit)
+    yield from describe_changes([c for file in difference.tensors.values() for c in file.changes], limit)
+    if difference.is_equal:
+        yield "equal bit for bit"
+
+
+def describe_changes(changes: list[Change], limit: int) -> Iterator[str]:
+    from bigrun.listing import table
+
+    total, changed = sum(c.tensors for c in changes), sum(c.changed for c in changes)
+    if not changed:
+        if total:
+            yield f"tensors: all {total:,} that both have are equal bit for bit"
+        return
+    yield f"tensors: {changed:,} of {total:,} that both have differ"
+    ordered = sorted(
+        (c for c in changes if c.changed), key=lambda c: (not math.isnan(c.relative), -c.relative, c.group)
+    )
+    rows = [(c.group, f"{c.changed} of {c.tensors}", f"{c.relative:.3g}", f"{c.largest:.3g}") for c in ordered]
+    titles = ("group", "tensors changed", "relative L2 change", "largest change")
+    head, *body = table(titles, iter(rows)).splitlines()
+    yield from (f"  {line}" for line in [head, *cut(body, limit)])
+
+
+def cut(lines: list[str], limit: int) -> list[str]:
+    more = len(lines) - limit
+    return [*lines[:limit], f"  ... and {more:,} more (--limit {len(lines)} shows all)"] if more > 0 else lines
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

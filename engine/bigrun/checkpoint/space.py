@@ -1,0 +1,48 @@
+"""Room on the disk for checkpoints. Torch-free."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from bigrun.errors import NotSavedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["LOW", "free_bytes", "human_bytes", "require_room"]
+
+LOW = 2
+"""Room for fewer checkpoints than this is worth a warning."""
+RESERVE_BYTES = 1 << 20  # the facts, and what a file system needs for itself
+
+
+def free_bytes(directory: Path) -> int:
+    """What an ordinary user may still write where the directory is, or will be."""
+    place = directory
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def require_room(directory: Path, size: int) -> bool:
+    """Whether there is room for two checkpoints of `size` bytes, which a save should find.
+
+    Raises:
+        NotSavedError: there is none for one.
+    """
+    free = free_bytes(directory)
+    if free < size + RESERVE_BYTES:
+        raise NotSavedError(
+            f"{directory}: not saved: a checkpoint takes {human_bytes(size)}, and the disk has {human_bytes(free)} left"
+        )
+    return free >= LOW * size
+
+
+def human_bytes(size: float) -> str:
+    """Three digits and a unit: 5.61 GB, 980 kB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -1,0 +1,123 @@
+"""How the tensors of two safetensors files differ, with the memory of one tensor of each. Imports torch when called."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from bigrun.checkpoint import disk
+from bigrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+__all__ = ["Change", "FileDifference", "compare_tensors", "group_of"]
+
+PIECE = 1 << 22  # elements that are compared at once, in float64
+
+
+@attrs.define
+class Change:
+    """What has become of the tensors of one part of a network."""
+
+    group: str
+    tensors: int = 0
+    changed: int = 0
+    """Those of which any bit differs."""
+    square_before: float = 0.0
+    square_change: float = 0.0
+    largest: float = 0.0
+    """Largest absolute difference of two numbers; NaN where it is of numbers that are not finite."""
+
+    @property
+    def relative(self) -> float:
+        """L2 norm of the difference by that of the first checkpoint, over all tensors of the group."""
+        if self.square_before == 0:
+            return 0.0 if self.square_change == 0 else math.inf
+        return math.sqrt(self.square_change / self.square_before)
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Compare two tensors of one shape and dtype."""
+        import torch
+
+        self.tensors += 1
+        differs = False
+        for x, y in zip(a.reshape(-1).split(PIECE), b.reshape(-1).split(PIECE), strict=True):
+            wide = x.double()
+            self.square_before += float(wide.square().sum())
+            if torch.equal(x.contiguous().view(torch.uint8), y.contiguous().view(torch.uint8)):
+                continue
+            differs = True
+            difference = (y.double() - wide).abs()
+            self.square_change += float(difference.square().sum())
+            largest = float(difference.max())
+            if math.isnan(largest) or largest > self.largest:
+                self.largest = largest
+        self.changed += differs
+
+
+@attrs.frozen
+class FileDifference:
+    """Two files of the same name: which tensors only one has or have another form, and what the others are like."""
+
+    misfits: tuple[str, ...]
+    changes: tuple[Change, ...]
+    """One for each part of the network, changed or not."""
+
+    @property
+    def is_equal(self) -> bool:
+        return not self.misfits and not any(change.changed for change in self.changes)
+
+
+def compare_tensors(a: Path, b: Path, stem: str) -> FileDifference:
+    """Compare two files tensor by tensor.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    with opened(a) as first, opened(b) as second:
+        names, others = sorted(first.keys()), sorted(second.keys())
+        misfits = [f"{name}: only in the first" for name in names if name not in set(others)]
+        misfits += [f"{name}: only in the second" for name in others if name not in set(names)]
+        changes: dict[str, Change] = {}
+        for name in sorted(set(names) & set(others)):
+            before, after = form_of(first, name), form_of(second, name)
+            if before != after:
+                misfits.append(f"{name}: {before} -> {after}")
+                continue
+            group = group_of(stem, name)
+            changes.setdefault(group, Change(group)).add(first.get_tensor(name), second.get_tensor(name))
+    return FileDifference(tuple(misfits), tuple(changes.values()))
+
+
+def opened(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        disk.require_regular(path)
+        return safe_open(path, framework="pt", device="cpu")  # type: ignore[no-untyped-call]
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+
+
+def form_of(file: Any, name: str) -> str:
+    """Dtype and shape without reading the tensor: `F32 [4, 3]`."""
+    part = file.get_slice(name)
+    return f"{part.get_dtype()} {list(part.get_shape())}"
+
+
+def group_of(stem: str, name: str) -> str:
+    """The part of a network that a tensor belongs to: a block, or the module where there is no number in the name.
+
+    Of the optimizer, whose names are `<parameter>/<key>`, each key is a part of its own.
+    """
+    path, _, key = name.rpartition("/") if "." not in name.rpartition("/")[2] else (name.replace("/", "."), "", "")
+    words = (path or key).split(".")
+    numbers = [place for place, word in enumerate(words) if re.fullmatch(r"[0-9]+", word)]
+    words = words[: numbers[0] + 1] if numbers else words[:-1] or words
+    return f"{stem}: {'.'.join(words)}" + (f" {key}" if path and key else "")

@@ -1,0 +1,59 @@
+"""Emergency checkpoints: the state before an update that should not be made, and how the run came there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from bigrun.checkpoint.space import require_room
+from bigrun.checkpoint.store import CheckpointStore
+from bigrun.errors import CheckpointError
+from bigrun.flight import FLIGHT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bigrun.anomaly import Anomaly
+    from bigrun.run import Run
+
+__all__ = ["ANOMALY", "EMERGENCY", "keep_emergency"]
+
+EMERGENCY = "emergency"
+"""Folder of the run directory, a store like `checkpoints`; a run is never resumed from it by itself."""
+ANOMALY = "anomaly"
+"""Name of the diagnosis among the facts of an emergency checkpoint."""
+KEPT = 2
+
+
+def keep_emergency(run: Run, anomaly: Anomaly) -> Path | None:
+    """Save the state before the update, the diagnosis and the flight record; None, and an event, where the disk
+    refuses. The newest two of a run are kept."""
+    from bigrun.state import gather_state
+
+    store = CheckpointStore(run.directory / EMERGENCY, before_publishing=run.checkpoints.before_publishing)
+    state = gather_state(run)
+    facts = {**state.facts, FLIGHT: run.flight.dump(), ANOMALY: as_facts(anomaly)}
+    try:
+        require_room(store.directory, state.bytes)
+        path = store.save(state.step, state.tensors, facts, state.config_toml)
+        for old in store.steps()[:-KEPT]:
+            store.delete(old)
+    except CheckpointError as error:
+        run.event("emergency-failed", f"no emergency checkpoint could be kept: {error}", "error")
+        return None
+    run.event(
+        "emergency-saved",
+        f"the state before the update of step {anomaly.step} is kept: {path}",
+        "warning",
+        path=str(path),
+        anomaly=anomaly.kind,
+    )
+    return path
+
+
+def as_facts(anomaly: Anomaly) -> dict[str, object]:
+    """A diagnosis as JSON, which has neither tuples nor numbers that are not finite."""
+    facts = attrs.asdict(anomaly)
+    evidence = {name: value if isinstance(value, str) else f"{value:.6g}" for name, value in anomaly.evidence.items()}
+    return {**facts, "evidence": evidence, "causes": list(anomaly.causes), "advice": list(anomaly.advice)}

@@ -1,0 +1,72 @@
+"""The flight record: what the last steps were made of, for somebody who has to find out why one went wrong."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from bigrun.metrics import means
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bigrun.data.dataset import Samples
+
+__all__ = ["FLIGHT", "FlightRecorder"]
+
+FLIGHT = "flight"
+"""Name of the record among the facts of an emergency checkpoint."""
+STEPS = 200
+
+
+@attrs.frozen(eq=False)
+class Entry:
+    """One step; its numbers stay where they are until somebody asks."""
+
+    step: int
+    position: int
+    samples: list[Samples]
+    values: list[tuple[str, Tensor | float]]
+
+
+class FlightRecorder:
+    """Keeps the last 200 steps. It holds references only, so that a step costs no transfer."""
+
+    def __init__(self) -> None:
+        self._entries: deque[Entry] = deque(maxlen=STEPS)
+
+    def record(
+        self, step: int, position: int, samples: list[Samples], values: list[tuple[str, Tensor | float]]
+    ) -> None:
+        """Keep a step.
+
+        Args:
+            position: images consumed before it.
+            samples: its micro-batches; of them the numbers of the images are kept.
+            values: its metrics, by name, once for every micro-batch.
+        """
+        self._entries.append(Entry(step, position, [named(s) for s in samples], values))
+
+    def dump(self) -> list[dict[str, Any]]:
+        """One object per step, oldest first, as JSON: `step`, `position`, `images` (epoch and index of each image, by
+        micro-batch), `values` (means over the micro-batches; one that is not finite as a string)."""
+        return [
+            {
+                "step": entry.step,
+                "position": entry.position,
+                "images": [
+                    [list(pair) for pair in zip(s.epochs.tolist(), s.indices.tolist(), strict=True)]
+                    for s in entry.samples
+                ],
+                "values": {k: v if math.isfinite(v) else str(v) for k, v in means(entry.values).items()},
+            }
+            for entry in self._entries
+        ]
+
+
+def named(samples: Samples) -> Samples:
+    """The samples without their pixels."""
+    return attrs.evolve(samples, pixels=samples.pixels[:0], layout=())

@@ -1,0 +1,69 @@
+"""Doing what was answered to an anomaly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bigrun.anomaly import Action, Anomaly, strongest
+from bigrun.emergency import keep_emergency
+from bigrun.errors import TrainingHalted
+from bigrun.rollback import RollBack, refusal, rollback_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bigrun.run import Run
+
+__all__ = ["respond"]
+
+
+def respond(run: Run, answers: Sequence[tuple[Anomaly, Action]]) -> Action:
+    """Say every anomaly with its answer, and do the strongest answer; returns it.
+
+    Raises:
+        RollBack: the run is to go on from an older checkpoint.
+        TrainingHalted: the run ends.
+    """
+    for anomaly, action in answers:
+        say(run, anomaly, action)
+    action = strongest(action for _, action in answers)
+    if action in (Action.WARN, Action.SKIP):
+        return action
+    first = next(anomaly for anomaly, answer in answers if answer is action)
+    if action is Action.ROLL_BACK:
+        go_back_or_halt(run, first)
+    keep_emergency(run, first)
+    if action is Action.HALT:
+        raise TrainingHalted(report(first))
+    return action
+
+
+def say(run: Run, anomaly: Anomaly, action: Action) -> None:
+    run.event(
+        "anomaly",
+        f"step {anomaly.step}: {anomaly.message}",
+        level="warning",
+        **anomaly.evidence,
+        anomaly=anomaly.kind,
+        action=action.value,
+        causes=list(anomaly.causes),
+        advice=list(anomaly.advice),
+    )
+
+
+def go_back_or_halt(run: Run, anomaly: Anomaly) -> None:
+    target = rollback_target(run, anomaly)
+    why_not = refusal(run, target)
+    if why_not is None:
+        assert target is not None
+        raise RollBack(anomaly, target, run.position + run.images_taken)
+    keep_emergency(run, anomaly)
+    raise TrainingHalted(f"{report(anomaly)}\nThe run does not go back: {why_not}.")
+
+
+def report(anomaly: Anomaly) -> str:
+    """What a person needs to know who finds the run halted."""
+    lines = [f"halted at step {anomaly.step}: {anomaly.message}"]
+    lines += [f"  likely cause: {cause}" for cause in anomaly.causes]
+    lines += [f"  try: {advice}" for advice in anomaly.advice]
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""Going back: the run starts again from an older checkpoint, behind the images that it has seen.
+
+A roll back is a resume. The older checkpoint is saved again with the place in the data that the run had reached and
+the note that it went back; the newer ones, which hold what the anomaly has made of the weights, are removed; and the
+session begins anew, as after a kill, with every plugin as the checkpoint has it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bigrun.checkpoint.layout import step_name
+
+if TYPE_CHECKING:
+    from bigrun.anomaly import Anomaly
+    from bigrun.run import Run
+
+__all__ = ["RollBack", "go_back", "refusal", "rollback_target"]
+
+
+class RollBack(Exception):
+    """Ends the loop: the session is to go on from an older checkpoint."""
+
+    def __init__(self, anomaly: Anomaly, target: int, position: int) -> None:
+        """
+        Args:
+            target: step of the checkpoint to go on from.
+            position: images to be counted as consumed there.
+        """
+        super().__init__(f"back to step {target}: {anomaly.message}")
+        self.anomaly = anomaly
+        self.target = target
+        self.position = position
+
+
+def rollback_target(run: Run, anomaly: Anomaly) -> int | None:
+    """The step of the newest verified checkpoint before the anomaly showed; None when there is none."""
+    for _ in run.saver.written(run, wait=True):
+        pass  # one that is being written may be it; it is announced no more
+    onset = anomaly.step if anomaly.onset is None else anomaly.onset
+    return max((step for step in run.checkpoints.verified_steps() if step < onset), default=None)
+
+
+def refusal(run: Run, target: int | None) -> str | None:
+    """Why the run may not go back; None when it may."""
+    section = run.config.run
+    before = run.incidents.rollbacks_within(section.rollback_memory_steps, run.plugins.step)
+    if before >= section.max_rollbacks:
+        return (
+            f"it went back {before} times in the last {section.rollback_memory_steps} steps already "
+            f"(run.max_rollbacks = {section.max_rollbacks}), and the trouble came again: other images do not help"
+        )
+    if target is None:
+        return "there is no verified checkpoint from before it began"
+    return None
+
+
+def go_back(run: Run, rollback: RollBack) -> None:
+    """Make the older checkpoint the newest. A kill in between leaves it as it is, or as it is to be."""
+    store, target = run.checkpoints, rollback.target
+    for step in store.steps():
+        if step > target:
+            store.delete(step)
+    state = store.load_facts(store.path(target), "state")
+    note = {"from_step": rollback.anomaly.step, "to_step": target, "kind": rollback.anomaly.kind}
+    facts = {**state, "position": rollback.position, "rollbacks": [*run.rollbacks, note]}
+    store.amend(target, {"state": facts})
+    run.process.went_back = True
+    run.event(
+        "rolled-back",
+        f"back to {step_name(target)}, behind the {rollback.position - state['position']:,} images seen since",
+        "warning",
+        from_step=rollback.anomaly.step,
+        to_step=target,
+        anomaly=rollback.anomaly.kind,
+        position=rollback.position,
+    )

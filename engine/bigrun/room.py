@@ -1,0 +1,69 @@
+"""Whether the disk has room for the checkpoints of a run, asked before its first step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from bigrun.checkpoint.space import free_bytes, human_bytes
+from bigrun.checkpoint.staging import count_bytes
+from bigrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
+
+__all__ = ["Room", "check_room"]
+
+MOMENTS = 2
+"""Tensors of a parameter's size that AdamW keeps; another optimizer may keep more or fewer."""
+
+
+@attrs.frozen
+class Room:
+    """Room for checkpoints on the disk of the run directory."""
+
+    checkpoint_bytes: int
+    """What one takes, nearly: the networks, frozen ones among them, and two moments."""
+    free_bytes: int
+    wanted: int | None
+    """Checkpoints that the run will save; None for a run without end."""
+
+    @property
+    def count(self) -> int:
+        """Checkpoints for which there is room."""
+        return self.free_bytes // max(self.checkpoint_bytes, 1)
+
+    def line(self, every_steps: int) -> str:
+        """For the header: size, cadence, room."""
+        text = (
+            f"{human_bytes(self.checkpoint_bytes)} each, every {every_steps} steps; "
+            f"{human_bytes(self.free_bytes)} free: room for {self.count:,}"
+        )
+        if self.wanted is None:
+            return f"{text}, and the run has no end"
+        return f"{text} of {self.wanted:,}" + ("" if self.wanted <= self.count else ", so older ones must go meanwhile")
+
+
+def check_room(run: Run) -> Room:
+    """The forecast.
+
+    Raises:
+        UsageError: there is no room for one checkpoint.
+    """
+    every, end = run.config.run.checkpoint_every_steps, run.max_steps
+    wanted = None if end is None else -(-(end - run.step) // every)
+    room = Room(expected_bytes(run), free_bytes(run.checkpoints.directory), wanted)
+    if room.count < 1:
+        raise UsageError(
+            f"{run.directory}: a checkpoint of this run takes about {human_bytes(room.checkpoint_bytes)}, and the disk "
+            f"has {human_bytes(room.free_bytes)} left: make room, or choose another disk with --run-dir"
+        )
+    return room
+
+
+def expected_bytes(run: Run) -> int:
+    parts = [*run.objective.parts().values(), *run.frozen.values()]
+    tensors = [tensor for part in parts for tensor in part.state_dict().values()]
+    trained = [p for group in run.optimizer.param_groups for p in group["params"]]
+    return count_bytes(tensors) + MOMENTS * count_bytes(trained)

@@ -1,0 +1,180 @@
+"""When checkpoints are due, and the one that is being written while training goes on."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from bigrun.checkpoint.space import human_bytes, require_room
+from bigrun.errors import NotSavedError
+
+if TYPE_CHECKING:
+    from bigrun.checkpoint.store import CheckpointStore
+    from bigrun.run import Run
+    from bigrun.state import State
+
+__all__ = ["SaveTimes", "Saver"]
+
+WORTH_SAYING_SECONDS = 0.5
+
+
+@attrs.frozen
+class SaveTimes:
+    """What the newest checkpoint has cost."""
+
+    stall_seconds: float
+    """In which training stood still: to copy the state, and to wait for the save before."""
+    total_seconds: float
+    """From the end of its step to its name in the directory."""
+
+
+@attrs.frozen
+class Pending:
+    """A checkpoint that is being written."""
+
+    step: int
+    began: float
+    stall_seconds: float
+    future: Future[Path]
+
+
+class Saver:
+    """Saves a run's state: on time, on request and at the end; in a thread of its own unless told otherwise.
+
+    A step waits for the copy of the state in host memory, and for the save before it if that is still on. What the
+    thread has done is noticed by the next step: a checkpoint that the disk refused is an event, and the next one is
+    tried when it is due; any other error of the thread is raised there.
+    """
+
+    def __init__(self, every_steps: int, *, background: bool) -> None:
+        self.every_steps = every_steps
+        self.background = background
+        self.times: SaveTimes | None = None
+        """Of the newest checkpoint; None before the first."""
+        self.failures = 0
+        """Saves in a row that the disk has refused."""
+        self._reasons: list[str] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Pending | None = None
+        self._written: list[tuple[int, Path]] = []
+        self._staging: Any = None
+
+    def request(self, reason: str) -> None:
+        """Make a checkpoint due after the step being taken."""
+        self._reasons.append(reason)
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step by cadence or request."""
+        return step % self.every_steps == 0 or bool(self._reasons)
+
+    def save(self, run: Run) -> None:
+        """Begin to save the state after `run.step`; see `written`."""
+        from bigrun.state import gather_state
+
+        began, activity, run.activity = time.perf_counter(), run.activity, "checkpoint"
+        self._reasons.clear()
+        self._settle(run, wait=True)
+        try:
+            state = gather_state(run)
+            self._check_room(run, state.bytes)
+            if self.background:
+                state = self._stage(run, state)
+        except NotSavedError as error:
+            self._failed(run, run.step, error)
+        else:
+            run.incidents.since_checkpoint.clear()
+            stall = time.perf_counter() - began
+            self._pending = Pending(run.step, began, stall, self._thread.submit(publish, run.checkpoints, state))
+            if not self.background:
+                self._settle(run, wait=True)
+        run.activity = activity
+
+    def written(self, run: Run, *, wait: bool = False) -> list[tuple[int, Path]]:
+        """Step and directory of every checkpoint that was published since the last call.
+
+        Args:
+            wait: for the one that is being written.
+        """
+        self._settle(run, wait=wait)
+        written, self._written = self._written, []
+        return written
+
+    def close(self) -> None:
+        """Wait for the thread. What it has published stays; what it could not publish has left no trace."""
+        self._thread.shutdown()
+        self._pending = None
+        if self._staging is not None:
+            self._staging.release()
+
+    def _stage(self, run: Run, state: State) -> State:
+        """The state as it is now, whatever the next steps do to the networks."""
+        from bigrun.checkpoint.staging import Staging
+
+        self._staging = self._staging or Staging()
+        try:
+            return attrs.evolve(state, tensors=self._staging.copy(state.tensors))
+        except MemoryError as error:
+            self.background = False
+            run.event(
+                "checkpoint-in-foreground",
+                f"no memory for a copy of the state ({human_bytes(state.bytes)}): from now on training waits for the "
+                f"disk; run.background_checkpoints = false says so from the start ({error})",
+                "warning",
+            )
+            return state
+
+    def _check_room(self, run: Run, size: int) -> None:
+        if not require_room(run.checkpoints.directory, size):
+            run.event(
+                "disk-space-low",
+                f"{run.checkpoints.directory}: there is room for one more checkpoint of {human_bytes(size)}, not for "
+                "two: make room, or the one after it cannot be saved",
+                "warning",
+                checkpoint_bytes=size,
+            )
+
+    def _settle(self, run: Run, *, wait: bool) -> None:
+        pending = self._pending
+        if pending is None or not (wait or pending.future.done()):
+            return
+        self._pending = None
+        activity, run.activity = run.activity, "checkpoint"
+        waited_since = time.perf_counter()
+        try:
+            path = pending.future.result()
+        except NotSavedError as error:
+            self._failed(run, pending.step, error)
+        else:
+            waited = time.perf_counter() - waited_since
+            self.times = SaveTimes(pending.stall_seconds + waited, time.perf_counter() - pending.began)
+            self.failures = 0
+            run.saved_step = pending.step
+            self._written.append((pending.step, path))
+        finally:
+            run.activity = activity
+
+    def _failed(self, run: Run, step: int, error: NotSavedError) -> None:
+        self.failures += 1
+        if run.saved_step is not None:
+            safe = f"the newest checkpoint is still that of step {run.saved_step}"
+        else:
+            safe = "there is no checkpoint yet"
+        run.event(
+            "checkpoint-failed",
+            f"the checkpoint of step {step} could not be saved ({error}); {safe}; training goes on, and the next one "
+            f"is tried in {self.every_steps - run.step % self.every_steps} steps",
+            "error",
+            failed_step=step,
+            failures_in_a_row=self.failures,
+        )
+
+
+def publish(store: CheckpointStore, state: State) -> Path:
+    """Write a state, and look meanwhile at the older checkpoints, which whoever removes some has to know whole."""
+    path = store.save(state.step, state.tensors, state.facts, state.config_toml)
+    store.verified_steps()
+    return path
