@@ -1,0 +1,235 @@
+"""What a run does about an anomaly: warn, skip, save, roll back, halt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bigrun import hookimpl
+from bigrun.anomaly import Action, Anomaly, strongest
+from bigrun.checkpoint.store import CheckpointStore
+from bigrun.errors import ExitCode, TrainingHalted
+from bigrun.testing.runner import Runner, RunResult
+
+
+class Doctor:
+    """Reports an anomaly at chosen steps, in a chosen hook, and answers it."""
+
+    def __init__(self, action: Action, at: set[int], hook: str = "before_update", onset: int | None = None) -> None:
+        self.action, self.at, self.hook, self.onset = action, at, hook, onset
+        self.updated: list[int] = []
+        self.positions: dict[int, list[int]] = {}
+
+    def report(self, run: Any, step: int, hook: str) -> None:
+        if hook == self.hook and step in self.at:
+            causes, advice = ("a cause",), ("an advice",)
+            run.report_anomaly(Anomaly("test", step, "ill", {"number": 1.5}, causes, advice, self.onset))
+
+    @hookimpl
+    def before_update(self, run: Any, step: int) -> None:
+        self.report(run, step, "before_update")
+
+    @hookimpl
+    def on_metrics(self, run: Any, step: int) -> None:
+        self.report(run, step, "on_metrics")
+
+    @hookimpl
+    def after_update(self, step: int) -> None:
+        self.updated.append(step)
+
+    @hookimpl(tryfirst=True)
+    def on_anomaly(self, anomaly: Anomaly) -> Action | None:
+        return self.action if anomaly.kind == "test" else None
+
+    @hookimpl
+    def before_step(self, run: Any, step: int) -> None:
+        self.positions.setdefault(step, []).append(run.position)
+
+
+class Once(Doctor):
+    """Is silent from the second time on that a step is taken: the trouble was in the images."""
+
+    def report(self, run: Any, step: int, hook: str) -> None:
+        if len(self.positions[step]) == 1:
+            super().report(run, step, hook)
+
+
+def events(result: RunResult, kind: str) -> list[Any]:
+    return [event for event in result.events if event.kind == kind]
+
+
+def equal(a: RunResult, b: RunResult) -> bool:
+    return a.parameters.keys() == b.parameters.keys() and all(
+        torch.equal(a.parameters[name], b.parameters[name]) for name in a.parameters
+    )
+
+
+def test_the_strongest_answer_counts() -> None:
+    assert strongest([Action.SKIP, Action.HALT, Action.WARN]) is Action.HALT
+    assert strongest([]) is Action.WARN
+    assert [action.value for action in Action] == ["warn", "skip", "save", "roll-back", "halt"]
+
+
+@pytest.mark.parametrize("hook", ["before_update", "on_metrics"])
+def test_a_warning_changes_nothing_but_the_story(bigrunner: Runner, hook: str) -> None:
+    plain = bigrunner.run(steps=3)
+    doctor = Doctor(Action.WARN, {2}, hook)
+    warned = bigrunner.run(steps=3, companions=[doctor])
+    warned.assert_finished()
+    assert equal(plain, warned)
+    assert doctor.updated == [1, 2, 3]
+    (event,) = events(warned, "anomaly")
+    assert event.facts == {
+        "number": 1.5, "anomaly": "test", "action": "warn", "causes": ["a cause"], "advice": ["an advice"],
+    }  # fmt: skip
+
+
+def test_a_checkpoint_knows_what_happened_since_the_one_before(bigrunner: Runner) -> None:
+    result = bigrunner.run(steps=4, companions=[Doctor(Action.WARN, {2}, "on_metrics")])
+    assert result.run is not None
+    store = result.run.checkpoints
+    anomalies = {step: store.load_facts(store.path(step), "state")["anomalies"] for step in store.steps()}
+    assert anomalies == {1: [], 2: ["test"], 3: [], 4: []}
+
+
+def test_a_skipped_step_updates_nothing(bigrunner: Runner) -> None:
+    doctor = Doctor(Action.SKIP, {2})
+    result = bigrunner.run(steps=3, companions=[doctor])
+    result.assert_finished()
+    assert doctor.updated == [1, 3]
+    assert len(result.losses) == 2
+
+
+def test_an_emergency_checkpoint_holds_the_state_before_the_update(bigrunner: Runner) -> None:
+    result = bigrunner.run(steps=4, companions=[Doctor(Action.SAVE, {3})])
+    result.assert_finished()
+    store = CheckpointStore(result.directory / "emergency")
+    assert store.verified_steps() == [2]
+    path, before = store.path(2), result.directory / "checkpoints" / "step-00000002"
+    for part in ("student", "teacher", "optimizer"):
+        kept, saved = store.load_tensors(path, part), store.load_tensors(before, part)
+        assert all(torch.equal(kept[name], saved[name]) for name in saved)
+    state, old = store.load_facts(path, "state"), store.load_facts(before, "state")
+    assert (state["step"], state["position"]) == (old["step"], old["position"]) == (2, 8)
+    assert store.load_facts(path, "anomaly")["message"] == "ill"
+
+
+def test_the_flight_record_names_the_images_and_numbers_of_every_step(bigrunner: Runner) -> None:
+    result = bigrunner.run(steps=4, accumulate=2, companions=[Doctor(Action.SAVE, {3})])
+    store = CheckpointStore(result.directory / "emergency")
+    flight = store.load_facts(store.path(2), "flight")
+    assert [entry["step"] for entry in flight] == [1, 2, 3]
+    assert [entry["position"] for entry in flight] == [0, 4, 8]
+    assert [[len(micro) for micro in entry["images"]] for entry in flight] == [[2, 2]] * 3
+    seen = [tuple(image) for entry in flight for micro in entry["images"] for image in micro]
+    assert sorted(seen) == [(0, index) for index in range(12)]  # three steps of four: the first epoch
+    assert {"loss", "grad_norm", "learning_rate", "teacher_temperature"} <= flight[-1]["values"].keys()
+    assert flight[0]["values"]["loss"] == pytest.approx(result.losses[0], abs=0)
+
+
+def test_at_most_two_emergency_checkpoints_stay(bigrunner: Runner) -> None:
+    result = bigrunner.run(steps=6, companions=[Doctor(Action.SAVE, {2, 4, 5})])
+    assert CheckpointStore(result.directory / "emergency").steps() == [3, 4]
+
+
+@pytest.mark.parametrize(("hook", "kept"), [("before_update", 2), ("on_metrics", 3)])
+def test_a_halt_keeps_the_state_and_says_what_to_do(bigrunner: Runner, hook: str, kept: int) -> None:
+    result = bigrunner.run(steps=5, companions=[Doctor(Action.HALT, {3}, hook)])
+    assert isinstance(result.error, TrainingHalted)
+    assert result.exit_code == ExitCode.HALTED
+    assert "halted at step 3: ill" in str(result.error)
+    assert "likely cause: a cause" in str(result.error)
+    assert "try: an advice" in str(result.error)
+    assert CheckpointStore(result.directory / "emergency").steps() == [kept]
+    assert result.checkpoints == [1, 2]
+
+
+def test_a_roll_back_goes_on_from_before_the_onset_and_behind_the_images(bigrunner: Runner) -> None:
+    doctor = Once(Action.ROLL_BACK, {4}, onset=3)
+    result = bigrunner.run(steps=6, companions=[doctor])
+    result.assert_finished()
+    # Steps 1 to 4 have taken 16 images; step 3 is taken again, with the seventeenth.
+    assert doctor.positions == {1: [0], 2: [4], 3: [8, 16], 4: [12, 20], 5: [24], 6: [28]}
+    (event,) = events(result, "rolled-back")
+    assert event.facts == {"from_step": 4, "to_step": 2, "anomaly": "test", "position": 16}
+    assert result.run is not None
+    assert result.run.rollbacks == [{"from_step": 4, "to_step": 2, "kind": "test"}]
+    assert result.checkpoints == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_went_back_continues_exactly(bigrunner: Runner) -> None:
+    straight = bigrunner.run(steps=6, companions=[Once(Action.ROLL_BACK, {4}, onset=3)])
+    resumed = bigrunner.resume(straight, at_step=4)
+    assert equal(straight, resumed)
+    assert resumed.run is not None
+    assert resumed.run.rollbacks == [{"from_step": 4, "to_step": 2, "kind": "test"}]
+
+
+def test_metric_rows_of_the_steps_that_were_taken_back_are_gone(bigrunner: Runner) -> None:
+    result = bigrunner.run("metrics-log", steps=6, companions=[Once(Action.ROLL_BACK, {4}, onset=3)])
+    rows = [json.loads(line) for line in (result.directory / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_after_three_roll_backs_the_run_halts(bigrunner: Runner) -> None:
+    doctor = Doctor(Action.ROLL_BACK, {4}, onset=4)
+    result = bigrunner.run(steps=6, companions=[doctor])
+    assert isinstance(result.error, TrainingHalted)
+    assert "went back 3 times" in str(result.error)
+    assert [len(doctor.positions[step]) for step in (3, 4)] == [1, 4]
+    assert doctor.positions[4] == [12, 16, 20, 24]  # other images every time
+    assert 5 not in doctor.positions
+
+
+def test_old_roll_backs_are_forgotten(bigrunner: Runner) -> None:
+    doctor = Once(Action.ROLL_BACK, {3, 6}, onset=None)
+    short = {"max_rollbacks": 1, "rollback_memory_steps": 2}
+    result = bigrunner.run(steps=7, companions=[doctor], run=short)
+    result.assert_finished()
+    assert len(events(result, "rolled-back")) == 2
+    halted = bigrunner.run(steps=7, companions=[Once(Action.ROLL_BACK, {3, 4})], run=short)
+    assert isinstance(halted.error, TrainingHalted)
+
+
+def test_without_a_checkpoint_before_the_onset_a_roll_back_halts(bigrunner: Runner) -> None:
+    result = bigrunner.run(steps=6, companions=[Doctor(Action.ROLL_BACK, {4}, onset=1)])
+    assert isinstance(result.error, TrainingHalted)
+    assert "no verified checkpoint from before it began" in str(result.error)
+    assert result.checkpoints == [1, 2, 3]
+
+
+def test_a_damaged_checkpoint_is_no_aim_of_a_roll_back(bigrunner: Runner, tmp_path: Path) -> None:
+    class Damaging(Once):
+        def report(self, run: Any, step: int, hook: str) -> None:
+            if step in self.at and len(self.positions[step]) == 1:
+                path = run.checkpoints.path(2) / "student.safetensors"
+                data = bytearray(path.read_bytes())
+                data[-1] ^= 1
+                path.write_bytes(data)
+                run.checkpoints = CheckpointStore(run.checkpoints.directory)  # a process that has not read it yet
+            super().report(run, step, hook)
+
+    result = bigrunner.run(steps=5, companions=[Damaging(Action.ROLL_BACK, {4}, onset=3)])
+    result.assert_finished()
+    (event,) = events(result, "rolled-back")
+    assert event.facts["to_step"] == 1
+
+
+def test_what_is_not_finite_reaches_no_weight_whatever_is_answered(bigrunner: Runner) -> None:
+    class Careless:
+        @hookimpl
+        def loss_terms(self, step: int) -> dict[str, torch.Tensor]:
+            return {"bad": torch.tensor(float("nan"))} if step == 2 else {}
+
+        @hookimpl(tryfirst=True)
+        def on_anomaly(self) -> Action:
+            return Action.WARN
+
+    result = bigrunner.run(steps=3, companions=[Careless()])
+    result.assert_finished()
+    assert all(torch.isfinite(tensor).all() for tensor in result.parameters.values())
+    assert len(result.losses) == 2
