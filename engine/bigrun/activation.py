@@ -10,6 +10,7 @@ from bigrun.defaults import Defaults
 from bigrun.entry_points import load_classes
 from bigrun.errors import BigrunError, PluginError
 from bigrun.plugins import Plugins
+from bigrun.redaction import redact_error
 from bigrun.values import Problem
 
 __all__ = ["activate"]
@@ -38,7 +39,11 @@ def activate(document: Document, companions: Mapping[str, Any] | None = None) ->
     plugins = Plugins()
     plugins.manager.register(Defaults(), "engine")
     for name, cls in classes.items():
-        plugins.activate(name, create(name, cls, config.plugins[name]))
+        try:
+            plugins.activate(name, create(name, cls, config.plugins[name]))
+        except BigrunError as error:
+            redact_error(error, config.redactor())
+            raise
     for name, companion in (companions or {}).items():
         plugins.manager.register(companion, name)
     plugins.hook.configure_hooks(plugins=plugins)

@@ -81,8 +81,7 @@ def check_preset(document: Document) -> Iterator[str]:
             build_objective(run, fresh=True)
         yield f"{document.source}: valid"
         yield f"plugins      {', '.join(plugins.active) or 'none'}"
-        yield from plan(run)
-        yield from plugin_lines(run)
+        yield from map(config.redactor().text, [*plan(run), *plugin_lines(run)])
         if images.missing:
             yield "warning      data.path: no images are named yet; a run needs --set data.path=/folder"
     finally:

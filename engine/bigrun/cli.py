@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from bigrun.checkpoints_cli import checkpoints
+from bigrun.replay.command import replay
 from bigrun.version import __version__
 
 __all__ = ["main"]
@@ -23,11 +25,12 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from bigrun.errors import BigrunError
+        from bigrun.terminal import say
 
         try:
             return super().invoke(ctx)
         except BigrunError as error:
-            click.echo(f"error: {error}", err=True)
+            say(f"error: {error}", error=True)
             ctx.exit(int(error.exit_code))
         except KeyboardInterrupt:  # before the run listens to signals
             click.echo("interrupted before the run began", err=True)
@@ -84,7 +87,7 @@ def main() -> None:
     PRESET is the name of a shipped preset (see `bigrun presets`) or the path of a TOML file.
     """
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # --plugin my_module:MyPlugin finds my_module.py here
+        sys.path.append(str(Path.cwd()))  # --plugin my_module:MyPlugin finds my_module.py here; last: no torch.py does
 
 
 @main.command()
@@ -102,26 +105,61 @@ def main() -> None:
 @click.option(
     "--drop-plugin", "drop_plugins", multiple=True, metavar="NAME", help="Resume without a plugin's saved state."
 )
+@click.option(
+    "--allow-change",
+    "allowed_changes",
+    multiple=True,
+    metavar="KEY",
+    help="Resume although this option, which a resumed run has to keep, is another now: --allow-change data.path.",
+)
+@click.option(
+    "--supervise", is_flag=True, help="Start the run again from its newest checkpoint when it crashed or hung."
+)
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="With --supervise: give up after so many restarts without a newer checkpoint.  [default: 3]",
+)
+@click.pass_context
 def run(
+    ctx: click.Context,
+    /,
     preset: str,
     run_dir: Path | None,
     fresh: bool,
     source: Path | None,
     max_hours: float | None,
     drop_plugins: tuple[str, ...],
+    allowed_changes: tuple[str, ...],
+    supervise: bool,
+    max_restarts: int | None,
     **overrides: Any,
 ) -> None:
     """Train; continues from the newest checkpoint of the run directory if there is one."""
     from bigrun.config import read_preset
     from bigrun.output import Output
-    from bigrun.session import run_training
 
     if max_hours is not None:
         overrides["sets"] += (f"run.max_hours={max_hours}",)
     document = read_preset(preset, **overrides)
+    if supervise:
+        from bigrun.supervisor.supervise import Supervisor
+
+        sys.exit(Supervisor(ctx, document).run())
+    if max_restarts is not None:
+        raise click.UsageError("--max-restarts has no effect without --supervise")
+    from bigrun.session import run_training
+
     output = Output(fresh=fresh)
     finished, code = run_training(
-        document, run_dir, fresh=fresh, drop_plugins=drop_plugins, source=source, companions={"output": output}
+        document,
+        run_dir,
+        fresh=fresh,
+        drop_plugins=drop_plugins,
+        allowed_changes=allowed_changes,
+        source=source,
+        companions={"output": output} | (ctx.obj or {}),
     )
     output.conclude(finished)
     sys.exit(int(code))
@@ -133,9 +171,10 @@ def check(preset: str, **overrides: Any) -> None:
     """Validate a preset without training, and say what the run would be."""
     from bigrun.check import check_preset
     from bigrun.config import read_preset
+    from bigrun.terminal import say
 
     for line in check_preset(read_preset(preset, **overrides)):
-        click.echo(line)
+        say(line)
 
 
 @main.command()
@@ -157,8 +196,9 @@ def export(checkpoint: Path, target: str, out: Path | None, require_verified: bo
     CHECKPOINT is a checkpoint's directory, or a run directory for its newest verified checkpoint.
     """
     from bigrun.export.export import export_checkpoint
+    from bigrun.terminal import say
 
-    export_checkpoint(checkpoint, target, out, require_verified=require_verified, say=click.echo)
+    export_checkpoint(checkpoint, target, out, require_verified=require_verified, say=say)
 
 
 @main.command()
@@ -198,3 +238,7 @@ def completion(shell: str) -> None:
     assert cls is not None
     with contextlib.suppress(BrokenPipeError):
         click.echo(cls(main, {}, "bigrun", "_BIGRUN_COMPLETE").source())
+
+
+main.add_command(checkpoints)
+main.add_command(replay)

@@ -20,6 +20,7 @@ import tomli_w
 
 from bigrun.architectures import from_architecture
 from bigrun.errors import ConfigError, UsageError
+from bigrun.redaction import Redactor, find_redacted, secrets_of
 from bigrun.rules import Choice, EngineConfig, choose, cross_problems, warnings
 from bigrun.values import Problem, did_you_mean, show, structure, unstructure
 
@@ -55,8 +56,22 @@ class Config(EngineConfig):
         tables = {name: unstructure(getattr(self, name)) for name in names}
         return tables | {"plugins": {n: unstructure(c) if c is not None else {} for n, c in self.plugins.items()}}
 
+    def redactor(self) -> Redactor:
+        """Takes this configuration's secrets, and those of the environment, out of what is written or printed."""
+        return Redactor.of_environment(secrets_of(self))
+
+    def public_tables(self) -> dict[str, Any]:
+        """`tables` without secrets."""
+        redactor, tables = self.redactor(), self.tables()
+        public = {
+            name: redactor.table(table, getattr(self, name)) for name, table in tables.items() if name != "plugins"
+        }
+        plugins = tables["plugins"].items()
+        return public | {"plugins": {n: redactor.table(t, c) if (c := self.plugins[n]) else {} for n, t in plugins}}
+
     def to_toml(self) -> str:
-        return tomli_w.dumps(self.tables())
+        """What a run writes down of its configuration: a preset of the same run, but for its secrets."""
+        return tomli_w.dumps(self.public_tables())
 
 
 def shipped_presets() -> dict[str, Traversable]:
@@ -187,6 +202,7 @@ def build_config(
             problems.append((name, f"has no effect: plugin {replaced[name]} replaces it; remove the table"))
         parts[name] = structure(tables.get(name, {}), cls, name, problems)
     plugins = _plugin_tables(document, plugin_configs, problems)
+    problems += find_redacted(document.tables)
     if problems:
         raise ConfigError(document.source, problems)
     chosen, choices = choose(EngineConfig(**parts))

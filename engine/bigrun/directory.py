@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from bigrun.checkpoint.layout import CONFIG
-from bigrun.config import Config
+from bigrun.config import Config, Document
 from bigrun.errors import RunDirectoryError
+from bigrun.links import refuse_links
 from bigrun.lock import LOCK
 
 __all__ = [
@@ -20,7 +21,7 @@ __all__ = [
 ]
 
 
-def choose_directory(config: Config, directory: Path | None, *, fresh: bool) -> Path:
+def choose_directory(config: Config | Document, directory: Path | None, *, fresh: bool) -> Path:
     """The run directory: as asked, or `runs/<preset>`; with `fresh` the first of name, name-2, ... that is free."""
     wish = directory or Path("runs") / config.name
     if not fresh or not wish.exists():
@@ -35,7 +36,8 @@ def check_directory(directory: Path) -> None:
     """Accept a directory that does not exist, is empty or holds a run; nothing is written.
 
     Raises:
-        RunDirectoryError: it is a file, holds something that no run has made, or cannot be read.
+        RunDirectoryError: it is a file, holds something that no run has made or links that lead out of it, or cannot
+            be read.
     """
     try:
         if directory.exists() and not directory.is_dir():
@@ -45,6 +47,8 @@ def check_directory(directory: Path) -> None:
             raise RunDirectoryError(
                 f"{directory} holds files but no run (there is no {CONFIG}): choose another with --run-dir"
             )
+        if others:
+            refuse_links(directory)
     except OSError as error:
         raise unusable(directory, error) from None
 
@@ -80,7 +84,11 @@ def replace_file(path: Path, contents: bytes) -> None:
     """
     beside = path.with_name(f".{path.name}.new")
     try:
-        beside.write_bytes(contents)
+        beside.unlink(missing_ok=True)  # of a killed process
+        with beside.open("xb") as file:  # a new file: a link in its place is not followed
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(beside, path)  # noqa: PTH105 - one atomic rename
     except OSError as error:
         raise unusable(path.parent, error) from None

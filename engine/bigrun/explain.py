@@ -10,6 +10,7 @@ import attrs
 
 from bigrun.errors import UsageError
 from bigrun.options import describe_check, describe_unit
+from bigrun.redaction import is_secret
 from bigrun.rules import EngineConfig
 from bigrun.values import did_you_mean, type_name
 
@@ -98,6 +99,8 @@ def explain_key(key: str, preset: str | None = None) -> Iterator[str]:
         yield f"  refused where it has no effect: {field.metadata['otherwise']}"
     if field.metadata.get("fixed"):
         yield "  a resumed run must keep it"
+    if is_secret(field):
+        yield "  a secret: its value is neither written nor printed"
     if preset is not None:
         yield f"  {preset}  {_value_in(preset, path, name)}"
 
@@ -120,7 +123,7 @@ def _value_in(preset: str, path: str, name: str) -> str:
     from bigrun.config import read_preset
 
     config, _ = activate(read_preset(preset))
-    tables = config.tables()
+    tables = config.public_tables()
     if path in config.replaced:
         return f"without effect here: plugin {config.replaced[path]} replaces [{path}]"
     table = tables["plugins"].get(path.removeprefix("plugins.")) if path.startswith("plugins.") else tables[path]

@@ -80,6 +80,7 @@ def option(
     fixed: bool = False,
     effective: Callable[[Any], bool] | None = None,
     otherwise: str = "",
+    secret: bool | None = None,
 ) -> Any:
     """Declare one option of a section or of a plugin's `Config` (an attrs field).
 
@@ -93,6 +94,8 @@ def option(
         effective: given the finished section, tells whether the option has any effect. An option that is set
             although it has none is refused, so that nobody believes in a dead option.
         otherwise: why it has no effect, for that message.
+        secret: True for a password, a token, ...: its value is neither written nor printed, and a resumed run may have
+            another one. None: its name decides (`redaction.py`); False for a harmless option of such a name.
     """
     metadata = {
         "help": help,
@@ -101,6 +104,7 @@ def option(
         "fixed": fixed,
         "effective": effective,
         "otherwise": otherwise,
+        "secret": secret,
     }
     if isinstance(default, list | dict | set):
         raise TypeError("an option's default must be immutable: use a tuple")

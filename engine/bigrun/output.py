@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from bigrun.markers import hookimpl
+from bigrun.terminal import say
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -24,21 +23,21 @@ class Output:
     @hookimpl(tryfirst=True)
     def on_start(self, run: Run) -> None:
         self.first_step = run.step
+        redactor = run.config.redactor()
         for line in run.header:
-            click.echo(line)
+            say(redactor.text(line))
 
     def conclude(self, run: Run) -> None:
         """Say how the run ended, where its state is and how to go on."""
         if run.finished and run.step == self.first_step:
-            click.echo(f"this run is already finished at step {run.step}; --fresh starts another beside it")
+            say(f"this run is already finished at step {run.step}; --fresh starts another beside it")
         elif run.finished:
-            click.echo(f"finished: {run.step} optimizer steps, {run.position:,} images")
+            say(f"finished: {run.step} optimizer steps, {run.position:,} images")
         else:
             how = f"--run-dir {run.directory} in place of --fresh" if self.fresh else "the same command"
-            click.echo(f"stopped after step {run.step} ({run.stop_reason}); {how} continues")
+            say(f"stopped after step {run.step} ({run.stop_reason}); {how} continues")
         if run.saved_step is not None:
-            click.echo(f"checkpoint: {run.checkpoints.path(run.saved_step)}")
+            say(f"checkpoint: {run.checkpoints.path(run.saved_step)}")
         for failure in run.plugins.failures.values():
-            click.echo(
-                f"quarantined: {failure.plugin} failed in {failure.hook} at step {failure.step}: {failure.error}"
-            )
+            error = run.config.redactor().text(failure.error)
+            say(f"quarantined: {failure.plugin} failed in {failure.hook} at step {failure.step}: {error}")

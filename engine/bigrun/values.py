@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import attrs
 import cattrs
 
+from bigrun.redaction import is_secret
+
 __all__ = ["Problem", "as_lists", "did_you_mean", "show", "structure", "type_name", "unstructure"]
 
 Problem = tuple[str, str]
@@ -182,12 +184,13 @@ def _value(value: Any, kind: Any, field: attrs.Attribute[Any], path: str, proble
     try:
         result = CONVERTER.structure(value, kind)
     except Exception as error:
-        problems.append((path, str(error) or f"expected {type_name(kind)}, got {show(value)}"))
+        text = str(error) or f"expected {type_name(kind)}, got {show(value)}"
+        problems.append((path, f"expected {type_name(kind)}, got something else" if is_secret(field) else text))
         return None
     check = field.metadata.get("check")
     wrong = check(result) if check and result is not None else None
     if wrong:
-        problems.append((path, wrong))
+        problems.append((path, "is not what it may be" if is_secret(field) else wrong))
     return result
 
 
