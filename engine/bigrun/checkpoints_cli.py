@@ -70,9 +70,9 @@ def row(entry: Entry, metrics: tuple[str, ...]) -> tuple[str, ...]:
 
 @checkpoints.command()
 @RUN
-@click.argument("steps", type=int, nargs=-1)
+@click.argument("steps", type=int, nargs=-1, metavar="[STEP]...")
 def verify(run: Path, steps: tuple[int, ...]) -> None:
-    """Read every byte of all checkpoints, or of those of STEPS, and compare it with its hash.
+    """Read every byte of all checkpoints, or of those of each STEP, and compare it with its hash.
 
     RUN may also be the directory of one checkpoint. The exit code is 1 if one is damaged.
     """
@@ -92,7 +92,9 @@ def verify(run: Path, steps: tuple[int, ...]) -> None:
 
 @checkpoints.command()
 @click.argument("places", nargs=-1, required=True, metavar="A B | RUN STEP STEP")
-@click.option("--limit", type=click.IntRange(min=1), default=10, help="So many lines of each kind.  [default: 10]")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=10, metavar="N", help="So many lines of each kind.  [default: 10]"
+)
 def diff(places: tuple[str, ...], limit: int) -> None:
     """Compare two checkpoints: configuration, facts and tensors.
 
@@ -125,7 +127,9 @@ def two_checkpoints(places: tuple[str, ...]) -> tuple[Path, Path]:
 @click.option("--keep-every", type=click.IntRange(min=1), metavar="N", help="Those of every N steps stay.")
 @click.option("--keep", "keep", type=int, multiple=True, metavar="STEP", help="The one of this step stays.")
 @click.option(
-    "--keep-healthy/--no-keep-healthy", default=True, help="The last one before which no anomaly was reported stays."
+    "--keep-healthy/--no-keep-healthy",
+    default=True,
+    help="The last one before which no anomaly was reported stays; so it does unless --no-keep-healthy is given.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go, and why the others stay.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -138,7 +142,7 @@ def prune(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Remove old checkpoints of a run that is not in use.
+    """Remove old checkpoints of a run that is not in use, after a question.
 
     Only verified checkpoints count, and only they go; the newest two stay in any case.
     """

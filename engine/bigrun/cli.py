@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from bigrun.checkpoints_cli import checkpoints
+from bigrun.command_options import complete_preset, preset_options
+from bigrun.drill.command import drill
 from bigrun.replay.command import replay
 from bigrun.version import __version__
 
 __all__ = ["main"]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 class Commands(click.Group):
     """Turns bigrun's errors into one message and an exit code; anything else is a bug and keeps its traceback."""
@@ -35,48 +33,6 @@ class Commands(click.Group):
         except KeyboardInterrupt:  # before the run listens to signals
             click.echo("interrupted before the run began", err=True)
             ctx.exit(128 + signal.SIGINT)
-
-
-def complete_preset(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    from click.shell_completion import CompletionItem
-
-    from bigrun.config import shipped_presets
-
-    names = [CompletionItem(name) for name in shipped_presets() if name.startswith(incomplete)]
-    return names or [CompletionItem(incomplete, type="file")]
-
-
-def complete_plugin(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from bigrun.entry_points import installed
-
-    return [name for name in installed() if name.startswith(incomplete)]
-
-
-def preset_options(command: F) -> F:
-    """PRESET and its overrides, the same for every command that reads one."""
-    for decorate in (
-        click.option(
-            "--no-plugin", "no_plugins", multiple=True, metavar="NAME", help="Switch a plugin of the preset off."
-        ),
-        click.option(
-            "--plugin",
-            "plugins",
-            multiple=True,
-            metavar="NAME",
-            shell_complete=complete_plugin,
-            help="Switch a plugin on: an installed name, or module:Class.",
-        ),
-        click.option(
-            "--set",
-            "sets",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Override an option with a TOML value: --set run.max_steps=100.",
-        ),
-        click.argument("preset", shell_complete=complete_preset),
-    ):
-        command = decorate(command)
-    return command
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -241,4 +197,5 @@ def completion(shell: str) -> None:
 
 
 main.add_command(checkpoints)
+main.add_command(drill)
 main.add_command(replay)

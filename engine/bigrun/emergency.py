@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from bigrun.checkpoint.layout import EMERGENCY
 from bigrun.checkpoint.space import require_room
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.errors import CheckpointError
@@ -17,10 +18,8 @@ if TYPE_CHECKING:
     from bigrun.anomaly import Anomaly
     from bigrun.run import Run
 
-__all__ = ["ANOMALY", "EMERGENCY", "keep_emergency"]
+__all__ = ["ANOMALY", "keep_emergency"]
 
-EMERGENCY = "emergency"
-"""Folder of the run directory, a store like `checkpoints`; a run is never resumed from it by itself."""
 ANOMALY = "anomaly"
 """Name of the diagnosis among the facts of an emergency checkpoint."""
 KEPT = 2

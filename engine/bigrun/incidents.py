@@ -20,6 +20,8 @@ class Incidents:
         """Not answered yet."""
         self.since_checkpoint: list[str] = []
         """Kinds reported since the newest checkpoint; one saved while there is none is healthy."""
+        self.onset: int | None = None
+        """First step in which one of these showed, or of those just before them."""
         self.skipped_in_a_row = 0
         self.rollbacks: list[dict[str, Any]] = []
         """`from_step`, `to_step` and `kind` of every roll back, in order."""
@@ -28,6 +30,20 @@ class Incidents:
         self.reported.append(anomaly)
         if anomaly.kind not in self.since_checkpoint:
             self.since_checkpoint.append(anomaly.kind)
+        onset = anomaly.step if anomaly.onset is None else anomaly.onset
+        self.onset = onset if self.onset is None else min(self.onset, onset)
+
+    def begin_interval(self) -> list[str]:
+        """A checkpoint says what was reported until now; returns the kinds. The onset stays while the trouble does."""
+        reported, self.since_checkpoint = self.since_checkpoint, []
+        if not reported:
+            self.onset = None
+        return reported
+
+    def give_back(self, reported: list[str]) -> None:
+        """The checkpoint that was to say this has not come to be."""
+        since = self.since_checkpoint
+        since[:0] = [kind for kind in reported if kind not in since]
 
     def take(self) -> list[Anomaly]:
         """What was reported, which is answered with that."""
@@ -42,6 +58,7 @@ class Incidents:
         """What a checkpoint says of them: see `restore`."""
         return {
             "anomalies": list(self.since_checkpoint),
+            "anomaly_onset": self.onset,
             "rollbacks": list(self.rollbacks),
             "skipped_in_a_row": self.skipped_in_a_row,
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bigrun.anomaly import Action, Anomaly, strongest
-from bigrun.emergency import keep_emergency
 from bigrun.errors import TrainingHalted
 from bigrun.rollback import RollBack, refusal, rollback_target
 
@@ -32,7 +31,7 @@ def respond(run: Run, answers: Sequence[tuple[Anomaly, Action]]) -> Action:
     first = next(anomaly for anomaly, answer in answers if answer is action)
     if action is Action.ROLL_BACK:
         go_back_or_halt(run, first)
-    keep_emergency(run, first)
+    keep(run, first)
     if action is Action.HALT:
         raise TrainingHalted(report(first))
     return action
@@ -57,8 +56,14 @@ def go_back_or_halt(run: Run, anomaly: Anomaly) -> None:
     if why_not is None:
         assert target is not None
         raise RollBack(anomaly, target, run.position + run.images_taken)
-    keep_emergency(run, anomaly)
+    keep(run, anomaly)
     raise TrainingHalted(f"{report(anomaly)}\nThe run does not go back: {why_not}.")
+
+
+def keep(run: Run, anomaly: Anomaly) -> None:
+    from bigrun.emergency import keep_emergency
+
+    keep_emergency(run, anomaly)
 
 
 def report(anomaly: Anomaly) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from bigrun.checkpoint.space import free_bytes, human_bytes
+from bigrun.checkpoint.space import RESERVE_BYTES, free_bytes, human_bytes
 from bigrun.checkpoint.staging import count_bytes
 from bigrun.errors import UsageError
 
@@ -32,7 +32,7 @@ class Room:
     @property
     def count(self) -> int:
         """Checkpoints for which there is room."""
-        return self.free_bytes // max(self.checkpoint_bytes, 1)
+        return max(self.free_bytes - RESERVE_BYTES, 0) // max(self.checkpoint_bytes, 1)
 
     def line(self, every_steps: int) -> str:
         """For the header: size, cadence, room."""
@@ -49,11 +49,14 @@ def check_room(run: Run) -> Room:
     """The forecast.
 
     Raises:
-        UsageError: there is no room for one checkpoint.
+        UsageError: there is no room for one checkpoint, or the disk does not say.
     """
     every, end = run.config.run.checkpoint_every_steps, run.max_steps
     wanted = None if end is None else -(-(end - run.step) // every)
-    room = Room(expected_bytes(run), free_bytes(run.checkpoints.directory), wanted)
+    try:
+        room = Room(expected_bytes(run), free_bytes(run.checkpoints.directory), wanted)
+    except OSError as error:
+        raise UsageError(f"{run.directory}: cannot be a run directory ({error.strerror}): see --run-dir") from None
     if room.count < 1:
         raise UsageError(
             f"{run.directory}: a checkpoint of this run takes about {human_bytes(room.checkpoint_bytes)}, and the disk "

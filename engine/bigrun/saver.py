@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from bigrun.checkpoint.space import human_bytes, require_room
+from bigrun.checkpoint.space import free_bytes, human_bytes, require_room
 from bigrun.errors import NotSavedError
 
 if TYPE_CHECKING:
@@ -39,7 +41,11 @@ class Pending:
     step: int
     began: float
     stall_seconds: float
-    future: Future[Path]
+    bytes: int
+    anomalies: list[str]
+    """What it says was reported since the one before."""
+    future: Future[tuple[Path, float]]
+    """Its directory, and when it had its name."""
 
 
 class Saver:
@@ -58,6 +64,7 @@ class Saver:
         self.failures = 0
         """Saves in a row that the disk has refused."""
         self._reasons: list[str] = []
+        self._low = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Pending | None = None
         self._written: list[tuple[int, Path]] = []
@@ -78,17 +85,18 @@ class Saver:
         began, activity, run.activity = time.perf_counter(), run.activity, "checkpoint"
         self._reasons.clear()
         self._settle(run, wait=True)
+        state = gather_state(run)
         try:
-            state = gather_state(run)
             self._check_room(run, state.bytes)
             if self.background:
                 state = self._stage(run, state)
         except NotSavedError as error:
-            self._failed(run, run.step, error)
+            self._failed(run, run.step, error, state.bytes)
         else:
-            run.incidents.since_checkpoint.clear()
+            anomalies = run.incidents.begin_interval()
+            future = self._thread.submit(publish, run.checkpoints, state)
             stall = time.perf_counter() - began
-            self._pending = Pending(run.step, began, stall, self._thread.submit(publish, run.checkpoints, state))
+            self._pending = Pending(run.step, began, stall, state.bytes, anomalies, future)
             if not self.background:
                 self._settle(run, wait=True)
         run.activity = activity
@@ -128,7 +136,8 @@ class Saver:
             return state
 
     def _check_room(self, run: Run, size: int) -> None:
-        if not require_room(run.checkpoints.directory, size):
+        low, self._low = self._low, not require_room(run.checkpoints.directory, size)
+        if self._low and not low:
             run.event(
                 "disk-space-low",
                 f"{run.checkpoints.directory}: there is room for one more checkpoint of {human_bytes(size)}, not for "
@@ -145,36 +154,57 @@ class Saver:
         activity, run.activity = run.activity, "checkpoint"
         waited_since = time.perf_counter()
         try:
-            path = pending.future.result()
+            path, published = pending.future.result()
         except NotSavedError as error:
-            self._failed(run, pending.step, error)
+            run.incidents.give_back(pending.anomalies)
+            self._failed(run, pending.step, error, pending.bytes)
         else:
             waited = time.perf_counter() - waited_since
-            self.times = SaveTimes(pending.stall_seconds + waited, time.perf_counter() - pending.began)
+            self.times = SaveTimes(pending.stall_seconds + waited, published - pending.began)
             self.failures = 0
             run.saved_step = pending.step
             self._written.append((pending.step, path))
         finally:
             run.activity = activity
 
-    def _failed(self, run: Run, step: int, error: NotSavedError) -> None:
+    def _failed(self, run: Run, step: int, error: NotSavedError, size: int) -> None:
         self.failures += 1
         if run.saved_step is not None:
             safe = f"the newest checkpoint is still that of step {run.saved_step}"
         else:
             safe = "there is no checkpoint yet"
+        if run.finished or run.stop_reason is not None:
+            then = "training is over"
+        else:
+            following = step - step % self.every_steps + self.every_steps
+            following = following if run.max_steps is None else min(following, run.max_steps)
+            then = f"training goes on, and the next one is tried after step {following}"
         run.event(
             "checkpoint-failed",
-            f"the checkpoint of step {step} could not be saved ({error}); {safe}; training goes on, and the next one "
-            f"is tried in {self.every_steps - run.step % self.every_steps} steps",
+            f"the checkpoint of step {step} could not be saved ({error}{sizes(run, error, size)}); {safe}; {then}",
             "error",
             failed_step=step,
+            checkpoint_bytes=size,
             failures_in_a_row=self.failures,
         )
 
 
-def publish(store: CheckpointStore, state: State) -> Path:
-    """Write a state, and look meanwhile at the older checkpoints, which whoever removes some has to know whole."""
+def sizes(run: Run, error: NotSavedError, size: int) -> str:
+    """What a disk that became full while it was written to does not say itself."""
+    cause = error.__cause__
+    if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ""
+    with contextlib.suppress(OSError):
+        free = human_bytes(free_bytes(run.checkpoints.directory))
+        return f"; it takes {human_bytes(size)}, and the disk has {free} left"
+    return ""
+
+
+def publish(store: CheckpointStore, state: State) -> tuple[Path, float]:
+    """Write a state, and look meanwhile at the older checkpoints, which whoever removes some has to know whole;
+    returns its directory, and when it had its name."""
     path = store.save(state.step, state.tensors, state.facts, state.config_toml)
-    store.verified_steps()
-    return path
+    published = time.perf_counter()
+    with contextlib.suppress(OSError):  # it is saved; whoever asks next hears of it
+        store.verified_steps()
+    return path, published

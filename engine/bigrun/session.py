@@ -12,7 +12,7 @@ import attrs
 from bigrun.activation import activate
 from bigrun.announcements import announce, announce_jumps, announce_recovery, checkpoint_refused
 from bigrun.build import build_data, build_objective, build_optimizer
-from bigrun.checkpoint.layout import CONFIG
+from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY
 from bigrun.config import Document
 from bigrun.directory import check_directory, check_unused, choose_directory, make_directory, write_config
 from bigrun.errors import ExitCode, NoImagesError, PluginError, UsageError
@@ -144,12 +144,11 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
 def open_stores(run: Run, lock: RunLock) -> None:
     """The checkpoints, without what a killed process has left among them, and what is to be written into them."""
     from bigrun.checkpoint.store import CheckpointStore
-    from bigrun.emergency import EMERGENCY
     from bigrun.flight import FlightRecorder
     from bigrun.saver import Saver
 
     section = run.config.run
-    run.checkpoints = CheckpointStore(run.directory / "checkpoints", before_publishing=lock.check)
+    run.checkpoints = CheckpointStore(run.directory / CHECKPOINTS, before_publishing=lock.check)
     run.saver = Saver(section.checkpoint_every_steps, background=section.background_checkpoints)
     run.flight = FlightRecorder()
     for store in (run.checkpoints, CheckpointStore(run.directory / EMERGENCY, before_publishing=lock.check)):

@@ -1,15 +1,19 @@
-"""checkpoint-rotation: keep the newest checkpoints, remove older ones."""
+"""checkpoint-rotation: keep the newest checkpoints and those that somebody may want back, remove the others."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from bigrun import hookimpl, option
+from bigrun.checkpoint.records import Record, verified_records
+from bigrun.checkpoint.retention import Policy, reasons_to_stay
 from bigrun.errors import CheckpointError
 from bigrun.options import at_least
+from bigrun.values import did_you_mean
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -17,31 +21,101 @@ if TYPE_CHECKING:
 __all__ = ["CheckpointRotation"]
 
 
+def ascending_steps(steps: tuple[int, ...]) -> str | None:
+    """Steps from 1, in ascending order."""
+    if all(a < b for a, b in zip((0, *steps), steps, strict=False)):
+        return None
+    return f"expected steps from 1, in ascending order, got {list(steps)}"
+
+
+def names_a_metric(config: RotationConfig) -> bool:
+    return config.best_by is not None
+
+
+NO_METRIC = "best_by names no metric"
+
+
 @attrs.frozen
 class RotationConfig:
-    """How many checkpoints stay."""
+    """Which checkpoints stay."""
 
     keep_last: int = option(3, check=at_least(2), help="The newest so many checkpoints stay; at least 2.")
+    milestones_every_steps: int | None = option(
+        None, check=at_least(1), help="A checkpoint of every so many steps is made and stays."
+    )
+    milestone_steps: tuple[int, ...] = option(
+        (), check=ascending_steps, help="Checkpoints of these steps are made and stay."
+    )
+    keep_healthy: bool = option(True, help="The last checkpoint before which no anomaly was reported stays.")
+    best_by: str | None = option(
+        None, help="The best checkpoints by this metric stay; those count that were saved when it had just been logged."
+    )
+    best: Literal["min", "max"] = option(
+        "min",
+        effective=names_a_metric,
+        otherwise=NO_METRIC,
+        help="Whether a small or a large value of `best_by` is good.",
+    )
+    keep_best: int = option(
+        1, check=at_least(1), effective=names_a_metric, otherwise=NO_METRIC, help="So many of the best stay."
+    )
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(
+            keep_last=self.keep_last,
+            milestones_every_steps=self.milestones_every_steps,
+            milestone_steps=frozenset(self.milestone_steps),
+            keep_healthy=self.keep_healthy,
+            best_by=self.best_by,
+            best=self.best,
+            keep_best=self.keep_best,
+        )
 
 
 class CheckpointRotation:
-    """Runs after a new checkpoint is verified, so a kill at any moment leaves at least `keep_last` of them. One that
-    cannot be removed is tried again after the next save."""
+    """Acts after a new checkpoint is verified, and removes one at a time by a rename, so a kill at any moment leaves at
+    least `keep_last` of them. One that cannot be removed is tried again after the next save."""
 
     Config = RotationConfig
     observer = True
 
     def __init__(self, config: RotationConfig) -> None:
-        self.keep_last = config.keep_last
+        self.policy = config.policy
+        self._missed = False
+
+    @hookimpl
+    def after_step(self, run: Run, step: int) -> None:
+        if self.policy.is_milestone(step):
+            run.request_checkpoint("a milestone")
 
     @hookimpl
     def on_checkpoint(self, run: Run, step: int, path: Path) -> None:
         # Anything newer than the checkpoint just verified is not ours to judge.
-        steps = [s for s in run.checkpoints.steps() if s <= step]
-        for old in steps[: -self.keep_last]:
-            try:
-                run.checkpoints.delete(old)
-            except CheckpointError as error:  # a busy network disk must not end rotation: the disk would fill
-                run.event("checkpoint-not-removed", str(error), level="warning", step_to_remove=old)
-            else:
-                run.event("checkpoint-removed", f"removed the checkpoint of step {old}", removed_step=old)
+        records = [record for record in verified_records(run.checkpoints) if record.step <= step]
+        self._miss_metric(run, records)
+        for old, reasons in reasons_to_stay(records, self.policy).items():
+            if not reasons:
+                self._remove(run, old)
+
+    def _remove(self, run: Run, old: int) -> None:
+        try:
+            run.checkpoints.delete(old)
+        except CheckpointError as error:  # a busy network disk must not end rotation: the disk would fill
+            run.event("checkpoint-not-removed", str(error), level="warning", step_to_remove=old)
+        else:
+            run.event("checkpoint-removed", f"removed the checkpoint of step {old}", removed_step=old)
+
+    def _miss_metric(self, run: Run, records: Collection[Record]) -> None:
+        """Say once that none can be the best because none has the metric."""
+        measured = {name for record in records for name in record.measured}
+        metric = self.policy.best_by
+        if metric is not None and measured and metric not in measured and not self._missed:
+            self._missed = True
+            run.event(
+                "checkpoint-metric-missing",
+                f"best_by = {metric!r}: no checkpoint was saved when it had just been logged, so none is kept as the "
+                f"best{did_you_mean(metric, measured)}",
+                level="warning",
+                metric=metric,
+            )

@@ -1,10 +1,10 @@
-"""What two checkpoints have in common and what not: configuration, facts, tensors. Torch-free until tensors are read."""
+"""In what two checkpoints differ: configuration, facts, tensors. Torch-free until tensors are read."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -59,7 +59,7 @@ def compare(a: Path, b: Path) -> Difference:
     if groups:
         from bigrun.checkpoint.tensor_difference import compare_tensors
 
-        tensors = {name: compare_tensors(a / name, b / name, name.removesuffix(".safetensors")) for name in groups}
+        tensors = {name: compare_tensors(a / name, b / name) for name in groups}
     return Difference(tuple(files), {name: compare_facts(a / name, b / name) for name in texts}, tensors)
 
 
@@ -82,6 +82,11 @@ def one_sided(first: set[str], second: set[str]) -> Iterator[tuple[str, str]]:
 def compare_facts(a: Path, b: Path) -> list[str]:
     """`key: old -> new` of every value that differs, those near the root first."""
     old, new = leaves(read(a)), leaves(read(b))
+    tables = {path[:depth] for path in (*old, *new) for depth in range(len(path))}
+    for side in (old, new):  # an empty table beside one with values: these say it
+        for path in tables & side.keys():
+            if side[path] == {}:
+                del side[path]
     return [
         f"{'.'.join(path) or 'value'}: {shown(old.get(path, ABSENT))} -> {shown(new.get(path, ABSENT))}"
         for path in sorted(old.keys() | new.keys(), key=lambda path: (len(path), path))
@@ -122,37 +127,34 @@ def shown(value: object, *, full: bool = False) -> str:
 
 
 def describe(difference: Difference, limit: int) -> Iterator[str]:
-    """The lines that tell a difference, at most `limit` of each kind."""
+    """The lines that tell a difference, at most `limit` of each kind and file."""
     yield from difference.files
     for name, changes in difference.facts.items():
         if changes:
-            yield f"{name}: {count(len(changes), 'value')} differ"
+            yield f"{name}: {count(len(changes), 'other value')}"
             yield from cut([f"  {change}" for change in changes], limit)
     for name, file in difference.tensors.items():
         if file.misfits:
             yield f"{name}: {count(len(file.misfits), 'tensor')} without a match"
             yield from cut([f"  {misfit}" for misfit in file.misfits], limit)
-    yield from describe_changes([c for file in difference.tensors.values() for c in file.changes], limit)
+        yield from describe_changes(name, file.changes, limit)
     if difference.is_equal:
         yield "equal bit for bit"
 
 
-def describe_changes(changes: list[Change], limit: int) -> Iterator[str]:
+def describe_changes(name: str, changes: Collection[Change], limit: int) -> Iterator[str]:
+    """The parts of the network in one file, the most changed first."""
     from bigrun.listing import table
 
-    total, changed = sum(c.tensors for c in changes), sum(c.changed for c in changes)
+    changed = [change for change in changes if change.changed]
     if not changed:
-        if total:
-            yield f"tensors: all {total:,} that both have are equal bit for bit"
         return
-    yield f"tensors: {changed:,} of {total:,} that both have differ"
-    ordered = sorted(
-        (c for c in changes if c.changed), key=lambda c: (not math.isnan(c.relative), -c.relative, c.group)
-    )
-    rows = [(c.group, f"{c.changed} of {c.tensors}", f"{c.relative:.3g}", f"{c.largest:.3g}") for c in ordered]
-    titles = ("group", "tensors changed", "relative L2 change", "largest change")
-    head, *body = table(titles, iter(rows)).splitlines()
-    yield from (f"  {line}" for line in [head, *cut(body, limit)])
+    changed.sort(key=lambda c: (not math.isnan(c.relative), -c.relative, c.group))
+    total = sum(change.tensors for change in changes)
+    yield f"{name}: {sum(change.changed for change in changed):,} of {count(total, 'tensor')} changed"
+    rows = [(c.group, f"{c.changed} of {c.tensors}", f"{c.relative:.3g}", f"{c.largest:.3g}") for c in changed]
+    head, *body = table(("part", "tensors changed", "relative L2 change", "largest change"), iter(rows)).splitlines()
+    yield from (f"  {head}", *cut([f"  {line}" for line in body], limit))
 
 
 def cut(lines: list[str], limit: int) -> list[str]:

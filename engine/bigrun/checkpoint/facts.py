@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import tomli
+
 from bigrun.checkpoint import disk
+from bigrun.checkpoint.layout import CONFIG
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["encode_facts", "load_facts", "read_facts"]
+__all__ = ["encode_facts", "load_facts", "read_config", "read_facts"]
 
 
 def encode_facts(facts: Any, where: str) -> bytes:
@@ -52,6 +55,21 @@ def load_facts(checkpoint: Path, name: str) -> Any:
         CheckpointError: there are none, or the file is damaged.
     """
     return read_facts(checkpoint / f"{name}.json")
+
+
+def read_config(checkpoint: Path) -> str:
+    """The configuration in the directory `checkpoint`, as TOML.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is not TOML.
+    """
+    path = checkpoint / CONFIG
+    try:
+        text = disk.read_text(path)
+        tomli.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as TOML: {error}") from error
+    return text
 
 
 def refuse_constant(constant: str) -> None:

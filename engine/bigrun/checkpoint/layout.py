@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "CHECKPOINTS",
     "CONFIG",
+    "EMERGENCY",
     "FORMAT_VERSION",
     "MANIFEST",
     "Stale",
@@ -35,6 +37,10 @@ __all__ = [
     "step_name",
 ]
 
+CHECKPOINTS = "checkpoints"
+"""Folder of a run directory; a run continues from the newest one in it."""
+EMERGENCY = "emergency"
+"""Folder beside it with the same layout; a run continues from nothing in it by itself."""
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
 CONFIG = "config.toml"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from bigrun.checkpoint import manifest
-from bigrun.checkpoint.layout import MANIFEST, holds_checkpoint, is_real_directory, parse_stale, parse_step, step_name
+from bigrun.checkpoint.layout import CHECKPOINTS, EMERGENCY, MANIFEST, holds_checkpoint, is_real_directory, parse_stale, parse_step, step_name
 from bigrun.checkpoint.records import Record, read_record
 from bigrun.checkpoint.retention import Policy, reasons_to_stay
 from bigrun.checkpoint.verified import find_problems
@@ -19,9 +19,8 @@ from bigrun.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CHECKPOINTS", "EMERGENCY", "Entry", "find_checkpoints", "find_step", "look", "verify_one"]
+__all__ = ["Entry", "find_checkpoints", "find_step", "look", "verify_one"]
 
-CHECKPOINTS, EMERGENCY = "checkpoints", "emergency"
 
 Condition = Literal["verified", "complete", "damaged", "newer", "unfinished", "foreign"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import attrs
 
-from bigrun.checkpoint.listing import CHECKPOINTS, look
+from bigrun.checkpoint.layout import CHECKPOINTS
+from bigrun.checkpoint.listing import look
 from bigrun.checkpoint.records import verified_records
 from bigrun.checkpoint.retention import Policy, reasons_to_stay
 from bigrun.checkpoint.space import human_bytes

@@ -29,6 +29,8 @@ class Record:
     """Kinds of the anomalies that were reported since the checkpoint before it."""
     measured: Mapping[str, float] = attrs.field(factory=dict)
     """The newest metrics when it was saved."""
+    onset: int | None = None
+    """The first step in which one of these anomalies showed, or of those just before them; it may be long ago."""
 
     @property
     def is_healthy(self) -> bool:
@@ -43,11 +45,12 @@ def read_record(checkpoint: Path, step: int) -> Record:
     """
     state = load_facts(checkpoint, "state")
     facts = state if isinstance(state, dict) else {}
-    anomalies, measured = facts.get("anomalies"), facts.get("measured")
+    anomalies, onset, measured = facts.get("anomalies"), facts.get("anomaly_onset"), facts.get("measured")
     return Record(
         step,
         tuple(str(kind) for kind in anomalies) if isinstance(anomalies, list) else (),
         {name: value for name, value in measured.items() if is_number(value)} if isinstance(measured, dict) else {},
+        onset if type(onset) is int else None,
     )
 
 

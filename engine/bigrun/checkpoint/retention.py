@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -39,7 +40,7 @@ def reasons_to_stay(records: Collection[Record], policy: Policy) -> dict[int, li
     """For each step, ascending, why its checkpoint stays; one without a reason may go.
 
     Each reason holds among those that remain, too: to apply the policy twice, or after every save instead of once at
-    the end, leaves the same checkpoints. Of two that are equally good the older one is the better.
+    the end, leaves the same checkpoints (but for trouble that is found long after its onset). Of two that are equally good the older one is the better.
 
     Args:
         records: the verified checkpoints. Others must not be given: they do not count, and are not judged.
@@ -52,13 +53,24 @@ def reasons_to_stay(records: Collection[Record], policy: Policy) -> dict[int, li
     for record in ordered:
         if policy.is_milestone(record.step):
             reasons[record.step].append("a milestone")
-    healthy = [record for record in ordered if record.is_healthy]
-    if policy.keep_healthy and healthy:
-        reasons[healthy[-1].step].append("the last healthy one")
+    healthy = last_healthy(ordered)
+    if policy.keep_healthy and healthy is not None:
+        reasons[healthy].append("the last healthy one")
     if policy.best_by is not None:
         for rank, (value, step) in enumerate(ranking(ordered, policy.best_by, policy.best)[: policy.keep_best], 1):
             reasons[step].append(f"number {rank} by {policy.best_by} ({value:.6g})")
     return reasons
+
+
+def last_healthy(records: Sequence[Record]) -> int | None:
+    """The newest step, of records in ascending order, before which nothing was reported and of which no later one says
+    that the trouble had begun by then."""
+    onset: float = math.inf
+    for record in reversed(records):
+        onset = min(onset, math.inf if record.onset is None else record.onset)
+        if record.is_healthy and record.step < onset:
+            return record.step
+    return None
 
 
 def ranking(records: Collection[Record], metric: str, best: Literal["min", "max"]) -> list[tuple[float, int]]:

@@ -10,7 +10,7 @@ from bigrun.errors import NotSavedError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["LOW", "free_bytes", "human_bytes", "require_room"]
+__all__ = ["LOW", "RESERVE_BYTES", "free_bytes", "human_bytes", "require_room"]
 
 LOW = 2
 """Room for fewer checkpoints than this is worth a warning."""
@@ -18,7 +18,11 @@ RESERVE_BYTES = 1 << 20  # the facts, and what a file system needs for itself
 
 
 def free_bytes(directory: Path) -> int:
-    """What an ordinary user may still write where the directory is, or will be."""
+    """What an ordinary user may still write where the directory is, or will be.
+
+    Raises:
+        OSError: the disk does not say.
+    """
     place = directory
     while not place.exists():
         place = place.parent
@@ -29,14 +33,17 @@ def require_room(directory: Path, size: int) -> bool:
     """Whether there is room for two checkpoints of `size` bytes, which a save should find.
 
     Raises:
-        NotSavedError: there is none for one.
+        NotSavedError: there is none for one, or the disk does not say.
     """
-    free = free_bytes(directory)
+    try:
+        free = free_bytes(directory)
+    except OSError as error:
+        raise NotSavedError(f"{directory}: not saved: {error}") from error
     if free < size + RESERVE_BYTES:
         raise NotSavedError(
             f"{directory}: not saved: a checkpoint takes {human_bytes(size)}, and the disk has {human_bytes(free)} left"
         )
-    return free >= LOW * size
+    return free >= LOW * size + RESERVE_BYTES
 
 
 def human_bytes(size: float) -> str:

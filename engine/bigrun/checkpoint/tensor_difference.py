@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -47,10 +46,12 @@ class Change:
 
         self.tensors += 1
         differs = False
-        for x, y in zip(a.reshape(-1).split(PIECE), b.reshape(-1).split(PIECE), strict=True):
+        flat_a, flat_b = a.reshape(-1), b.reshape(-1)
+        for start in range(0, flat_a.numel(), PIECE):
+            x, y = flat_a[start : start + PIECE], flat_b[start : start + PIECE]
             wide = x.double()
             self.square_before += float(wide.square().sum())
-            if torch.equal(x.contiguous().view(torch.uint8), y.contiguous().view(torch.uint8)):
+            if torch.equal(x.view(torch.uint8), y.view(torch.uint8)):
                 continue
             differs = True
             difference = (y.double() - wide).abs()
@@ -74,23 +75,23 @@ class FileDifference:
         return not self.misfits and not any(change.changed for change in self.changes)
 
 
-def compare_tensors(a: Path, b: Path, stem: str) -> FileDifference:
+def compare_tensors(a: Path, b: Path) -> FileDifference:
     """Compare two files tensor by tensor.
 
     Raises:
         UsageError: one cannot be read.
     """
     with opened(a) as first, opened(b) as second:
-        names, others = sorted(first.keys()), sorted(second.keys())
-        misfits = [f"{name}: only in the first" for name in names if name not in set(others)]
-        misfits += [f"{name}: only in the second" for name in others if name not in set(names)]
+        names, others = set(first.keys()), set(second.keys())
+        misfits = [f"{name}: only in the first" for name in sorted(names - others)]
+        misfits += [f"{name}: only in the second" for name in sorted(others - names)]
         changes: dict[str, Change] = {}
-        for name in sorted(set(names) & set(others)):
+        for name in sorted(names & others):
             before, after = form_of(first, name), form_of(second, name)
             if before != after:
                 misfits.append(f"{name}: {before} -> {after}")
                 continue
-            group = group_of(stem, name)
+            group = group_of(name)
             changes.setdefault(group, Change(group)).add(first.get_tensor(name), second.get_tensor(name))
     return FileDifference(tuple(misfits), tuple(changes.values()))
 
@@ -100,7 +101,7 @@ def opened(path: Path) -> Any:
 
     try:
         disk.require_regular(path)
-        return safe_open(path, framework="pt", device="cpu")  # type: ignore[no-untyped-call]
+        return safe_open(path, framework="pt", device="cpu")
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
 
@@ -111,13 +112,15 @@ def form_of(file: Any, name: str) -> str:
     return f"{part.get_dtype()} {list(part.get_shape())}"
 
 
-def group_of(stem: str, name: str) -> str:
+def group_of(name: str) -> str:
     """The part of a network that a tensor belongs to: a block, or the module where there is no number in the name.
 
     Of the optimizer, whose names are `<parameter>/<key>`, each key is a part of its own.
     """
-    path, _, key = name.rpartition("/") if "." not in name.rpartition("/")[2] else (name.replace("/", "."), "", "")
-    words = (path or key).split(".")
-    numbers = [place for place, word in enumerate(words) if re.fullmatch(r"[0-9]+", word)]
+    parameter, _, key = name.rpartition("/")
+    if "." in key or not parameter:  # <module>/<key> of a frozen module, or no slash at all
+        parameter, key = name.replace("/", "."), ""
+    words = parameter.split(".")
+    numbers = [place for place, word in enumerate(words) if word.isdecimal()]
     words = words[: numbers[0] + 1] if numbers else words[:-1] or words
-    return f"{stem}: {'.'.join(words)}" + (f" {key}" if path and key else "")
+    return ".".join(words) + f" {key}" * bool(key)

@@ -17,10 +17,9 @@ import attrs
 
 from bigrun.activation import activate
 from bigrun.anomaly import Action, Anomaly
-from bigrun.checkpoint.layout import CONFIG
+from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.config import Document, read_preset
-from bigrun.emergency import EMERGENCY
 from bigrun.errors import CheckpointError, TrainingHalted, UsageError
 from bigrun.flight import FLIGHT
 from bigrun.markers import hookimpl
@@ -99,7 +98,7 @@ def starting_point(directory: Path, step: int | None) -> tuple[int, Path]:
     """The step to take, and the newest verified checkpoint before it, an emergency checkpoint first."""
     if not (directory / CONFIG).is_file():
         raise UsageError(f"{directory}: no run (there is no {CONFIG})")
-    emergency, regular = CheckpointStore(directory / EMERGENCY), CheckpointStore(directory / "checkpoints")
+    emergency, regular = CheckpointStore(directory / EMERGENCY), CheckpointStore(directory / CHECKPOINTS)
     if step is None:
         kept = emergency.verified_steps()
         if not kept:
@@ -138,7 +137,7 @@ def restored(document: Document, directory: Path, checkpoint: Path, companion: A
         stack.enter_context(preserved_random_state())
         stack.enter_context(preserved_threads())
         build_data(run)
-        run.checkpoints = CheckpointStore(directory / "checkpoints")
+        run.checkpoints = CheckpointStore(directory / CHECKPOINTS)
         run.saver = Saver(config.run.checkpoint_every_steps, background=False)
         run.flight = FlightRecorder()
         build_objective(run, fresh=False)

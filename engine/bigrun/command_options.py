@@ -1,0 +1,54 @@
+"""What the commands that read a preset have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["complete_plugin", "complete_preset", "preset_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def complete_preset(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    from bigrun.config import shipped_presets
+
+    names = [CompletionItem(name) for name in shipped_presets() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def complete_plugin(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from bigrun.entry_points import installed
+
+    return [name for name in installed() if name.startswith(incomplete)]
+
+
+def preset_options(command: F) -> F:
+    """PRESET and its overrides, the same for every command that reads one."""
+    for decorate in (
+        click.option(
+            "--no-plugin", "no_plugins", multiple=True, metavar="NAME", help="Switch a plugin of the preset off."
+        ),
+        click.option(
+            "--plugin",
+            "plugins",
+            multiple=True,
+            metavar="NAME",
+            shell_complete=complete_plugin,
+            help="Switch a plugin on: an installed name, or module:Class.",
+        ),
+        click.option(
+            "--set",
+            "sets",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override an option with a TOML value: --set run.max_steps=100.",
+        ),
+        click.argument("preset", shell_complete=complete_preset),
+    ):
+        command = decorate(command)
+    return command
