@@ -42,6 +42,11 @@ class Faults:
         self.config = config
 
     @hookimpl
+    def on_start(self, run: Run) -> None:
+        if run.step >= self.config.stop_step:  # stopped there before, and started again
+            run.request_stop("the drill is over")
+
+    @hookimpl
     def loss_terms(self, run: Run, step: int) -> dict[str, Tensor]:
         if step != self.config.nan_step:
             return {}

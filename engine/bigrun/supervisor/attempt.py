@@ -1,0 +1,68 @@
+"""The supervised process: `bigrun` as the user typed it, that tells its supervisor how far it is and dies with it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from bigrun.cli import main as command_line
+from bigrun.markers import hookimpl
+from bigrun.supervisor.signals import BLOCKED
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
+
+__all__ = ["Attempt", "main"]
+
+PR_SET_PDEATHSIG = 1
+STEP_BYTES = 8
+
+
+class Attempt:
+    """The run's companion that says it was started again, and writes down each step for the supervisor's report."""
+
+    def __init__(self, number: int, before: str, step_file: int) -> None:
+        """
+        Args:
+            number: which start of the supervisor this is, from 1.
+            before: how the process before ended.
+            step_file: descriptor of a file in memory that outlives this process.
+        """
+        self.number = number
+        self.before = before
+        self._step_file = step_file
+        self._is_said = number == 1
+
+    @hookimpl
+    def on_start(self, run: Run) -> None:
+        self._write(run.step)
+        if not self._is_said:
+            self._is_said = True
+            message = f"started again by the supervisor (start {self.number}); the process before: {self.before}"
+            run.event("restarted", message, "warning", start=self.number, before=self.before)
+
+    @hookimpl
+    def after_step(self, step: int) -> None:
+        self._write(step)
+
+    def _write(self, step: int) -> None:
+        os.pwrite(self._step_file, step.to_bytes(STEP_BYTES, "little"), 0)
+
+
+def main(number: int, step_file: int, supervisor: int, before: str, arguments: list[str]) -> None:
+    """Run the command line as a child of the process `supervisor`, which has blocked signals for it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # the run saves, as for anybody who stops it
+    if os.getppid() != supervisor:
+        sys.exit("the supervisor died before the run began")
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    command_line(args=arguments, prog_name="bigrun", obj={"supervisor": Attempt(number, before, step_file)})
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:])

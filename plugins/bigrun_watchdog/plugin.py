@@ -1,0 +1,182 @@
+"""watchdog: a run that does not move any more writes down where it stands, and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from bigrun import hookimpl, option
+from bigrun.errors import ExitCode
+from bigrun.options import above, at_least
+from bigrun_watchdog.outside import Outside
+from bigrun_watchdog.records import Hang, Records
+from bigrun_watchdog.stacks import write_stacks
+from bigrun_watchdog.watcher import State, Watcher
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
+
+__all__ = ["Watchdog", "WatchdogConfig", "within"]
+
+WAITS = {
+    "data": "waiting for images: a disk or a network that does not answer, or a process that decodes and does not come "
+    "back. Images that are only slow are no hang: data_wait_fraction tells of them",
+    "step": "computing: the device, its driver, or a plugin in a hook of the step",
+    "observe": "telling plugins of the step: one of them does not come back from its hook",
+    "checkpoint": "saving: a disk that does not answer",
+}
+TICK_SECONDS = 5.0
+DISK_SECONDS = 10.0
+FLUSH_SECONDS = 1.0
+
+
+@attrs.frozen
+class WatchdogConfig:
+    """How long a part of a step may take before the process is ended: waiting for images, computing, telling plugins.
+    Take ten times the slowest step."""
+
+    step_limit_seconds: float = option(1800.0, check=above(0), help="Limit for every step but the first.")
+    first_step_limit_seconds: float = option(
+        3600.0,
+        check=above(0),
+        help="Limit for the first step of a process, which compiles and fills caches. Not below `step_limit_seconds`.",
+    )
+    checkpoint_limit_seconds: float | None = option(
+        None, check=above(0), help="Limit for a save; absent: it may take as long as the disk likes."
+    )
+    grace_seconds: float = option(
+        30.0,
+        check=at_least(0),
+        help="When the stacks are written, the run still may move for so long; if it does, it goes on.",
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.first_step_limit_seconds < self.step_limit_seconds:
+            yield (
+                "first_step_limit_seconds",
+                (f"{self.first_step_limit_seconds:g} is less than step_limit_seconds = {self.step_limit_seconds:g}"),
+            )
+
+    def limits(self) -> list[float]:
+        given = (self.step_limit_seconds, self.first_step_limit_seconds, self.checkpoint_limit_seconds)
+        return [limit for limit in given if limit is not None]
+
+
+class Watchdog:
+    """Looks at `run.activity` and the step from a thread, and from a process of its own at that thread."""
+
+    Config = WatchdogConfig
+    observer = True
+
+    def __init__(self, config: WatchdogConfig) -> None:
+        self.config = config
+        self._run: Run | None = None
+        self._first_step = 0
+        self._records: Records | None = None
+        self._watcher: Watcher | None = None
+        self._outside: Outside | None = None
+        self._slow: Hang | None = None
+
+    @hookimpl
+    def header_lines(self) -> list[str]:
+        first, later = self.config.first_step_limit_seconds, self.config.step_limit_seconds
+        return [f"watchdog     ends the process when a step stands still for {later:g} s, the first for {first:g} s"]
+
+    @hookimpl
+    def on_start(self, run: Run) -> None:
+        self._run, self._first_step = run, run.step + 1
+        self._records = Records(run.path_for("watchdog"), run.strategy.rank)
+        self._tell(run, self._records)
+        tick = min(TICK_SECONDS, min(self.config.limits()) / 20)
+        self._outside = Outside(self._records.interpreter, max(self.config.limits()), tick)
+        self._watcher = Watcher(self._look, self.limit_of, self._alarm, self._outside, tick)
+        self._watcher.start()
+
+    @staticmethod
+    def _tell(run: Run, records: Records) -> None:
+        """What the process before could not say any more."""
+        hang, stacks = records.take_hang(), records.take_interpreter()
+        if hang is not None:
+            run.event("hang", f"the process before was ended: {hang}", "warning", **attrs.asdict(hang))
+        if stacks is not None:
+            message = f"a process before ran no Python for long, in native code; stacks of all threads: {stacks}"
+            run.event("hang", message, "warning", stacks=str(stacks))
+
+    @hookimpl
+    def after_step(self, run: Run) -> None:
+        """Events are told by the run's own thread, at the next step."""
+        slow, self._slow = self._slow, None
+        if slow is not None:
+            run.event("slow-step", f"it moves again, and the run goes on: {slow}", "warning", **attrs.asdict(slow))
+
+    @hookimpl
+    def teardown(self) -> None:
+        if self._watcher is not None:
+            self._watcher.end()
+            self._watcher = None
+        if self._outside is not None:
+            self._outside.close()
+            self._outside = None
+
+    def limit_of(self, state: State) -> float | None:
+        """How long a state may last."""
+        step, activity = state
+        if activity == "checkpoint":
+            return self.config.checkpoint_limit_seconds
+        if activity not in WAITS:
+            return None
+        is_first = step <= self._first_step
+        return self.config.first_step_limit_seconds if is_first else self.config.step_limit_seconds
+
+    def _look(self) -> State:
+        assert self._run is not None
+        return self._run.plugins.step, self._run.activity
+
+    # -- in the watcher's thread ------------------------------------------------------------------------------
+
+    def _alarm(self, state: State, seconds: float, limit: float) -> None:
+        """Write down where the run stands; end the process unless it moves after all."""
+        assert self._records is not None
+        assert self._watcher is not None
+        step, activity = state
+        path = self._records.new_stacks(step)
+        hang = Hang(step, activity, seconds, limit, str(path))
+        lines = [f"bigrun watchdog, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {hang}", WAITS[activity]]
+        if not within(DISK_SECONDS, write_stacks, path, lines):
+            hang = attrs.evolve(hang, stacks="on standard error, for the disk does not take them")
+            within(DISK_SECONDS, faulthandler.dump_traceback, 2)
+        if self._watcher.moves_within(self.config.grace_seconds, state):
+            self._slow = hang
+            return
+        try:
+            within(DISK_SECONDS, self._records.leave, hang)
+            message = f"watchdog: {hang}. The process ends; the same command continues from the newest checkpoint.\n"
+            within(DISK_SECONDS, os.write, 2, message.encode())  # past Python's own streams, which may be what hangs
+            for stream in (sys.stdout, sys.stderr):
+                within(FLUSH_SECONDS, stream.flush)
+        finally:
+            os._exit(ExitCode.HUNG)
+
+
+def within(seconds: float, function: Callable[..., object], *arguments: Any) -> bool:
+    """Call a function that waits for a disk or a pipe, which may be what the run waits for; returns whether it has done
+    its work in time and without an OSError."""
+    done = []
+
+    def call() -> None:
+        with contextlib.suppress(OSError):
+            function(*arguments)
+            done.append(True)
+
+    thread = threading.Thread(target=call, name="watchdog-writes", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(done)

@@ -1,0 +1,111 @@
+"""Plugins that harm a run, for `--plugin harm:NAME` in a folder that has a copy of this file.
+
+Those that hang do so as long as the folder has a file `harm`: the same command continues when it is gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from bigrun import hookimpl
+from bigrun.testing.runner import SyntheticImages
+
+
+def is_on() -> bool:
+    return Path("harm").exists()
+
+
+class Blocks:
+    """A step that does not come back."""
+
+    @hookimpl
+    def before_step(self, step: int) -> None:
+        if step == 4 and is_on():
+            never_returns()
+
+
+def never_returns() -> None:
+    time.sleep(3600)
+
+
+class KeepsTheInterpreter:
+    """Native code that waits for ever, and lets no other thread run meanwhile."""
+
+    @hookimpl
+    def before_step(self, step: int) -> None:
+        if step == 4 and is_on():
+            reads_for_ever()
+
+
+def reads_for_ever() -> None:
+    ctypes.PyDLL(None).read(os.pipe()[0], ctypes.create_string_buffer(1), 1)
+
+
+class SleepyImages(SyntheticImages):
+    """Images of which a process decodes twelve, and then no more."""
+
+    decoded = 0
+
+    def __getitem__(self, index: int) -> Any:
+        self.decoded += 1
+        if self.decoded > 12 and is_on():
+            never_returns()
+        return super().__getitem__(index)
+
+
+class Sleepy:
+    """Brings those images."""
+
+    @hookimpl
+    def build_dataset(self) -> SleepyImages:
+        return SleepyImages()
+
+
+class SavesSlowly:
+    """A save that takes two seconds."""
+
+    @hookimpl
+    def on_start(self) -> None:
+        self.saves = 0
+
+    def state_dict(self) -> dict[str, int]:
+        self.saves += 1
+        time.sleep(2.0)
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        pass
+
+
+class FailsAtFour:
+    """An error that is always the same."""
+
+    @hookimpl
+    def before_step(self, step: int) -> None:
+        if step == 4:
+            raise RuntimeError("step four cannot be taken")
+
+
+class DiesAtItsThird:
+    """A process that the kernel kills in its third step, whatever step that is."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    @hookimpl
+    def before_step(self) -> None:
+        self.steps += 1
+        if self.steps == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class CannotBegin:
+    """A run that ends before it has anything."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("not today")
