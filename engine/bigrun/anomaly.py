@@ -51,8 +51,21 @@ class Anomaly:
     """The first step in which it showed, None for `step`: a roll back goes behind it."""
 
 
+NONFINITE_CAUSES = (
+    "a learning rate that is too high for the batch, most often in the warm-up",
+    "a loss term that divides by a small number or takes the logarithm of one, such as KoLeo on equal images",
+    "an image with values that are no numbers, or constant ones",
+)
+NONFINITE_ADVICE = (
+    "`bigrun replay RUN --step N` shows the operation and the images",
+    'hardware.precision = "fp32" in the replay tells rounding from a real fault',
+    "a lower optimizer.base_lr or a longer warm-up, if it comes again with other images",
+)
+
+
 def nonfinite(step: int, values: Mapping[str, float]) -> Anomaly:
     """The anomaly of a loss or gradient norm that is NaN or infinite; `values` are the step's metrics."""
     evidence = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
     culprits = ", ".join(f"{name} = {value}" for name, value in evidence.items()) or "a value on another process"
-    return Anomaly("nonfinite", step, f"not finite: {culprits}; weights and teacher are untouched", evidence)
+    message = f"not finite: {culprits}; weights and teacher are untouched"
+    return Anomaly("nonfinite", step, message, evidence, NONFINITE_CAUSES, NONFINITE_ADVICE)

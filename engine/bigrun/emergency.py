@@ -1,4 +1,5 @@
-"""Emergency checkpoints: the state before an update that should not be made, and how the run came there."""
+"""Emergency checkpoints: the state in which an anomaly found the run, before an update that should not be made, and how
+it came there."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ def keep_emergency(run: Run, anomaly: Anomaly) -> Path | None:
         return None
     run.event(
         "emergency-saved",
-        f"the state before the update of step {anomaly.step} is kept: {path}",
+        f"the state after step {run.step} is kept as an emergency checkpoint: {path}",
         "warning",
         path=str(path),
         anomaly=anomaly.kind,

@@ -33,6 +33,8 @@ class Outputs:
     local_features: Features | None  # of S*b crops
     masks: Tensor | None = attrs.field(default=None, kw_only=True)
     """(G*b, P) bool: the patches that the student did not see; None when it saw all."""
+    teacher_classes: Tensor | None = attrs.field(default=None, kw_only=True)
+    """(G*b, D): the teacher's class tokens behind its final norm, without gradients, where there are any."""
     teacher_patches: Tensor | None = attrs.field(default=None, kw_only=True)
     """(G*b, P, D): the teacher's patch tokens behind its final norm, where the objective keeps them."""
 

@@ -24,7 +24,8 @@ from bigrun.objective.base import Objective, Outputs
 from bigrun.objective.centring import Centring, SinkhornKnopp, SoftmaxCentring
 from bigrun.objective.losses import dino_loss, ibot_loss, koleo_loss
 from bigrun.objective.network import DinoNetwork
-from bigrun.objective.targets import Targets
+from bigrun.objective.statistics import feature_statistics, prototype_use
+from bigrun.objective.targets import Targets, compute_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,7 @@ class Taught:
     classes: Targets  # of (G, b) class tokens
     patches: Targets | None  # of (1, M) masked patches
     masks: Masks | None
+    teacher_classes: Tensor  # (G*b, D) behind the final norm
     teacher_patches: Tensor | None  # (G*b, P, D) behind the final norm, where they are kept
 
 
@@ -116,19 +118,20 @@ class DinoObjective(Objective):
     def prepare(self, step: int, window: Sequence[Batch]) -> None:
         """Run the teacher on the window's global crops and balance its assignments over all of them."""
         masks = self._masks(step, window)
-        class_rows, patch_rows, kept = [], [], []
+        class_rows, patch_rows, tokens, kept = [], [], [], []
         for batch, mask in zip(window, masks, strict=True):  # of a micro-batch's features, only the bottlenecks stay
             features = self.teacher.backbone(batch.global_crops)
             class_rows.append(self.teacher.dino_head.bottleneck(features.cls))
             if mask is not None and self.teacher.ibot_head is not None:
                 patch_rows.append(self.teacher.ibot_head.bottleneck(masked(features.patches, mask)))
+            tokens.append(features.cls.clone())
             kept.append(features.patches if self.keep_teacher_patches else None)
             del features  # or it would live through the next forward pass
         classes = self._assign("classes", self.teacher.dino_head, class_rows)
         patches: list[Targets | None] = [None] * len(window)
         if self.teacher.ibot_head is not None:
             patches = list(self._assign("patches", self.teacher.ibot_head, patch_rows))
-        self.window = [Taught(*parts) for parts in zip(classes, patches, masks, kept, strict=True)]
+        self.window = [Taught(*parts) for parts in zip(classes, patches, masks, tokens, kept, strict=True)]
 
     def _masks(self, step: int, window: Sequence[Batch]) -> Sequence[Masks | None]:
         """What is hidden of each micro-batch: a function of seed and step, whatever the micro-batches are."""
@@ -172,6 +175,7 @@ class DinoObjective(Objective):
             global_features=features[0],
             local_features=None if local is None else features[1],
             masks=mask,
+            teacher_classes=taught.teacher_classes,
             teacher_patches=taught.teacher_patches,
             global_rows=by_crop(parts[0], self.global_crops),
             local_rows=None if local is None else by_crop(parts[1], self.local_crops),
@@ -204,33 +208,37 @@ class DinoObjective(Objective):
             loss = ibot_loss(outputs.patch_rows, prototypes, taught.patches, weights, crops, temperature)
             terms["ibot"] = section.ibot_weight * loss
         if section.koleo_weight > 0:
-            assert section.koleo_group is not None
-            tokens = by_crop(outputs.global_features.cls, g)
-            koleo = [koleo_loss(crop, section.koleo_group, section.koleo_neighbours) for crop in tokens]
-            terms["koleo"] = section.koleo_weight * torch.stack(koleo).sum()
+            terms["koleo"] = section.koleo_weight * self._koleo(outputs).sum()
         return terms
+
+    def _koleo(self, outputs: DinoOutputs) -> Tensor:
+        """KoLeo of each global crop, (G,)."""
+        group, neighbours = self.section.koleo_group, self.section.koleo_neighbours
+        assert group is not None
+        tokens = by_crop(outputs.global_features.cls, self.global_crops)
+        return torch.stack([koleo_loss(crop, group, neighbours) for crop in tokens])
 
     @torch.no_grad()
     def statistics(self, outputs: Outputs) -> dict[str, Tensor]:
-        """What tells the ways of not learning apart.
+        """What tells the ways of not learning apart: see docs/reference/metrics-and-events.md.
 
-        `target_entropy_fraction`: mean entropy of the class tokens' targets over ln K; 1 when the teacher sees no
-        difference between images. `patch_target_entropy_fraction`: the same of the masked patches.
-        `student_divergence`: mean Kullback-Leibler divergence of the student's global crops from the targets, in nat;
-        0 when the student says what the teacher does.
+        Of the window as a whole, the use of the prototypes is among the numbers of its last micro-batch.
         """
         assert isinstance(outputs, DinoOutputs)
-        taught = outputs.taught
+        taught, entropy = outputs.taught, outputs.taught.classes.entropy()
         prototypes, temperature = self.student.dino_head.weight(), self.schedules["student_temperature"]
-        entropy = taught.classes.entropy()
         loss = dino_loss(outputs.global_rows, prototypes, taught.classes, temperature, ignore_diagonal=True)
-        found = {
-            "target_entropy_fraction": entropy / math.log(len(taught.classes.prototypes)),
-            "student_divergence": loss - entropy,
-        }
+        classes = by_crop(taught.teacher_classes, self.global_crops)
+        found = feature_statistics(outputs.global_features, outputs.masks, classes)
+        found["target_entropy_fraction"] = entropy / math.log(len(taught.classes.prototypes))
+        found["student_divergence"] = loss - entropy
         if taught.patches is not None:
             fraction = taught.patches.entropy() / math.log(len(taught.patches.prototypes))
             found["patch_target_entropy_fraction"] = fraction
+        if self.section.koleo_weight > 0:
+            found["koleo"] = self._koleo(outputs).mean()
+        if taught is self.window[-1]:
+            found |= prototype_use([part.classes for part in self.window])
         return found
 
     def update_teacher(self) -> None:
@@ -248,9 +256,3 @@ def masked(patches: Tensor, masks: Masks) -> Tensor:
 def by_crop(rows: Tensor, crops: int) -> Tensor:
     """(crops*b, K), crop-major -> (crops, b, K)."""
     return rows.view(crops, -1, rows.shape[-1])
-
-
-def compute_type(tensor: Tensor) -> Tensor:
-    """In autocast's type where autocast is on."""
-    kind = tensor.device.type
-    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor

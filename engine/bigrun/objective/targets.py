@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["KEPT_ELEMENTS", "Targets", "logits_of", "parts", "rows_at_once", "softmax_targets"]
+__all__ = ["KEPT_ELEMENTS", "Targets", "compute_type", "logits_of", "parts", "rows_at_once", "softmax_targets"]
 
 # Numbers of one tensor of logits at a time. On a CPU 16 MiB in fp32, 64 rows of K = 65,536: glibc takes tensors above
 # 32 MiB from the kernel and gives them back each time, which made an operation on twice as many rows 5 to 10 times as
@@ -32,6 +32,12 @@ def logits_of(bottlenecks: Tensor, prototypes: Tensor) -> Tensor:
     """(V, m, e) and (K, e) -> (V, m, K). A product of two matrices: of three dimensions torch would first copy the
     prototypes V times."""
     return F.linear(bottlenecks.flatten(0, 1), prototypes).view(*bottlenecks.shape[:2], len(prototypes))
+
+
+def compute_type(tensor: Tensor) -> Tensor:
+    """In autocast's type where autocast is on."""
+    kind = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
 
 
 def rows_at_once(elements_per_row: int, device: torch.device) -> int:

@@ -1,0 +1,58 @@
+"""All detectors of a run together, without the run: numbers go in, anomalies come out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from bigrun.anomaly import Anomaly
+from bigrun_guard.config import GuardConfig
+from bigrun_guard.facts import Facts
+from bigrun_guard.ladder import Ladder
+from bigrun_guard.modules import Modules
+from bigrun_guard.spikes import Spikes
+from bigrun_guard.trends import Trends
+
+__all__ = ["Guard"]
+
+NORM = "grad_norm/"
+LASTING = ("collapse", "near-collapse", "entropy-wall", "koleo-duplicates", "divergence", "dead-module", "stuck")
+
+
+class Guard:
+    """The detectors of one run. What a step has shown counts as normal only after `after_update`."""
+
+    def __init__(self, config: GuardConfig, facts: Facts) -> None:
+        self.ladder = Ladder(config.ladders(), config.repeat_within_steps)
+        self.spikes = Spikes(config, facts, self.ladder)
+        self.modules = Modules(config, facts, self.ladder)
+        self.trends = Trends(config, facts, self.ladder)
+        self._norms: dict[str, float] = {}
+
+    def before_update(self, step: int, values: Mapping[str, float]) -> Iterator[Anomaly]:
+        """Judge a step that is about to update the weights, by its `loss`, `grad_norm` and `grad_norm/MODULE`."""
+        self._norms = {name.removeprefix(NORM): value for name, value in values.items() if name.startswith(NORM)}
+        yield from self.spikes.judge(step, values)
+
+    def after_update(self, step: int, training: Collection[str]) -> Iterator[Anomaly]:
+        """The step has updated the weights; `training` names the modules of which anything is to learn."""
+        self.spikes.accept()
+        norms = {name: norm for name, norm in self._norms.items() if name in training}
+        yield from self.modules.judge(step, norms)
+
+    def on_metrics(self, step: int, metrics: Mapping[str, float]) -> Iterator[Anomaly]:
+        """Judge a row of metrics."""
+        yield from self.trends.judge(step, metrics)
+
+    def answer(self, kind: str, step: int) -> str | None:
+        """What is to be done about an anomaly, as its ladder says; None to a kind of somebody else's."""
+        if kind not in LASTING:
+            self.ladder.forget_old(kind, step)
+        return self.ladder.answer(kind, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name).state_dict() for name in ("ladder", "spikes", "modules", "trends")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name in ("ladder", "spikes", "modules", "trends"):
+            getattr(self, name).load_state_dict(state[name])
