@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import random
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -53,3 +57,30 @@ def test_startup_has_a_row_for_each_command() -> None:
     (commands,) = tables(lines)
     assert list(commands) == ["python -c pass", "bigrun --help", "bigrun plugins"]
     assert [cells[-1] for name, cells in commands.items() if name.startswith("bigrun")] == ["< 300", "< 300"]
+
+
+def test_checkpoint_has_a_row_for_each_way_of_saving() -> None:
+    lines = run("checkpoint.py", "--architectures", "vit_test", "--rounds", "1")
+    assert_header(lines)
+    (ways,) = tables(lines)
+    assert list(ways) == [
+        "one copy in memory",
+        "bigrun, background",
+        "bigrun, foreground",
+        "torch.save",
+        "torch.save, fsync",
+        "DCP async_save",
+    ]
+    assert ways["one copy in memory"][-1] == "1.00"
+    assert len(ways["bigrun, background"]) == 5  # stall, on disk, verify, load, ratio
+
+
+@pytest.mark.slow
+def test_a_short_soak_loses_nothing() -> None:
+    lines = run("soak.py", "--cycles", "6", "--rounds-of", "12", "--seed", str(random.randrange(2**31)))
+    assert_header(lines)
+    (harm,) = tables(lines)
+    assert sum(int(cells[0]) for cells in harm.values()) == 6
+    match = re.search(r"bit for bit: (\d+) of (\d+) rounds", lines[-1])
+    assert match is not None, lines
+    assert match[1] == match[2]
