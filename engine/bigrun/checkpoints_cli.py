@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bigrun.terminal import printable, say
+
 if TYPE_CHECKING:
     from bigrun.checkpoint.listing import Entry
 
@@ -65,7 +67,7 @@ def row(entry: Entry, metrics: tuple[str, ...]) -> tuple[str, ...]:
         *values,
         "; ".join(notes),
     )
-    return tuple(printable(cell) for cell in cells)
+    return tuple(printable(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in cells)
 
 
 @checkpoints.command()
@@ -165,12 +167,3 @@ def prune(
             click.confirm(f"Remove {what}?", abort=True)
         remove(run, plan, lock)
         say(f"removed {what}")
-
-
-def say(line: str) -> None:
-    click.echo(printable(line))
-
-
-def printable(text: str) -> str:
-    """Names and messages may be anybody's: what would move the cursor of a terminal is written out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -18,6 +18,7 @@ from bigrun.version import __version__
 
 __all__ = ["main"]
 
+
 class Commands(click.Group):
     """Turns bigrun's errors into one message and an exit code; anything else is a bug and keeps its traceback."""
 

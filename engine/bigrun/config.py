@@ -20,6 +20,7 @@ import tomli_w
 
 from bigrun.architectures import from_architecture
 from bigrun.errors import ConfigError, UsageError
+from bigrun.other_names import whereabouts
 from bigrun.redaction import Redactor, find_redacted, secrets_of
 from bigrun.rules import Choice, EngineConfig, choose, cross_problems, warnings
 from bigrun.values import Problem, did_you_mean, show, structure, unstructure
@@ -151,7 +152,7 @@ def _set(tables: dict[str, Any], text: str) -> None:
         except tomli.TOMLDecodeError as error:
             raise UsageError(f"--set {text}: {key!r} is not a TOML key: {error}") from None
         if any(c in value for c in "[]{}\"'=,") or not value.strip():
-            raise UsageError(f"--set {text}: {value!r} is not a TOML value") from None
+            raise UsageError(f"--set {text}: the value is not TOML") from None
         literal = value.strip()
     if not path:  # a comment
         raise UsageError(f"--set {text}: expected KEY=VALUE, as in --set run.max_steps=100")
@@ -201,6 +202,7 @@ def build_config(
         if name in replaced and document.tables.get(name):
             problems.append((name, f"has no effect: plugin {replaced[name]} replaces it; remove the table"))
         parts[name] = structure(tables.get(name, {}), cls, name, problems)
+    problems[:] = [(path, text + whereabouts(path, text, sections)) for path, text in problems]
     plugins = _plugin_tables(document, plugin_configs, problems)
     problems += find_redacted(document.tables)
     if problems:

@@ -24,6 +24,7 @@ __all__ = [
     "not_blank",
     "option",
     "section",
+    "within",
 ]
 
 # The last word of an option's name is its unit; names without one are pure numbers, words or lists.
@@ -48,6 +49,7 @@ CHECKS = {
     "at_least": "at least {low}",
     "above": "above {low}",
     "between": "{low} to {high}",
+    "within": "above {low}, up to {high}",
     "not_blank": "not empty",
     "interval": "two ascending values above {low}, up to {high}",
 }
@@ -126,6 +128,11 @@ def above(low: float) -> Callable[[Any], str | None]:
 
 def between(low: float, high: float) -> Callable[[Any], str | None]:
     return lambda value: None if low <= value <= high else f"expected {low} to {high}, got {value}"
+
+
+def within(low: float, high: float) -> Callable[[Any], str | None]:
+    """low < value <= high."""
+    return lambda value: None if low < value <= high else f"expected more than {low}, up to {high}, got {value}"
 
 
 def not_blank() -> Callable[[Any], str | None]:

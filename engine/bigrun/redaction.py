@@ -47,19 +47,22 @@ NETWORK_TOKENS = frozenset(
 QUERY_NAMES = frozenset({"sig", "key", "code"})  # of a URL only, and what ends in "signature"
 
 WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-ANY_ENDING = "|".join(ending.replace("_", r"[_\-\s]?") for ending in sorted(ENDINGS, key=len, reverse=True))
-VALUE = r"""(?:"[^"]*"?|'[^']*'?|(?:bearer|basic|digest|token)\s+[^\s"',;&<>]+|[^\s"',;&<>]+)"""
+ANY_ENDING = "|".join(ending.replace("_", r"[_\- ]?") for ending in sorted(ENDINGS, key=len, reverse=True))
+VALUE = r"""(?:"[^"\n]*"?|'[^'\n]*'?|(?:bearer|basic|digest|token)[ \t]+[^\s"',;&<>]+|[^\s"',;&<>]+)"""
+# What messages about an option say behind its name, or in place of a value.
+OWN_WORDS = r"(?:expected|is required|is not what|a secret was|unknown option|has no effect)(?=[ :\n]|\Z)|\.\.\."
 ASSIGNMENT = re.compile(
-    rf"""(?<![\w.\-])(?P<name>[\w.\-]{{0,200}}?(?:{ANY_ENDING}))(?P<sign>["']?\s{{0,3}}[:=]\s{{0,3}})(?P<value>{VALUE})""",
+    rf"""(?<![\w.\-])(?P<name>[\w.\-]{{0,200}}?(?:{ANY_ENDING}))"""
+    rf"""(?P<sign>["']?[ \t]{{0,3}}[:=][ \t]{{0,3}})(?!{OWN_WORDS})(?P<value>{VALUE})""",
     re.IGNORECASE,
 )
 ARGUMENT = re.compile(
-    rf"""(?<![\w.\-])(?P<name>--[\w\-]{{0,200}}?(?:{ANY_ENDING}))(?P<sign>\s)(?P<value>{VALUE})""", re.IGNORECASE
+    rf"""(?<![\w.\-])(?P<name>--[\w\-]{{0,200}}?(?:{ANY_ENDING}))(?P<sign>[ \t])(?P<value>{VALUE})""", re.IGNORECASE
 )
 QUERY = re.compile(r"""(?P<name>(?<=[?&;])[\w.\-]{1,80})(?P<sign>=)(?P<value>[^&;\s"'<>#]+)""")
 USER_OF_URL = re.compile(r"(?<![a-z0-9+.\-])([a-z][a-z0-9+.\-]{0,30}:/{1,3})[^/\s\"'<>]+@", re.IGNORECASE)
 SHAPES = re.compile(
-    r"(?P<before>\b(?i:bearer)\s+)[\w\-.~+/]{8,}=*"
+    r"(?P<before>\b(?i:bearer)[ \t]+)[^\s\"',;&<>]{8,}"
     r"|(?P<hook>https://hooks\.slack\.com/services/|https://discord(?:app)?\.com/api/webhooks/)[^\s\"'<>]+"
     r"|\b(?:gh[opsur]_|hf_|npm_)[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\b(?:glpat-|sk-|xox[abeoprs]-|pypi-)[\w\-]{20,}"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
@@ -185,8 +188,9 @@ def assigned(match: re.Match[str], known: bool = False) -> str:
     name, sign, value = match["name"], match["sign"], match["value"]
     if not (known or is_secret_name(name)):
         return match[0]
-    mark = value[0] if value[0] in "\"'" else ""
-    return f"{name}{sign}{mark}{REDACTED}{mark}"
+    begins = value[0] if value[0] in "\"'" else ""
+    ends = begins if len(value) > 1 and value.endswith(begins) else ""
+    return f"{name}{sign}{begins}{REDACTED}{ends}"
 
 
 def masked(value: Any, *, everything: bool = False) -> Any:

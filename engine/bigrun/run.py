@@ -156,7 +156,7 @@ class Run:
     def event(self, kind: str, message: str, level: Level = "info", **facts: Any) -> None:
         """Tell everybody who listens (`on_event`) what happened; `facts` are JSON values."""
         step = max(self.step, self.plugins.step)
-        self.hook.on_event(run=self, event=Event(kind, message, step, level, facts))
+        self.hook.on_event(run=self, event=self.config.redactor().event(Event(kind, message, step, level, facts)))
 
     def put(self, value: object) -> None:
         """Keep a value for other plugins under its type."""

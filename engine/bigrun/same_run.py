@@ -11,6 +11,7 @@ import attrs
 import tomli
 
 from bigrun.errors import RunDirectoryError, UsageError
+from bigrun.redaction import equal_but_secrets
 from bigrun.rules import EngineConfig
 from bigrun.values import as_lists, did_you_mean
 
@@ -46,12 +47,12 @@ def check_same_run(
     Raises:
         RunDirectoryError: a value changed that a resumed run must keep.
     """
-    new = _leaves(config.tables())
+    new = _leaves(config.public_tables())
     old = {path: _default(path) for path in new} | _leaves(tomli.loads(saved_toml))
     changes = {
         path: f"{'.'.join(path)}: {_shown(old.get(path))} -> {_shown(new.get(path))}"
         for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
+        if not equal_but_secrets(old.get(path), new.get(path))
     }
     refused = [path for path in changes if _fixed(path) and ".".join(path) not in allowed_changes]
     if refused:

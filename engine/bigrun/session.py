@@ -12,7 +12,8 @@ import attrs
 from bigrun.activation import activate
 from bigrun.announcements import announce, announce_jumps, announce_recovery, checkpoint_refused
 from bigrun.build import build_data, build_objective, build_optimizer
-from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY
+from bigrun.checkpoint.facts import read_config
+from bigrun.checkpoint.layout import CHECKPOINTS, EMERGENCY
 from bigrun.config import Document
 from bigrun.directory import check_directory, check_unused, choose_directory, make_directory, write_config
 from bigrun.errors import ExitCode, NoImagesError, PluginError, UsageError
@@ -25,6 +26,7 @@ from bigrun.process import (
     preserved_threads,
     release_memory,
 )
+from bigrun.redaction import redact_error
 from bigrun.rollback import RollBack, go_back
 from bigrun.room import check_room
 from bigrun.run import Run
@@ -98,6 +100,7 @@ def attempt(run: Run, lock: RunLock, start: Start) -> bool:
                 raise
             except BaseException as error:
                 run.activity = "end"
+                redact_error(error, run.config.redactor())
                 report(run, run.plugins.notify("on_error", run=run, error=error))
                 raise
     except RollBack as rollback:
@@ -167,7 +170,7 @@ def take_directory(run: Run, lock: RunLock) -> None:
 
 def same_run(run: Run, checkpoint: Path, allowed_changes: Collection[str]) -> list[str]:
     """The configuration's changes since the checkpoint; refuses those that a resumed run may not have."""
-    return check_same_run(run.config, (checkpoint / CONFIG).read_text(encoding="utf-8"), checkpoint, allowed_changes)
+    return check_same_run(run.config, read_config(checkpoint), checkpoint, allowed_changes)
 
 
 def train(run: Run) -> None:
@@ -200,7 +203,8 @@ def tear_down(run: Run) -> None:
 
 def report(run: Run, errors: list[tuple[str, BaseException]]) -> None:
     for name, error in errors:
-        run.plugins.notify("on_event", run=run, event=_event_of(run, name, error))
+        event = run.config.redactor().event(_event_of(run, name, error))
+        run.plugins.notify("on_event", run=run, event=event)
 
 
 def _event_of(run: Run, name: str, error: BaseException) -> Any:

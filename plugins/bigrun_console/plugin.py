@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from bigrun import hookimpl
+from bigrun.terminal import printable
 
 if TYPE_CHECKING:
     from bigrun.events import Event
@@ -52,7 +53,7 @@ class Console:
 
     @hookimpl
     def on_event(self, run: Run, event: Event) -> None:
-        line = f"{event.level}: {event.message}" if event.level != "info" else event.message
+        line = printable(f"{event.level}: {event.message}" if event.level != "info" else event.message)
         if self._bar is not None:
             self._bar.print_above(line)
         elif run.is_main:

@@ -71,11 +71,13 @@ class Shelf:
     def adopt(self, other: Shelf, steps: Collection[int]) -> None:
         """Copy what this shelf has not of another one. Raises CheckpointError when it cannot be written."""
         for step in steps:
-            if other.path(step).is_file() and not self.path(step).exists():
+            source = other.path(step)
+            if source.is_file() and not source.is_symlink() and not self.path(step).exists():
                 beside = self.path(step).with_suffix(".new")
                 try:
                     self.folder.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(other.path(step), beside)
+                    beside.unlink(missing_ok=True)
+                    shutil.copyfile(source, beside)
                     beside.replace(self.path(step))
                 except OSError as error:
                     raise CheckpointError(f"{self.path(step)}: not copied from {other.folder}: {error}") from error

@@ -294,7 +294,7 @@ def test_without_the_runs_images_photographs_are_used(channels: int, target: str
     result = command(grey.directory, "--to", target)
     assert result.exit_code == 0, result.output
     assert "on 4 photographs of scikit-image" in result.output
-    assert "images       no images: set data.path" in result.output
+    assert "images       the run's images are of a plugin, which an export does not start" in result.output
 
 
 class Grey:

@@ -12,8 +12,8 @@ import torch
 from bigrun import hookimpl
 from bigrun.checkpoint.tensors import load_tensors
 from bigrun.errors import CheckpointError, ExitCode, RunDirectoryError, UsageError
-from bigrun.session import run_training
 from bigrun.same_run import check_same_run
+from bigrun.session import run_training
 from bigrun.testing.recorder import Recorder
 from bigrun.testing.runner import TINY, Runner, RunResult, SyntheticImages
 

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from bigrun.checkpoint import manifest
-from bigrun.checkpoint.layout import CHECKPOINTS, EMERGENCY, MANIFEST, holds_checkpoint, is_real_directory, parse_stale, parse_step, step_name
+from bigrun.checkpoint.layout import (
+    CHECKPOINTS,
+    EMERGENCY,
+    MANIFEST,
+    holds_checkpoint,
+    is_real_directory,
+    parse_stale,
+    parse_step,
+    step_name,
+)
 from bigrun.checkpoint.records import Record, read_record
 from bigrun.checkpoint.retention import Policy, reasons_to_stay
 from bigrun.checkpoint.verified import find_problems

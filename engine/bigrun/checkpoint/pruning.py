@@ -15,6 +15,7 @@ from bigrun.checkpoint.retention import Policy, reasons_to_stay
 from bigrun.checkpoint.space import human_bytes
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.errors import UsageError
+from bigrun.links import refuse_links
 from bigrun.lock import RunLock
 
 __all__ = ["Plan", "plan_pruning", "remove", "unused"]
@@ -42,6 +43,7 @@ def unused(run: Path) -> Iterator[RunLock]:
     """
     if not (run / CHECKPOINTS).is_dir():
         raise UsageError(f"{run}: has no checkpoints; expected a run directory, such as runs/my_run")
+    refuse_links(run)
     lock = RunLock(run)
     lock.acquire()
     try:

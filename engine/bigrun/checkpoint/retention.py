@@ -40,7 +40,8 @@ def reasons_to_stay(records: Collection[Record], policy: Policy) -> dict[int, li
     """For each step, ascending, why its checkpoint stays; one without a reason may go.
 
     Each reason holds among those that remain, too: to apply the policy twice, or after every save instead of once at
-    the end, leaves the same checkpoints (but for trouble that is found long after its onset). Of two that are equally good the older one is the better.
+    the end, leaves the same checkpoints, but for trouble that is found long after its onset. Of two that are equally
+    good the older one is the better.
 
     Args:
         records: the verified checkpoints. Others must not be given: they do not count, and are not judged.

@@ -80,7 +80,7 @@ class Child:
         preset.parent.mkdir(parents=True, exist_ok=True)
         preset.touch(mode=0o600)  # options of plugins may be secrets
         preset.write_text(tomli_w.dumps(tables), encoding="utf-8")
-        command = [sys.executable, "-m", "bigrun", "run", str(preset), "--run-dir", str(self.directory)]
+        command = [sys.executable, "-P", "-m", "bigrun", "run", str(preset), "--run-dir", str(self.directory)]
         self.starts += 1
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

@@ -10,6 +10,8 @@ import tomli_w
 
 from bigrun.checkpoint.disk import hash_file
 from bigrun.checkpoint.layout import MANIFEST
+from bigrun.redaction import Redactor
+from bigrun.terminal import printable
 from bigrun.version import __version__
 
 if TYPE_CHECKING:
@@ -69,8 +71,8 @@ def input_section(source: Source) -> str:
 
 def data(source: Source) -> str:
     images, seen = source.facts["images"], source.facts["position"]
-    origin = f"the folder `{without_places(source.data.path)}`" if source.data.path else "a plugin's data set"
-    plugins = ", ".join(f"`{name}`" for name in source.tables.get("plugins", {})) or "none"
+    origin = f"the folder {quoted(without_places(source.data.path))}" if source.data.path else "a plugin's data set"
+    plugins = ", ".join(map(quoted, source.tables.get("plugins", {}))) or "none"
     return (
         f"{images:,} images of {origin}, without labels; {seen:,} were seen, {seen / max(images, 1):,.1f} epochs. "
         f"Active plugins: {plugins}."
@@ -84,7 +86,7 @@ def recipe(source: Source) -> str:
     return (
         f"## Recipe\n\nDINOv3-style self-distillation; {steps}, {source.data.effective_batch} images per step. "
         "All options, resolved; of paths only the last part:\n\n"
-        f"```toml\n{tomli_w.dumps(without_places(source.tables)).strip()}\n```"
+        f"```toml\n{tomli_w.dumps(without_places(Redactor([]).value(source.tables))).strip()}\n```"
     )
 
 
@@ -97,6 +99,12 @@ def without_places(value: Any) -> Any:
     if isinstance(value, str) and ("/" in value or "\\" in value):
         return value.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return value
+
+
+def quoted(name: str) -> str:
+    """A name as Markdown's code: whatever it holds is shown, and is neither Markdown nor HTML."""
+    shown = printable(Redactor([]).text(name)).translate({ord("`"): "'", ord("\n"): " "})
+    return f"`{shown}`"
 
 
 def provenance(source: Source, folder: Path) -> str:
@@ -115,7 +123,7 @@ def provenance(source: Source, folder: Path) -> str:
 
 def licence(source: Source) -> str:
     start = source.tables.get("init", {}).get("path")
-    before = f" Training began from `{without_places(start)}`, whose licence goes on to apply." if start else ""
+    before = f" Training began from {quoted(without_places(start))}, whose licence goes on to apply." if start else ""
     return (
         "## Licence\n\nThe weights belong to whoever trained them, who decides how they may be used; the images they "
         f"were trained on may bind that decision.{before} bigrun, which trained and exported them, is Apache-2.0."

@@ -48,23 +48,18 @@ def find_crops(source: Source, say: Callable[[str], None]) -> Crops:
 
 
 def of_the_run(source: Source) -> tuple[list[Tensor], str]:
-    """Images spread over the run's data set, whoever brings it. Raises BigrunError."""
-    from bigrun.activation import activate
-    from bigrun.config import Document
-    from bigrun.export.source import run_directory
-    from bigrun.run import Run
-    from bigrun.session import tear_down
+    """Images spread over the run's folder. Raises BigrunError.
 
-    config, plugins = activate(Document(str(source.checkpoint), source.checkpoint.name, source.tables))
-    run = Run(config, run_directory(source.checkpoint), plugins)
-    try:
-        dataset = run.hook.build_dataset(run=run)
-        if len(dataset) == 0:
-            raise DataError("the run's data set is empty")
-        step = max(len(dataset) // IMAGES, 1)
-        images = [dataset[index] for index in range(0, len(dataset), step)[:IMAGES]]
-    finally:
-        tear_down(run)
+    Only of a folder: a plugin that brings images would be code, with options, of whoever has made the checkpoint's
+    configuration, and nobody has named it here.
+    """
+    from bigrun.data.folder import ImageFolder
+
+    if source.data.path is None:
+        raise DataError("the run's images are of a plugin, which an export does not start")
+    dataset = ImageFolder.search(source.data.path)
+    step = max(len(dataset) // IMAGES, 1)
+    images = [dataset[index] for index in range(0, len(dataset), step)[:IMAGES]]
     return images, f"{len(images)} images of the run's data set"
 
 

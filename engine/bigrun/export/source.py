@@ -11,7 +11,7 @@ import tomli
 
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.disk import hash_file
-from bigrun.checkpoint.facts import load_facts
+from bigrun.checkpoint.facts import load_facts, read_config
 from bigrun.checkpoint.layout import CONFIG, MANIFEST, holds_checkpoint
 from bigrun.checkpoint.manifest import Manifest
 from bigrun.checkpoint.store import CheckpointStore
@@ -124,7 +124,7 @@ def read_source(checkpoint: Path) -> Source:
     problems = manifest.verify(checkpoint)
     if problems:
         raise CheckpointError("\n".join([f"{checkpoint}: damaged, not exported:", *(f"  {p}" for p in problems)]))
-    tables = tomli.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
+    tables = tomli.loads(read_config(checkpoint))
     sections = read_sections(tables, str(checkpoint / CONFIG))
     network = load_tensors(checkpoint, NETWORK)
     weights = {name.removeprefix(PART): tensor for name, tensor in network.items() if name.startswith(PART)}

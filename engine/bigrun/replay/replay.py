@@ -22,6 +22,7 @@ from bigrun.checkpoint.store import CheckpointStore
 from bigrun.config import Document, read_preset
 from bigrun.errors import CheckpointError, TrainingHalted, UsageError
 from bigrun.flight import FLIGHT
+from bigrun.links import refuse_links
 from bigrun.markers import hookimpl
 from bigrun.rollback import RollBack
 
@@ -77,6 +78,7 @@ def replay(directory: Path, step: int | None, sets: Sequence[str] = ()) -> Repla
         UsageError: there is no such run, or no checkpoint before the step.
         CheckpointError: an earlier step went another way than the first time.
     """
+    refuse_links(directory)
     step, checkpoint = starting_point(directory, step)
     document = read_preset(str(checkpoint / CONFIG), sets=tuple(sets))
     everything = activate(document)[1]

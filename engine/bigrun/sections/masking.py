@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from bigrun.options import at_least, between, option
+from bigrun.options import between, option
 
 __all__ = ["Masking"]
 
@@ -19,7 +19,7 @@ class Masking:
     ratio: tuple[float, float] = option(
         (0.1, 0.5), help="Smallest and largest share of a masked crop's patches; the crops of a step climb it evenly."
     )
-    min_block_patches: int = option(4, check=at_least(1), help="Smallest area of a block.")
+    min_block_patches: int = option(4, check=between(1, 2**20), help="Smallest area of a block.")
     block_aspect: float = option(
         0.3, check=between(0.01, 1), help="Height over width of a block is drawn from this to its inverse, log-uniform."
     )

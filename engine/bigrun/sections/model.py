@@ -8,7 +8,7 @@ from typing import Literal
 import attrs
 
 from bigrun.architectures import ARCHITECTURES, known_architecture
-from bigrun.options import above, between, interval, option
+from bigrun.options import between, interval, option, within
 
 __all__ = ["Model"]
 
@@ -31,7 +31,7 @@ class Model:
     patch_size_px: int = option(16, check=between(1, 1000), fixed=True, help="Side of a patch.")
     in_channels: int = option(3, check=between(1, 1000), fixed=True, help="Channels of the input image.")
     storage_tokens: int = option(4, check=between(0, 1000), fixed=True, help="Storage (register) tokens R.")
-    rope_base: float | None = option(100.0, check=above(1), fixed=True, help="Base of the RoPE periods.")
+    rope_base: float | None = option(100.0, check=within(1, 1e9), fixed=True, help="Base of the RoPE periods.")
     rope_period_range: tuple[float, float] | None = option(
         None, check=interval(0, 1e9), fixed=True, help="Shortest and longest RoPE period, instead of rope_base."
     )
@@ -39,13 +39,13 @@ class Model:
         "separate", fixed=True, help="Side by which patch coordinates are divided."
     )
     rope_shift: float | None = option(
-        None, check=above(0), help="Training: per-axis shift drawn from -s to s; absent: off."
+        None, check=within(0, 1000), help="Training: per-axis shift drawn from -s to s; absent: off."
     )
     rope_jitter_factor: float | None = option(
-        None, check=above(1), help="Training: per-axis log-uniform scale from 1/j to j; absent: off."
+        None, check=within(1, 1000), help="Training: per-axis log-uniform scale from 1/j to j; absent: off."
     )
     rope_rescale_factor: float | None = option(
-        2.0, check=above(1), help="Training: log-uniform scale of both axes from 1/r to r; false: off."
+        2.0, check=within(1, 1000), help="Training: log-uniform scale of both axes from 1/r to r; false: off."
     )
     rope_per_block: bool = option(
         True,
@@ -70,7 +70,7 @@ class Model:
         "layernormbf16", fixed=True, help="LayerNorm with eps 1e-6, with eps 1e-5, or RMSNorm."
     )
     layerscale: float | None = option(
-        1e-5, check=above(0), fixed=True, help="Initial LayerScale; false: no LayerScale."
+        1e-5, check=within(0, 1000), fixed=True, help="Initial LayerScale; false: no LayerScale."
     )
     drop_path_fraction: float = option(
         0.1, check=between(0, 0.99), help="Samples whose residual branch is skipped (student)."

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
-from bigrun.options import above, at_least, between, option
+from bigrun.options import at_least, between, option
 
 __all__ = ["Objective"]
 
@@ -29,16 +29,16 @@ def _ibot(default: Any, *, help: str, check: Callable[[Any], str | None], rule: 
 class Objective:
     """DINO on class tokens, iBOT on masked patches, KoLeo, and how the teacher's targets are made [spec 4, 5]."""
 
-    dino_weight: float = option(1.0, check=at_least(0), help="Weight of the DINO loss on class tokens.")
-    local_weight: float = option(1.0, check=at_least(0), help="Weight of the local crops' share of the DINO loss.")
+    dino_weight: float = option(1.0, check=between(0, 1e6), help="Weight of the DINO loss on class tokens.")
+    local_weight: float = option(1.0, check=between(0, 1e6), help="Weight of the local crops' share of the DINO loss.")
     ibot_weight: float = option(
         1.0,
-        check=at_least(0),
+        check=between(0, 1e6),
         fixed=True,
         help="Weight of the iBOT loss on masked patches; 0: no masks, no head.",
     )
     koleo_weight: float = option(
-        0.1, check=at_least(0), help="Weight of the KoLeo loss, which keeps class tokens apart; 0: off."
+        0.1, check=between(0, 1e6), help="Weight of the KoLeo loss, which keeps class tokens apart; 0: off."
     )
     koleo_group: int | None = option(
         None,
@@ -84,11 +84,13 @@ class Objective:
         fixed=True,
         help="Logits are cosines: a prototype counts by its direction. For short runs with few prototypes.",
     )
-    student_temperature: float = option(0.1, check=above(0), help="Temperature of the student's softmax.")
-    teacher_temperature: float = option(0.07, check=above(0), help="Temperature of the teacher after its warm-up.")
+    student_temperature: float = option(0.1, check=between(1e-3, 1e3), help="Temperature of the student's softmax.")
+    teacher_temperature: float = option(
+        0.07, check=between(1e-3, 1e3), help="Temperature of the teacher after its warm-up."
+    )
     teacher_temperature_start: float = option(
         0.04,
-        check=above(0),
+        check=between(1e-3, 1e3),
         effective=lambda objective: objective.teacher_temperature_warmup_steps != 0,
         otherwise="objective.teacher_temperature_warmup_steps = 0",
         help="Temperature of the teacher at the first step.",

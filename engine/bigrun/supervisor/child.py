@@ -53,7 +53,7 @@ class Child:
         self._step_file = os.memfd_create("bigrun-step")
         words = [str(number), str(self._step_file), str(os.getpid()), before, *arguments]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bigrun.supervisor.attempt", *words],
+            [sys.executable, "-P", "-m", "bigrun.supervisor.attempt", *words],
             stderr=subprocess.PIPE,
             pass_fds=[self._step_file],
         )

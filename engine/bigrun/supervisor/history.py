@@ -13,6 +13,8 @@ import attrs
 from bigrun.checkpoint.layout import CONFIG, step_name
 from bigrun.errors import ExitCode
 from bigrun.events import utc_now
+from bigrun.links import open_append
+from bigrun.redaction import Redactor
 from bigrun.supervisor.child import Start
 
 __all__ = ["History", "describe_end", "describe_start"]
@@ -56,7 +58,7 @@ class History:
 
     def give_up(self, why: str) -> str:
         """Write the report; returns its text, or the text with a last line that says why it could not be written."""
-        text = "\n".join(report_lines(self.directory, self.starts, why)) + "\n"
+        text = Redactor.of_environment().text("\n".join(report_lines(self.directory, self.starts, why)) + "\n")
         path = self.directory / FOLDER / f"report-{utc_now().replace(':', '').partition('.')[0]}Z.txt"
         self._write({"what": "gave-up", "why": why, "report": path.name})
         try:
@@ -71,13 +73,14 @@ class History:
         return (self.directory / CONFIG).is_file()
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._waiting.append(json.dumps({"time_utc": utc_now(), **row}) + "\n")
+        public = Redactor.of_environment().value({"time_utc": utc_now(), **row})
+        self._waiting.append(json.dumps(public) + "\n")
         if not self._is_run():
             return
         try:
             folder = self.directory / FOLDER
             folder.mkdir(exist_ok=True)
-            with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            with open_append(folder / "log.jsonl") as file:
                 file.writelines(self._waiting)
         except OSError:
             return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bigrun.checkpoint.store import CheckpointStore
-from bigrun.directory import choose_directory
+from bigrun.directory import check_directory, choose_directory
 from bigrun.errors import ExitCode
 from bigrun.supervisor.child import Child, Start
 from bigrun.supervisor.command import words_of
@@ -40,6 +40,7 @@ class Supervisor:
         given = command.params
         self.command = command
         self.directory = choose_directory(document, given["run_dir"], fresh=given["fresh"])
+        check_directory(self.directory)
         self.max_restarts = MAX_RESTARTS if given["max_restarts"] is None else given["max_restarts"]
         self.history = History(self.directory)
         self._ends = end_of(document)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -151,7 +152,8 @@ def _read_torch(path: Path, meta: bool) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(path):
         raise UsageError(f"{path}: is neither a safetensors file nor one of torch.save, or is damaged")
     try:
-        content = torch.load(path, map_location="meta" if meta else "cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings(action="ignore"):  # of old protocols and TorchScript: read or refused, and named
+            content = torch.load(path, map_location="meta" if meta else "cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         asked = GLOBAL.search(str(error))
         raise UsageError(
