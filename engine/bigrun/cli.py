@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import signal
 import sys
@@ -45,6 +46,9 @@ def main() -> None:
     """
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # --plugin my_module:MyPlugin finds my_module.py here; last: no torch.py does
+    from bigrun.terminal import give_up_output
+
+    atexit.register(give_up_output)
 
 
 @main.command()

@@ -80,6 +80,9 @@ class RunLock:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(attrs.asdict(me)).encode(), 0)
             os.fsync(descriptor)
+        except OSError as error:  # a full disk
+            os.close(descriptor)
+            raise RunDirectoryError(f"{self.path}: cannot be locked: {error.strerror}") from None
         except BaseException:
             os.close(descriptor)
             raise

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["State", "gather_state", "restore_state"]
 
+NEEDED = ("step", "position", "images", "optimizer", "metrics", "plugins", "schedules", "skipped_in_a_row", "versions")
+"""Facts without which a run cannot go on; the others are younger than the first checkpoints."""
+
 
 @attrs.frozen(eq=False)
 class State:
@@ -71,10 +74,12 @@ def restore_state(
     """Put a checkpoint's state into a built run.
 
     Raises:
-        CheckpointError: tensors are missing, extra or of another shape; a critical plugin of the checkpoint is not
+        CheckpointError: tensors are missing, extra or of another shape; facts are missing.
+        RunDirectoryError: the data set has another number of images, or a critical plugin of the checkpoint is not
             active and not dropped.
     """
     state = run.checkpoints.load_facts(path, "state")
+    check_facts(state, path)
     check_images(run, state["images"], path, allowed_changes)
     check_dropped(run, state["plugins"], drop_plugins)
     check_plugins(run, state["plugins"], drop_plugins)
@@ -122,6 +127,13 @@ def restore_frozen(run: Run, path: Path, drop_plugins: Collection[str]) -> None:
         if is_meta(run.frozen[name]):
             run.materialise(run.frozen[name])
         load_strict(run.frozen[name], tensors, f"{path.name}/frozen.safetensors: {name}")
+
+
+def check_facts(state: Any, path: Path) -> None:
+    """Of a checkpoint whose every byte is as it was saved: whoever saved it may have left something out."""
+    missing = [name for name in NEEDED if name not in state] if isinstance(state, dict) else list(NEEDED)
+    if missing:
+        raise CheckpointError(f"{path.name}/state.json: missing ({len(missing)}): {', '.join(missing)}")
 
 
 def check_images(run: Run, saved: int, path: Path, allowed_changes: Collection[str]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import sys
+from typing import TextIO
 
 import click
 
 from bigrun.redaction import Redactor
 
-__all__ = ["printable", "say"]
+__all__ = ["give_up_output", "printable", "say", "tell"]
 
 # What a terminal obeys instead of showing it (all of C0 but tab and newline, DEL, C1), what reverses the order of what
 # is shown, and halves of characters, which no encoding has: a name that is not UTF-8 has them.
@@ -27,5 +31,22 @@ def written_out(code: int) -> str:
 
 
 def say(line: str, *, error: bool = False) -> None:
-    """Print a line of the command line: without secrets, and nothing that a terminal would obey."""
-    click.echo(printable(Redactor.of_environment().text(line)), err=error)
+    """Print a line of the command line: without secrets, and nothing that a terminal would obey. What the disk behind
+    a redirection refuses is not said: no run ends for that."""
+    with contextlib.suppress(OSError):
+        click.echo(printable(Redactor.of_environment().text(line)), err=error)
+
+
+def tell(line: str, file: TextIO) -> None:
+    """Print a line to `file` now, if that takes it."""
+    with contextlib.suppress(OSError):
+        print(line, file=file, flush=True)
+
+
+def give_up_output() -> None:
+    """Let what could not be printed go, for Python would end with exit code 120 for it; to be called at exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

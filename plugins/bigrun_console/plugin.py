@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from bigrun import hookimpl
-from bigrun.terminal import printable
+from bigrun.terminal import printable, tell
 
 if TYPE_CHECKING:
     from bigrun.events import Event
@@ -49,7 +49,7 @@ class Console:
             self._bar.show(describe(metrics), eta_text(eta))
         else:
             of = f"/{run.max_steps}" if run.max_steps else ""
-            print(f"step {step}{of}  {describe(metrics)}  {eta_text(eta)}".rstrip(), file=self._file, flush=True)
+            tell(f"step {step}{of}  {describe(metrics)}  {eta_text(eta)}".rstrip(), self._file)
 
     @hookimpl
     def on_event(self, run: Run, event: Event) -> None:
@@ -57,7 +57,7 @@ class Console:
         if self._bar is not None:
             self._bar.print_above(line)
         elif run.is_main:
-            print(line, file=self._file, flush=True)
+            tell(line, self._file)
 
     @hookimpl
     def teardown(self, run: Run) -> None:

@@ -8,12 +8,15 @@ import os
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from bigrun import hookimpl
+from bigrun.directory import replace_file
 from bigrun.events import Event, Level
+from bigrun.links import open_append, read_bytes
+from bigrun_metrics_log.lines import Lines
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -22,14 +25,15 @@ __all__ = ["MetricsLog"]
 
 
 class MetricsLog:
-    """One JSON object per line, flushed at once. A resumed run cuts metric rows after its checkpoint, so that no
+    """One JSON object per line, written at once. A resumed run cuts metric rows after its checkpoint, so that no
     step stands in the file twice; events are history and stay. Besides the run's events, its story has a row for
-    every start (with the header), checkpoint and end."""
+    every start (with the header), checkpoint and end. What a full disk refuses is kept and written later."""
 
     observer = True
 
     def __init__(self) -> None:
-        self._metrics: IO[str] | None = None
+        self._metrics: Lines | None = None
+        self._events: Lines | None = None
 
     @hookimpl
     def on_start(self, run: Run) -> None:
@@ -37,20 +41,22 @@ class MetricsLog:
             return
         path = run.directory / "metrics.jsonl"
         cut_after(path, run.step)
-        self._metrics = path.open("a", encoding="utf-8")
+        self._metrics = Lines(path)
+        self._write(run, self._metrics)
         self._tell(run, "started", f"started after step {run.step}", header=run.header)
 
     @hookimpl
     def on_metrics(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         if self._metrics is not None:
-            self._metrics.write(as_json({"step": step, **metrics}) + "\n")
-            self._metrics.flush()
+            self._write(run, self._metrics, as_json({"step": step, **metrics}))
+        if self._events is not None and self._events.trouble:
+            self._write(run, self._events)
 
     @hookimpl
     def on_event(self, run: Run, event: Event) -> None:
         if run.is_main and run.directory.is_dir():
-            with (run.directory / "events.jsonl").open("a", encoding="utf-8") as file:
-                file.write(as_json(attrs.asdict(event)) + "\n")
+            self._events = self._events or Lines(run.directory / "events.jsonl")
+            self._write(run, self._events, as_json(run.config.redactor().value(attrs.asdict(event))))
 
     @hookimpl
     def on_checkpoint(self, run: Run, step: int, path: Path) -> None:
@@ -75,11 +81,35 @@ class MetricsLog:
         """Write an event of this plugin's own: the others know from their hooks."""
         self.on_event(run, Event(kind, message, run.step, level, facts))
 
+    def _write(self, run: Run, file: Lines, *lines: str) -> None:
+        """Write what waits and these lines; say when the disk begins to refuse them, and when it takes them again."""
+        if not file.write(*lines):
+            return
+        if file.trouble is not None:
+            run.event(
+                "log-degraded",
+                f"{file.path} cannot be written ({file.trouble.strerror}); training goes on, and what should stand "
+                "there is kept in memory until it can",
+                "error",
+            )
+        else:
+            lost = f"; {file.lost:,} lines were too many to keep, and are lost" if file.lost else ""
+            run.event("log-recovered", f"{file.path} is written again, with what was kept meanwhile{lost}", "warning")
+            file.lost = 0
+
     @hookimpl
     def teardown(self, run: Run) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
+        files = [file for file in (self._metrics, self._events) if file is not None and file.trouble is not None]
+        for file in files:
+            self._write(run, file)
+            if file.trouble is not None:
+                run.event(
+                    "log-incomplete",
+                    f"{file.path}: the last {file.waiting:,} lines could not be written and are lost "
+                    f"({file.trouble.strerror})",
+                    "error",
+                )
+        self._metrics = self._events = None
 
 
 def as_json(row: Mapping[str, Any]) -> str:
@@ -97,17 +127,23 @@ def finite(value: Any) -> Any:
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Keep the rows up to `step`; a last line that a kill has cut short goes too. Replaces the file atomically."""
+    """Keep the rows up to `step`; a last line that a kill has cut short goes too. A full disk does not matter, unless
+    there is noise between the rows: then the file is replaced atomically."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if row["step"] <= step:
-            kept.append(line)
-    beside = path.with_suffix(".tmp")
-    beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(beside, path)  # noqa: PTH105 - one atomic rename
+    text = read_bytes(path)
+    kept = b"".join(line + b"\n" for line in text.split(b"\n") if is_row_up_to(step, line))
+    if not text.startswith(kept):
+        replace_file(path, kept)
+    elif text != kept:
+        with open_append(path) as file:
+            os.ftruncate(file.fileno(), len(kept))
+
+
+def is_row_up_to(step: int, line: bytes) -> bool:
+    """Whether a line is a whole row of a step up to this one: a kill cuts lines short, a bad disk makes them noise."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= step

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pytest", "torch", "safetensors.torch", "bigrun.checkpoint.store"])
 
-FILE_OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}
+FILE_OPERATIONS = {"open", "os.rename", "os.mkdir", "os.link", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}
 
 
 def save(store: CheckpointStore, step: int, value: int) -> None:
@@ -40,13 +40,15 @@ def save(store: CheckpointStore, step: int, value: int) -> None:
 
 
 def value_of(store: CheckpointStore, path: Path) -> int:
-    """The value of a checkpoint that verifies and whose files agree."""
+    """The value of a checkpoint that verifies and whose files agree; an amended one has it from its facts alone."""
     assert manifest.verify(path) == []
-    value: int = store.load_facts(path, "state")["value"]
+    facts = store.load_facts(path, "state")
+    value: int = facts["value"]
     for stem in ("model", "optimizer"):
         assert torch.equal(store.load_tensors(path, stem)["w"], torch.full((40_000,), float(value)))
     assert (path / "config.toml").read_text() == f"value = {value}\n"
-    return value
+    amended: int = facts.get("amended", value)
+    return amended
 
 
 def newest_value(store: CheckpointStore) -> int:
@@ -136,6 +138,8 @@ def act_and_strike(directory: Path, action: str, at: int, kill: bool, answers: A
     try:
         if action == "delete":
             store.delete(1)
+        elif action == "amend":
+            store.amend(1, {"state": {"value": 1, "amended": 3}})
         else:
             save(store, 1 if action == "replace" else 3, 3)
     except CheckpointError:
@@ -175,6 +179,7 @@ def published(store: CheckpointStore) -> dict[int, int]:
     [
         ("save", [{1: 1, 2: 2}, {1: 1, 2: 2, 3: 3}]),
         ("replace", [{1: 1, 2: 2}, {1: 3, 2: 2}]),
+        ("amend", [{1: 1, 2: 2}, {1: 3, 2: 2}]),
         ("delete", [{1: 1, 2: 2}, {2: 2}]),
     ],
 )
@@ -194,6 +199,7 @@ def test_a_kill_at_any_file_operation_leaves_the_old_or_the_new(
     [
         ("save", {1: 1, 2: 2}, {1: 1, 2: 2, 3: 3}),
         ("replace", {1: 1, 2: 2}, {1: 3, 2: 2}),
+        ("amend", {1: 1, 2: 2}, {1: 3, 2: 2}),
         ("delete", {1: 1, 2: 2}, {2: 2}),
     ],
 )

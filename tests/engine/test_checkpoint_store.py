@@ -124,6 +124,137 @@ def test_saving_replaces_a_damaged_checkpoint(store: CheckpointStore) -> None:
     assert value_of(store, 5) == 2.0
 
 
+# -- amending: other facts beside the same tensors -----------------------------------------------------------------
+
+
+def test_an_amended_checkpoint_has_the_new_facts_and_the_same_files(store: CheckpointStore) -> None:
+    tensors = {"model": {"w": torch.ones(8)}, "optimizer": {"m": torch.zeros(3)}}
+    path = store.save(5, tensors, {"state": {"value": 1.0}, "notes": ["kept"]}, "step = 5\n")
+    inodes = {file.name: file.stat().st_ino for file in path.iterdir()}
+    before = manifest.read(path)
+    assert store.amend(5, {"state": {"value": 1.0, "position": 7}, "more": {}}) == path
+    assert manifest.verify(path) == []
+    assert names(store) == ["step-00000005"]
+    assert store.load_facts(path, "state") == {"value": 1.0, "position": 7}
+    assert store.load_facts(path, "notes") == ["kept"]
+    assert store.load_facts(path, "more") == {}
+    assert value_of(store, 5) == 1.0
+    after = manifest.read(path)
+    assert (after.step, after.config_sha256) == (5, before.config_sha256)
+    same = {file.name for file in path.iterdir() if inodes.get(file.name) == file.stat().st_ino}
+    assert same == {"model.safetensors", "optimizer.safetensors", "notes.json", "config.toml"}
+
+
+def test_amending_what_is_not_there_is_an_error(store: CheckpointStore) -> None:
+    with pytest.raises(CheckpointError, match="step-00000005"):
+        store.amend(5, {"state": {}})
+    assert names(store) == []
+
+
+@pytest.mark.parametrize("facts", [{"state": float("nan")}, {"../state": {}}, {"MANIFEST": {}}])
+def test_a_refused_amendment_leaves_the_old_one(store: CheckpointStore, facts: dict[str, Any]) -> None:
+    save(store, 5, 1.0)
+    with pytest.raises(CheckpointError):
+        store.amend(5, facts)
+    assert value_of(store, 5) == 1.0
+    assert names(store) == ["step-00000005"]
+
+
+def test_a_damaged_checkpoint_cannot_be_made_a_whole_one(store: CheckpointStore) -> None:
+    path = save(store, 5, 1.0) / "model.safetensors"
+    damage(path)
+    with pytest.raises(CheckpointError, match=r"not saved: the disk gives back other bytes.*model\.safetensors"):
+        store.amend(5, {"state": {"value": 1.0}})
+    assert manifest.verify(store.path(5))[0].startswith("model.safetensors: has sha256")
+    assert names(store) == ["step-00000005"]
+
+
+def test_whoever_may_not_publish_may_not_amend(tmp_path: Path) -> None:
+    save(CheckpointStore(tmp_path), 5, 1.0)
+
+    def refuse() -> None:
+        raise CheckpointError("not yours")
+
+    store = CheckpointStore(tmp_path, before_publishing=refuse)
+    for act in (lambda: store.amend(5, {"state": {"value": 2.0}}), lambda: save(store, 5, 2.0)):
+        with pytest.raises(CheckpointError, match="not yours"):
+            act()
+    assert value_of(store, 5) == 1.0
+    assert names(store) == ["step-00000005"]
+
+
+# -- which are whole ----------------------------------------------------------------------------------------------
+
+
+def damage(path: Path) -> None:
+    """Flip a bit in the last byte, behind the back of whoever remembers the file."""
+    times = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_verified_steps_are_those_of_which_every_byte_is_right(store: CheckpointStore) -> None:
+    assert store.verified_steps() == []
+    for step in (100, 9, 10):
+        save(store, step)
+    (store.directory / "step-999").mkdir()
+    damage(store.path(10) / "model.safetensors")
+    fresh = CheckpointStore(store.directory)
+    assert fresh.steps() == [9, 10, 100]
+    assert fresh.verified_steps() == [9, 100]
+
+
+def test_what_was_read_once_or_written_is_not_read_again(store: CheckpointStore) -> None:
+    save(store, 1)
+    save(store, 2)
+    damage(store.path(1) / "model.safetensors")
+    assert store.verified_steps() == [1, 2], "this object has written both"
+    reader = CheckpointStore(store.directory)
+    assert reader.verified_steps() == [2]
+    damage(store.path(2) / "model.safetensors")
+    assert reader.verified_steps() == [2], "it has read it before"
+    assert CheckpointStore(store.directory).verified_steps() == []
+
+
+def test_a_damaged_one_counts_again_once_it_is_whole(store: CheckpointStore) -> None:
+    save(store, 1)
+    damage(store.path(1) / "model.safetensors")
+    reader = CheckpointStore(store.directory)
+    assert reader.verified_steps() == []
+    damage(store.path(1) / "model.safetensors")
+    assert reader.verified_steps() == [1]
+
+
+def test_a_step_that_was_saved_again_is_read_again(store: CheckpointStore) -> None:
+    save(store, 1, 1.0)
+    reader = CheckpointStore(store.directory)
+    assert reader.verified_steps() == [1]
+    save(store, 1, 2.0)
+    damage(store.path(1) / "model.safetensors")
+    assert reader.verified_steps() == []
+    save(store, 1, 3.0)
+    store.amend(1, {"state": {"value": 3.0}})
+    damage(store.path(1) / "model.safetensors")
+    assert reader.verified_steps() == []
+
+
+def test_what_is_gone_is_not_listed(store: CheckpointStore) -> None:
+    save(store, 1)
+    save(store, 2)
+    store.delete(1)
+    assert store.verified_steps() == [2]
+    (store.path(2) / "MANIFEST.json").unlink()
+    assert store.verified_steps() == []
+
+
+def test_one_of_a_newer_format_is_none_that_this_version_can_vouch_for(store: CheckpointStore) -> None:
+    save(store, 1)
+    (save(store, 2) / "MANIFEST.json").write_text('{"format_version": 2}')
+    assert CheckpointStore(store.directory).verified_steps() == [1]
+
+
 def test_delete_removes_one(store: CheckpointStore) -> None:
     save(store, 5)
     save(store, 6)
