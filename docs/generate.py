@@ -227,14 +227,22 @@ def cli_page() -> Iterator[str]:
     yield from paragraphs(command_line.help)
     yield ""
     yield "How a command ends is in [exit codes and errors](exit-codes-and-errors.md)."
-    for name, command in sorted(command_line.commands.items()):
+    for name, command in commands_of(command_line):
         arguments = [p for p in command.params if isinstance(p, click.Argument)]
         options = [p for p in command.params if isinstance(p, click.Option)]
-        words = ["bigrun", name, *(["[OPTIONS]"] if options else []), *(metavar_of(a) for a in arguments)]
+        words = [f"bigrun {name}", *(["[OPTIONS]"] if options else []), *(metavar_of(a) for a in arguments)]
         yield from ("", f"## `{' '.join(words)}`", "", *paragraphs(command.help))
         if options:
             yield from ("", "| option | meaning |", "|---|---|")
             yield from (f"| `{spelling(o)}` | {o.help}{' May be repeated.' if o.multiple else ''} |" for o in options)
+
+
+def commands_of(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command by its name, those of a group after it as `group command`."""
+    for name, command in sorted(group.commands.items()):
+        yield before + name, command
+        if isinstance(command, click.Group):
+            yield from commands_of(command, f"{before}{name} ")
 
 
 def paragraphs(text: str | None) -> Iterator[str]:

@@ -40,10 +40,15 @@ class Hooks(Protocol):
             before_step
             [teacher targets for the whole window]
             per micro-batch: [forward], loss_terms, [backward], after_backward
-            healthy:     before_update, [optimizer, teacher], after_update
-            not healthy: on_anomaly
-            after_step, now and then on_metrics, now and then [save] on_checkpoint
+            [is every number finite?] before_update
+            on_anomaly for each anomaly reported until here
+            [optimizer, teacher], after_update          unless the answer leaves the step out
+            after_step, now and then on_metrics
+            on_anomaly for each anomaly reported since
+            now and then [a save begins], on_checkpoint of one that is on the disk
+        [the last save], on_checkpoint
         on_finish or on_error, teardown
+        [roll-back: teardown only, then all of this again with new plugins]
 
     Implement a hook as a method of the same name, marked with `bigrun.hookimpl`, with any subset of its
     parameters, as ordinary parameters without defaults. Return types here are what the caller gets: for a
@@ -212,9 +217,11 @@ class Hooks(Protocol):
     def before_update(self, run: Run, step: int, grad_norm: torch.Tensor) -> None:
         """All processes agree that loss and gradients are finite; the optimizer is next.
 
-        When: after clipping and the step's agreement; a plugin can still call `run.report_anomaly` to prevent
-            the update.
-        Called: once per healthy step, on every process; `grad_norm` is the norm before clipping, shape `()`.
+        When: after clipping and the step's agreement; the update waits for the answer to every anomaly that is
+            reported (`run.report_anomaly`) until this hook has returned. `run.metrics.pending(names)` has the values
+            of the step.
+        Called: once per step whose numbers are finite, on every process; `grad_norm` is the norm before clipping,
+            shape `()`.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -232,12 +239,19 @@ class Hooks(Protocol):
     @hookspec(firstresult=True)
     @changes_training
     def on_anomaly(self, run: Run, anomaly: Anomaly) -> Action:
-        """Decide what to do about a step that may not update the weights.
+        """Decide what is done about an anomaly that was reported: numbers that are not finite, by the engine, or
+        whatever a plugin has found.
 
-        When: instead of `before_update` and `after_update`, or after a report made in `before_update`.
-        Called: once per unhealthy step, on every process with the same arguments, until one plugin answers.
-        Result: `Action.SKIP` or `Action.HALT`, or None; the default skips and halts after
-            `run.halt_after_skips` skips in a row.
+        When: after `before_update` for what was reported until then, which holds the update back; after `on_metrics`
+            and before the save for what was reported since, when `SKIP` comes too late and is the same as `WARN`.
+        Called: once per anomaly, on every process with the same arguments, until one plugin answers. Of several
+            anomalies at a time the strongest answer is done.
+        Result: from the weakest to the strongest `Action.WARN` (say so; a step that is not finite is left out all the
+            same), `SKIP` (leave the update out; the step counts), `SAVE` (as `SKIP`, and keep an emergency checkpoint),
+            `ROLL_BACK` (go on from the newest verified checkpoint before `anomaly.onset`, behind the images of today;
+            where the run may not, as `HALT`) or `HALT` (keep an emergency checkpoint, end with exit code 5); or None.
+            The default, `Defaults.on_anomaly`, skips, and halts when that would be the `run.halt_after_skips`-th skip
+            in a row.
         If it raises: the run ends.
         """
 
@@ -265,8 +279,11 @@ class Hooks(Protocol):
     def on_checkpoint(self, run: Run, step: int, path: Path) -> None:
         """A checkpoint is complete and verified on disk.
 
-        When: every `run.checkpoint_every_steps`, on request, and when the run stops or finishes.
-        Called: on the main process.
+        When: checkpoints are saved every `run.checkpoint_every_steps`, on request, and when the run stops or finishes.
+            They are written while training goes on: this comes at the end of the first step that finds one published,
+            at the end of the run after waiting for it. `step` is that of the checkpoint; `run.step` may be beyond it.
+        Called: at most once per checkpoint, by the thread of the loop, on the main process. One that the disk has
+            refused is the event `checkpoint-failed` instead; of one that was published just before a kill nobody hears.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -275,7 +292,7 @@ class Hooks(Protocol):
 
     @hookspec
     def on_event(self, run: Run, event: Event) -> None:
-        """Something that is not a number happened: resumed, skipped a step, fell back, quarantined, was asked to stop.
+        """Something that is not a number happened: resumed, an anomaly, a save that failed, quarantined, asked to stop.
 
         When: at once.
         Called: on the process where it happened.
