@@ -27,7 +27,7 @@ from reporting import header, positive, table
 
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.layout import Stale, stale_name
-from bigrun.drill.child import Child, DrillError, is_saving
+from bigrun.drill.child import Child, DrillError, temporaries
 from bigrun.drill.faults import FAULTS
 from bigrun.drill.scenarios import flip_a_bit, hashes
 from bigrun.testing.runner import TINY
@@ -98,8 +98,9 @@ def kill(this: Round) -> None:
 
 
 def kill_in_a_save(this: Round) -> None:
+    before = temporaries(this.harmed.directory)
     this.start()
-    this.harmed.wait_for(lambda: is_saving(this.harmed.directory) or this.ended, "a save")
+    this.harmed.wait_for(lambda: temporaries(this.harmed.directory) - before or this.ended, "a save")
     time.sleep(this.rng.random() * 0.1)
     this.harmed.kill()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from bigrun.checkpoint.layout import EMERGENCY
+from bigrun.checkpoint.layout import EMERGENCY, MANIFEST
 from bigrun.checkpoint.space import require_room
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.errors import CheckpointError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bigrun.anomaly import Anomaly
     from bigrun.run import Run
 
-__all__ = ["ANOMALY", "keep_emergency"]
+__all__ = ["ANOMALY", "by_age", "keep_emergency"]
 
 ANOMALY = "anomaly"
 """Name of the diagnosis among the facts of an emergency checkpoint."""
@@ -31,17 +31,20 @@ def keep_emergency(run: Run, anomaly: Anomaly) -> Path | None:
     refuses. The newest two of a run are kept."""
     from bigrun.state import gather_state
 
+    activity, run.activity = run.activity, "checkpoint"
     store = CheckpointStore(run.directory / EMERGENCY, before_publishing=run.checkpoints.before_publishing)
     state = gather_state(run)
     facts = {**state.facts, FLIGHT: run.flight.dump(), ANOMALY: as_facts(anomaly)}
     try:
         require_room(store.directory, state.bytes)
         path = store.save(state.step, state.tensors, facts, state.config_toml)
-        for old in store.steps()[:-KEPT]:
+        for old in by_age(store)[:-KEPT]:
             store.delete(old)
     except CheckpointError as error:
         run.event("emergency-failed", f"no emergency checkpoint could be kept: {error}", "error")
         return None
+    finally:
+        run.activity = activity
     run.event(
         "emergency-saved",
         f"the state after step {run.step} is kept as an emergency checkpoint: {path}",
@@ -50,6 +53,12 @@ def keep_emergency(run: Run, anomaly: Anomaly) -> Path | None:
         anomaly=anomaly.kind,
     )
     return path
+
+
+def by_age(store: CheckpointStore) -> list[int]:
+    """The steps of the emergency checkpoints in the order in which they were saved: a run that went back may keep a
+    younger one of an older step."""
+    return sorted(store.steps(), key=lambda step: (store.path(step) / MANIFEST).stat().st_mtime_ns)
 
 
 def as_facts(anomaly: Anomaly) -> dict[str, object]:

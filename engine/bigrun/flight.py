@@ -28,12 +28,14 @@ class Entry:
 
     step: int
     position: int
-    samples: list[Samples]
+    images: list[tuple[Tensor, Tensor]]
+    """Epochs and indices, by micro-batch: copies, for samples are in memory that a decoding process shares, with a file
+    descriptor for each of their tensors."""
     values: list[tuple[str, Tensor | float]]
 
 
 class FlightRecorder:
-    """Keeps the last 200 steps. It holds references only, so that a step costs no transfer."""
+    """Keeps the last 200 steps: the numbers of their images, and their metrics where they are, on the device."""
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=STEPS)
@@ -48,7 +50,8 @@ class FlightRecorder:
             samples: its micro-batches; of them the numbers of the images are kept.
             values: its metrics, by name, once for every micro-batch.
         """
-        self._entries.append(Entry(step, position, [named(s) for s in samples], values))
+        images = [(s.epochs.clone(), s.indices.clone()) for s in samples]
+        self._entries.append(Entry(step, position, images, values))
 
     def dump(self) -> list[dict[str, Any]]:
         """One object per step, oldest first, as JSON: `step`, `position`, `images` (epoch and index of each image, by
@@ -58,15 +61,10 @@ class FlightRecorder:
                 "step": entry.step,
                 "position": entry.position,
                 "images": [
-                    [list(pair) for pair in zip(s.epochs.tolist(), s.indices.tolist(), strict=True)]
-                    for s in entry.samples
+                    [list(pair) for pair in zip(epochs.tolist(), indices.tolist(), strict=True)]
+                    for epochs, indices in entry.images
                 ],
                 "values": {k: v if math.isfinite(v) else str(v) for k, v in means(entry.values).items()},
             }
             for entry in self._entries
         ]
-
-
-def named(samples: Samples) -> Samples:
-    """The samples without their pixels."""
-    return attrs.evolve(samples, pixels=samples.pixels[:0], layout=())

@@ -58,7 +58,7 @@ class Incidents:
         """What a checkpoint says of them: see `restore`."""
         return {
             "anomalies": list(self.since_checkpoint),
-            "anomaly_onset": self.onset,
+            "anomaly_onset": self.onset if self.since_checkpoint else None,
             "rollbacks": list(self.rollbacks),
             "skipped_in_a_row": self.skipped_in_a_row,
         }
@@ -67,3 +67,4 @@ class Incidents:
         """Take over a checkpoint's facts; older ones know of no roll backs."""
         self.skipped_in_a_row = state["skipped_in_a_row"]
         self.rollbacks = list(state.get("rollbacks", []))
+        self.onset = state.get("anomaly_onset")

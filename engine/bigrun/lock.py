@@ -57,6 +57,7 @@ class RunLock:
         self.died: Owner | None = None
         """Who held it before, and died without a word."""
         self._descriptor: int | None = None
+        self._me: Owner | None = None
         self._released = threading.Event()
 
     @property
@@ -86,7 +87,7 @@ class RunLock:
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor, self.died = descriptor, before
+        self._descriptor, self._me, self.died = descriptor, me, before
         self._released.clear()
         threading.Thread(target=self._beat, args=(descriptor,), name="run-lock", daemon=True).start()
 
@@ -103,7 +104,9 @@ class RunLock:
 
     def check(self) -> None:
         """Raises: RunDirectoryError when somebody else has taken the directory: this process slept for long."""
-        if self._descriptor is not None and not self._is_file_of(self._descriptor):
+        if self._descriptor is None:
+            return
+        if not self._is_file_of(self._descriptor) or read_owner(self._descriptor) != self._me:
             raise RunDirectoryError(f"{self.path}: is not the lock of this process any more: nothing more is written")
 
     def _locked(self) -> int:

@@ -108,9 +108,14 @@ class Metrics:
         self._since, self._waited_seconds = now, 0.0
         return values
 
-    def state_dict(self) -> dict[str, Any]:
-        """The unflushed values as JSON, so that a resumed run writes the same rows as a straight one."""
-        items = _fetch(self._window + self._step)
+    def state_dict(self, *, with_step: bool = True) -> dict[str, Any]:
+        """The unflushed values as JSON, so that a resumed run writes the same rows as a straight one.
+
+        Args:
+            with_step: those recorded since the last commit as well: they belong to the step that is over, but not in
+                the middle of one.
+        """
+        items = _fetch(self._window + self._step if with_step else self._window)
         return {"window": [[name, value if math.isfinite(value) else str(value)] for name, value in items]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

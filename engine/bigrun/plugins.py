@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -220,6 +221,5 @@ class Plugins:
 def _json_state(name: str, plugin: Any) -> Any:
     if not hasattr(plugin, "state_dict"):
         return None
-    state = plugin.state_dict()
-    encode_facts(state, f"the state of plugin {name}")
-    return state
+    # A copy: the checkpoint is written while the plugin goes on.
+    return json.loads(encode_facts(plugin.state_dict(), f"the state of plugin {name}"))

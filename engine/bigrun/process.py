@@ -27,8 +27,9 @@ __all__ = [
     "seed_generators",
 ]
 
-# Of a person, of a system that shuts down, and of schedulers that warn before the time is up (Slurm's --signal).
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# Of a person, of a terminal that is closed, of a system that shuts down, and of schedulers that warn before the time is
+# up (Slurm's --signal).
+STOP_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # <malloc.h> of glibc: options of mallopt, and the values that glibc's own adjustment of them ends at. A process that
 # has called mallopt is adjusted no more.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
@@ -45,6 +46,8 @@ class Process:
     """The signal that asked it to stop."""
     went_back: bool = False
     """Whether its run has gone on from an older checkpoint."""
+    failures: dict[str, Any] = attrs.field(factory=dict)
+    """Observers that had failed by then, which stay switched off."""
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -132,7 +135,9 @@ def listening(process: Process) -> Iterator[None]:
     def request(number: int, _frame: Any) -> None:
         process.stop_signal = number
 
-    before = {number: signal.signal(number, request) for number in STOP_SIGNALS}
+    # `nohup` has a process ignore what its terminal sends.
+    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, request) for number in heard}
     try:
         yield
     finally:

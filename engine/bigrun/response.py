@@ -42,7 +42,7 @@ def say(run: Run, anomaly: Anomaly, action: Action) -> None:
         "anomaly",
         f"step {anomaly.step}: {anomaly.message}",
         level="warning",
-        **anomaly.evidence,
+        evidence=dict(anomaly.evidence),
         anomaly=anomaly.kind,
         action=action.value,
         causes=list(anomaly.causes),

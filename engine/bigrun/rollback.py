@@ -35,10 +35,15 @@ class RollBack(Exception):
 
 def rollback_target(run: Run, anomaly: Anomaly) -> int | None:
     """The step of the newest verified checkpoint before the anomaly showed; None when there is none."""
-    for _ in run.saver.written(run, wait=True):
-        pass  # one that is being written may be it; it is announced no more
-    onset = anomaly.step if anomaly.onset is None else anomaly.onset
-    return max((step for step in run.checkpoints.verified_steps() if step < onset), default=None)
+    activity, run.activity = run.activity, "checkpoint"
+    run.saver.written(run, wait=True)  # one that is being written may be it; it is announced no more
+    step: int | None = anomaly.step if anomaly.onset is None else anomaly.onset
+    while step is not None:
+        step = run.checkpoints.newest_before(step)
+        if step is None or run.checkpoints.is_whole(step):  # once more: nothing is removed for one that has rotted
+            break
+    run.activity = activity
+    return step
 
 
 def refusal(run: Run, target: int | None) -> str | None:
@@ -56,9 +61,11 @@ def refusal(run: Run, target: int | None) -> str | None:
 
 
 def go_back(run: Run, rollback: RollBack) -> None:
-    """Make the older checkpoint the newest. A kill in between leaves it as it is, or as it is to be."""
+    """Make the older checkpoint the newest. A kill in between leaves the run as it was, or without some of the newer
+    checkpoints, from where it meets the same trouble and goes back again, or as it is to be."""
     store, target = run.checkpoints, rollback.target
-    for step in store.steps():
+    run.activity = "checkpoint"
+    for step in reversed(store.steps()):
         if step > target:
             store.delete(step)
     state = store.load_facts(store.path(target), "state")
@@ -66,6 +73,7 @@ def go_back(run: Run, rollback: RollBack) -> None:
     facts = {**state, "position": rollback.position, "rollbacks": [*run.rollbacks, note]}
     store.amend(target, {"state": facts})
     run.process.went_back = True
+    run.process.failures.update(run.plugins.failures)
     run.event(
         "rolled-back",
         f"back to {step_name(target)}, behind the {rollback.position - state['position']:,} images seen since",

@@ -114,6 +114,11 @@ class Run:
         return self.process.stop_signal
 
     @property
+    def is_in_step(self) -> bool:
+        """Whether a step has begun and is not over."""
+        return self.plugins.step > self.step
+
+    @property
     def rollbacks(self) -> list[dict[str, Any]]:
         """`from_step`, `to_step` and `kind` of every time the run went back, in order."""
         return self.incidents.rollbacks

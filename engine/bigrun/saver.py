@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -65,7 +66,9 @@ class Saver:
         """Saves in a row that the disk has refused."""
         self._reasons: list[str] = []
         self._low = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="verify")
+        self._closing = threading.Event()
         self._pending: Pending | None = None
         self._written: list[tuple[int, Path]] = []
         self._staging: Any = None
@@ -88,17 +91,18 @@ class Saver:
         state = gather_state(run)
         try:
             self._check_room(run, state.bytes)
-            if self.background:
-                state = self._stage(run, state)
         except NotSavedError as error:
             self._failed(run, run.step, error, state.bytes)
         else:
+            copy = self._stage(run, state) if self.background else None
             anomalies = run.incidents.begin_interval()
-            future = self._thread.submit(publish, run.checkpoints, state)
+            future = self._writer.submit(publish, run.checkpoints, copy or state)
+            reading = self._reader.submit(read_older, run.checkpoints, self._closing)
             stall = time.perf_counter() - began
             self._pending = Pending(run.step, began, stall, state.bytes, anomalies, future)
-            if not self.background:
+            if copy is None:
                 self._settle(run, wait=True)
+                reading.result()
         run.activity = activity
 
     def written(self, run: Run, *, wait: bool = False) -> list[tuple[int, Path]]:
@@ -111,29 +115,33 @@ class Saver:
         written, self._written = self._written, []
         return written
 
-    def close(self) -> None:
-        """Wait for the thread. What it has published stays; what it could not publish has left no trace."""
-        self._thread.shutdown()
-        self._pending = None
+    def close(self, run: Run) -> None:
+        """Wait for the thread, whose failure is said. What it could not publish has left no trace."""
+        self._closing.set()
+        try:
+            self._settle(run, wait=True)
+        except Exception as error:  # the run ends with another one, or this one was raised already
+            run.event("checkpoint-failed", f"the newest checkpoint could not be saved: {error}", "error")
+        self._writer.shutdown()
+        self._reader.shutdown()
         if self._staging is not None:
             self._staging.release()
 
-    def _stage(self, run: Run, state: State) -> State:
-        """The state as it is now, whatever the next steps do to the networks."""
+    def _stage(self, run: Run, state: State) -> State | None:
+        """The state as it is now, whatever the next steps do to the networks; None where there is no memory for it."""
         from bigrun.checkpoint.staging import Staging
 
         self._staging = self._staging or Staging()
         try:
             return attrs.evolve(state, tensors=self._staging.copy(state.tensors))
         except MemoryError as error:
-            self.background = False
             run.event(
                 "checkpoint-in-foreground",
-                f"no memory for a copy of the state ({human_bytes(state.bytes)}): from now on training waits for the "
-                f"disk; run.background_checkpoints = false says so from the start ({error})",
+                f"no memory for a copy of the state ({human_bytes(state.bytes)}): training waits for the disk; "
+                f"run.background_checkpoints = false says so from the start ({error})",
                 "warning",
             )
-            return state
+            return None
 
     def _check_room(self, run: Run, size: int) -> None:
         low, self._low = self._low, not require_room(run.checkpoints.directory, size)
@@ -201,10 +209,16 @@ def sizes(run: Run, error: NotSavedError, size: int) -> str:
 
 
 def publish(store: CheckpointStore, state: State) -> tuple[Path, float]:
-    """Write a state, and look meanwhile at the older checkpoints, which whoever removes some has to know whole;
-    returns its directory, and when it had its name."""
+    """Write a state; returns its directory, and when it had its name."""
     path = store.save(state.step, state.tensors, state.facts, state.config_toml)
-    published = time.perf_counter()
-    with contextlib.suppress(OSError):  # it is saved; whoever asks next hears of it
-        store.verified_steps()
-    return path, published
+    return path, time.perf_counter()
+
+
+def read_older(store: CheckpointStore, closing: threading.Event) -> None:
+    """Read the checkpoints that this process does not know, the newest first: whoever removes some has to know which
+    are whole, and nobody should wait for that."""
+    with contextlib.suppress(OSError):  # of a network disk; the next save tries again
+        for step in reversed(store.steps()):
+            if closing.is_set():
+                return
+            store.is_verified(step)

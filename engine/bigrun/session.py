@@ -75,9 +75,10 @@ def run_training(
         stack.enter_context(listening(process))
         while back:
             run = Run(config, directory, plugins, process)
+            plugins.failures.update(process.failures)
             back = attempt(run, lock, Start(drop_plugins, allowed_changes, source))
             if back:  # everything is made anew: two runs do not fit into a device's memory
-                del run
+                del run, config, plugins
                 release_memory()
                 config, plugins = activate(document, companions)
     return run, exit_code(run)
@@ -85,28 +86,23 @@ def run_training(
 
 def attempt(run: Run, lock: RunLock, start: Start) -> bool:
     """Train from the newest checkpoint to the end; True when the run has gone back to an older one instead."""
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.callback(tear_down, run)
-            try:
-                run.plugins.hook.configure_runtime(run=run)
-                stack.enter_context(preserved_random_state())
-                stack.enter_context(preserved_threads())
-                prepare(run, lock, start)
-                train(run)
-                run.activity = "end"
+    with contextlib.ExitStack() as stack:
+        stack.callback(tear_down, run)
+        try:
+            run.plugins.hook.configure_runtime(run=run)
+            stack.enter_context(preserved_random_state())
+            stack.enter_context(preserved_threads())
+            prepare(run, lock, start)
+            back = train(run)
+            run.activity = "end"
+            if not back:
                 run.plugins.hook.on_finish(run=run)
-            except RollBack:
-                raise
-            except BaseException as error:
-                run.activity = "end"
-                redact_error(error, run.config.redactor())
-                report(run, run.plugins.notify("on_error", run=run, error=error))
-                raise
-    except RollBack as rollback:
-        go_back(run, rollback)
-        return True
-    return False
+        except BaseException as error:
+            run.activity = "end"
+            redact_error(error, run.config.redactor())
+            report(run, run.plugins.notify("on_error", run=run, error=error))
+            raise
+    return back
 
 
 def prepare(run: Run, lock: RunLock, asked: Start) -> None:
@@ -119,6 +115,7 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
         raise NoImagesError("the data set is empty: there is nothing to train on")
     if lock.died is not None:
         announce_recovery(run, lock.died)
+        lock.died = None
     open_stores(run, lock)
     newest = run.checkpoints.newest_verified(lambda path, bad: checkpoint_refused(run, path, bad))
     start = starting_point(run, newest, asked.source)
@@ -173,13 +170,18 @@ def same_run(run: Run, checkpoint: Path, allowed_changes: Collection[str]) -> li
     return check_same_run(run.config, read_config(checkpoint), checkpoint, allowed_changes)
 
 
-def train(run: Run) -> None:
-    """Run the loop in the mode of training."""
+def train(run: Run) -> bool:
+    """Run the loop in the mode of training; True when it ended in a roll back, which is then made."""
     from bigrun import loop
 
     run.objective.train()
-    with kept_memory(run.device):
-        loop.train(run)
+    try:
+        with kept_memory(run.device):
+            loop.train(run)
+    except RollBack as rollback:
+        go_back(run, rollback)
+        return True
+    return False
 
 
 def exit_code(run: Run) -> ExitCode | int:
@@ -195,10 +197,11 @@ def tear_down(run: Run) -> None:
     """Stop the loader and let every plugin release what it holds."""
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: report(run, run.plugins.notify("teardown", run=run)))
-        for part in ("loader", "saver"):
-            close = getattr(getattr(run, part, None), "close", None)
-            if close:
-                stack.callback(close)
+        if hasattr(run, "saver"):
+            stack.callback(run.saver.close, run)
+        close = getattr(getattr(run, "loader", None), "close", None)
+        if close:
+            stack.callback(close)
 
 
 def report(run: Run, errors: list[tuple[str, BaseException]]) -> None:

@@ -91,8 +91,14 @@ class CheckpointRotation:
 
     @hookimpl
     def on_checkpoint(self, run: Run, step: int, path: Path) -> None:
-        # Anything newer than the checkpoint just verified is not ours to judge.
-        records = [record for record in verified_records(run.checkpoints) if record.step <= step]
+        # Anything newer than the checkpoint just verified is not ours to judge, nor what the engine has not read yet:
+        # it reads older ones behind the first save of a process.
+        try:
+            known = [old for old in run.checkpoints.known_steps() if old <= step]
+        except OSError as error:  # of a network disk; the next save finds them
+            run.event("checkpoint-not-removed", f"older checkpoints cannot be listed: {error}", level="warning")
+            return
+        records = verified_records(run.checkpoints, known)
         self._miss_metric(run, records)
         for old, reasons in reasons_to_stay(records, self.policy).items():
             if not reasons:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ class Doctor:
     def report(self, run: Any, step: int, hook: str) -> None:
         if hook == self.hook and step in self.at:
             causes, advice = ("a cause",), ("an advice",)
-            run.report_anomaly(Anomaly("test", step, "ill", {"number": 1.5}, causes, advice, self.onset))
+            evidence = {"number": 1.5, "level": "any"}
+            run.report_anomaly(Anomaly("test", step, "ill", evidence, causes, advice, self.onset))
 
     @hookimpl
     def before_update(self, run: Any, step: int) -> None:
@@ -84,7 +87,8 @@ def test_a_warning_changes_nothing_but_the_story(bigrunner: Runner, hook: str) -
     assert doctor.updated == [1, 2, 3]
     (event,) = events(warned, "anomaly")
     assert event.facts == {
-        "number": 1.5, "anomaly": "test", "action": "warn", "causes": ["a cause"], "advice": ["an advice"],
+        "evidence": {"number": 1.5, "level": "any"}, "anomaly": "test", "action": "warn", "causes": ["a cause"],
+        "advice": ["an advice"],
     }  # fmt: skip
 
 
@@ -233,3 +237,138 @@ def test_what_is_not_finite_reaches_no_weight_whatever_is_answered(bigrunner: Ru
     result.assert_finished()
     assert all(torch.isfinite(tensor).all() for tensor in result.parameters.values())
     assert len(result.losses) == 2
+
+
+# -- what a review found ----------------------------------------------------------------------------------------------
+
+
+def test_a_roll_back_holds_one_run_in_memory(bigrunner: Runner) -> None:
+    """Two do not fit into a device."""
+    objectives: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    class Watches:
+        @hookimpl
+        def configure_runtime(self) -> None:
+            alive.append(sum(reference() is not None for reference in objectives))
+
+        @hookimpl
+        def configure_model(self, objective: Any) -> None:
+            objectives.append(weakref.ref(objective))
+
+    class Forgets(Once):
+        """The recorder of the harness holds the run; a run of the command line is held by nobody."""
+
+        @hookimpl(tryfirst=True)
+        def teardown(self, run: Any) -> None:
+            for plugin in run.plugins.manager.get_plugins():
+                if getattr(plugin, "run", None) is run:
+                    plugin.run = None
+
+    bigrunner.run(steps=5, companions=[Watches(), Forgets(Action.ROLL_BACK, {3})]).assert_finished()
+    assert alive == [0, 0]
+
+
+def test_an_observer_that_was_switched_off_stays_so_behind_a_roll_back(bigrunner: Runner, tmp_path: Path) -> None:
+    result = bigrunner.run("tests_failing:Failing", steps=5, companions=[Once(Action.ROLL_BACK, {4})])
+    assert result.exit_code == ExitCode.QUARANTINED
+    assert result.quarantined == ["tests_failing:Failing"]
+    assert len(events(result, "quarantined")) == 2  # in each of the two lives
+
+
+@pytest.fixture(autouse=True)
+def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tests_failing.py").write_text(
+        "from bigrun import hookimpl\n\n\nclass Failing:\n    observer = True\n\n    @hookimpl\n"
+        "    def after_step(self, step):\n        if step == 1:\n            raise ValueError('once')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_an_emergency_checkpoint_of_an_older_step_is_not_the_oldest(bigrunner: Runner) -> None:
+    class Story(Doctor):
+        """Keeps the state at steps 5 and 6, goes back, and keeps it at step 4."""
+
+        def report(self, run: Any, step: int, hook: str) -> None:
+            if hook == "before_update" and (step, len(self.positions[step])) in {(5, 1), (6, 1), (7, 1), (4, 2)}:
+                self.action = Action.ROLL_BACK if step == 7 else Action.SAVE
+                run.report_anomaly(Anomaly("test", step, "ill", onset=3 if step == 7 else None))
+
+    result = bigrunner.run(steps=8, companions=[Story(Action.SAVE, set())])
+    result.assert_finished()
+    assert CheckpointStore(result.directory / "emergency").steps() == [3, 5]
+    kept = events(result, "emergency-saved")
+    assert Path(kept[-1].facts["path"]).is_dir()
+
+
+def test_an_emergency_checkpoint_knows_nothing_of_the_bad_step(bigrunner: Runner) -> None:
+    run = {"log_every_steps": 10}
+    result = bigrunner.run(steps=5, run=run, companions=[Doctor(Action.SAVE, {4})])
+    emergency = CheckpointStore(result.directory / "emergency")
+    kept, saved = (
+        store.load_facts(store.path(3), "state")
+        for store in (emergency, CheckpointStore(result.directory / "checkpoints"))
+    )
+    for name in ("metrics", "schedules", "position", "step", "optimizer"):
+        assert kept[name] == saved[name], name
+
+
+def test_the_onset_of_trouble_survives_a_resume(bigrunner: Runner) -> None:
+    straight = bigrunner.run(steps=5, companions=[Doctor(Action.WARN, {4}, "on_metrics", onset=2)])
+    resumed = bigrunner.resume(straight, at_step=4)
+    assert resumed.run is not None
+    store = resumed.run.checkpoints
+    assert store.load_facts(store.path(4), "state")["anomaly_onset"] == 2
+    assert store.load_facts(store.path(5), "state")["anomaly_onset"] is None
+
+
+def test_a_failed_roll_back_is_told(bigrunner: Runner, tmp_path: Path) -> None:
+    """The checkpoint to go back to vanishes in the moment of going."""
+
+    class Vanishes(Once):
+        @hookimpl
+        def on_event(self, run: Any, event: Any) -> None:
+            if event.kind == "anomaly":
+                shutil.rmtree(run.checkpoints.path(3) / "..", ignore_errors=True)
+
+    errors: list[BaseException] = []
+
+    class Hears:
+        @hookimpl
+        def on_error(self, error: BaseException) -> None:
+            errors.append(error)
+
+    result = bigrunner.run(steps=6, companions=[Vanishes(Action.ROLL_BACK, {4}), Hears()])
+    assert isinstance(result.error, TrainingHalted)  # there is nothing to go back to
+    assert errors == [result.error]
+
+
+def test_the_state_of_a_plugin_is_that_of_its_step(bigrunner: Runner, tmp_path: Path) -> None:
+    """A plugin that returns its own list, as is natural, and goes on while the checkpoint is written."""
+    (tmp_path / "tests_window.py").write_text(
+        "from bigrun import hookimpl\n\n\nclass Window:\n    def __init__(self):\n        self.steps = []\n\n"
+        "    @hookimpl\n    def after_step(self, run, step):\n        self.steps.append(step)\n"
+        "        import time\n        run.saver._writer.submit(time.sleep, 0.2)\n\n"
+        "    def state_dict(self):\n        return {'steps': self.steps}\n\n"
+        "    def load_state_dict(self, state):\n        self.steps = state['steps']\n"
+    )
+    run = {"background_checkpoints": True, "checkpoint_every_steps": 4}
+    result = bigrunner.run("tests_window:Window", steps=8, run=run)
+    result.assert_finished()
+    store = CheckpointStore(result.directory / "checkpoints")
+    state = store.load_facts(store.path(4), "state")["plugins"]["tests_window:Window"]["state"]
+    assert state == {"steps": [1, 2, 3, 4]}
+
+
+def test_the_flight_record_holds_no_images_and_no_descriptors(bigrunner: Runner) -> None:
+    """Decoded images are in memory that the decoding process shares: three descriptors for every micro-batch."""
+    counts: list[int] = []
+
+    class Counts:
+        @hookimpl
+        def after_step(self, run: Any) -> None:
+            counts.append(len(list(Path("/proc/self/fd").iterdir())))
+
+    result = bigrunner.run(steps=30, accumulate=2, data={"workers": 1}, companions=[Counts()])
+    result.assert_finished()
+    assert counts[-1] <= counts[9] + 3

@@ -45,12 +45,17 @@ def test_the_steps_that_had_to_be_taken_again_are_counted(tmp_path: Path) -> Non
 
 
 def test_what_is_not_equal_is_found(bigrunner: Runner, tmp_path: Path) -> None:
-    straight, other = bigrunner.run(steps=3), bigrunner.run(steps=3, run={"seed": 1})
+    straight, other = bigrunner.run(steps=3), bigrunner.run(steps=3, optimizer={"base_lr": 1e-4})
     arena = Drill(tmp_path, {}, seed=0, cycles=1)
     arena.straight.directory = straight.directory
     same, different = Child(straight.directory, {}), Child(other.directory, {})
     assert arena.difference(same) == 0
     assert arena.difference(different) > 0
+    moved = Child(bigrunner.run(steps=3).directory, {})
+    facts = moved.store.load_facts(moved.last_path, "state")
+    moved.store.amend(3, {"state": {**facts, "position": 4}})
+    with pytest.raises(DrillError, match="facts of its last state are not those of the straight run: position"):
+        arena.difference(moved)
     shorter = Child(bigrunner.run(steps=2).directory, {})
     with pytest.raises(DrillError, match="ends at step-00000002, the straight run at step-00000003"):
         arena.difference(shorter)

@@ -89,7 +89,7 @@ def test_t24_a_step_that_is_not_finite_changes_nothing_but_the_counter(bigrunner
     assert [row["step"] for row in result.metrics if "loss" in row] == [1, 3]
     (event,) = [e for e in result.events if e.kind == "anomaly"]
     assert event.facts["action"] == "skip"
-    assert event.facts["loss/spoiled"] == "nan"
+    assert event.facts["evidence"]["loss/spoiled"] == "nan"
     assert all(torch.isfinite(v).all() for v in result.parameters.values() if v.is_floating_point())
 
 

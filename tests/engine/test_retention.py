@@ -90,6 +90,12 @@ def test_milestones_and_the_last_k_stay(history: list[Record], policy: Policy) -
 def test_twice_is_once(history: list[Record], policy: Policy) -> None:
     kept = staying(history, policy)
     assert staying(kept, policy) == kept
+
+
+@LAW
+@given(seen_at_once, policies)
+def test_reasons_stay_the_same(history: list[Record], policy: Policy) -> None:
+    kept = staying(history, policy)
     assert {s: r for s, r in reasons_to_stay(history, policy).items() if r} == reasons_to_stay(kept, policy)
 
 

@@ -47,7 +47,6 @@ def test_due_by_cadence_or_by_request() -> None:
     assert [step for step in range(1, 8) if saver.due(step)] == [3, 6]
     saver.request("a milestone")
     assert saver.due(4)
-    saver.close()
 
 
 def test_requests_make_one_checkpoint_each_step(bigrunner: Runner) -> None:
@@ -68,7 +67,7 @@ class SlowDisk:
 
     @hookimpl
     def after_step(self, run: Any) -> None:
-        run.saver._thread.submit(time.sleep, 0.1)
+        run.saver._writer.submit(time.sleep, 0.1)
 
 
 @BACKGROUND
@@ -187,5 +186,3 @@ def test_without_memory_for_the_copy_training_waits_for_the_disk(without_memory:
     assert "run.background_checkpoints = false" in event.message
     store = CheckpointStore(without_memory.directory / "checkpoints")
     assert store.verified_steps() == [2, 4, 5]
-    assert without_memory.run is not None
-    assert not without_memory.run.saver.background

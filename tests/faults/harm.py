@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bigrun import hookimpl
+from bigrun.checkpoint import disk
 from bigrun.testing.runner import SyntheticImages
 
 
@@ -80,6 +81,71 @@ class SavesSlowly:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         pass
+
+
+class DiskHangs:
+    """A disk that takes a process's first checkpoint whole, and is gone at the second; step five cannot be taken."""
+
+    seconds = 3600.0
+
+    def __init__(self) -> None:
+        self.syncs, self.sync = 0, disk.sync
+        disk.sync = self.hangs  # what a test can do to a disk without privileges
+
+    def hangs(self, directory: Path) -> None:
+        self.syncs += 1
+        if self.syncs == 2 and is_on():
+            time.sleep(self.seconds)
+        self.sync(directory)
+
+    @hookimpl
+    def before_step(self, step: int) -> None:
+        if step == 5 and is_on():
+            raise RuntimeError("step five cannot be taken")
+
+
+class DiskIsSlow(DiskHangs):
+    """The same, but it comes back."""
+
+    seconds = 3.0
+
+
+class LosesItsImages:
+    """A process that dies with its folder of images."""
+
+    @hookimpl
+    def before_step(self, step: int) -> None:
+        if step == 3 and not Path("was-away").exists():
+            Path("images").rename("was-away")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class ImagesGoAway(LosesItsImages):
+    """The same, but they are back when the next process has missed them."""
+
+    @hookimpl
+    def on_error(self) -> None:
+        Path("was-away").rename("images")
+        Path("was-away").touch()
+
+
+class DiesBeforeItIsBuilt:
+    """A first process that is killed before it has anything."""
+
+    @hookimpl
+    def configure_runtime(self) -> None:
+        if not Path("died").exists():
+            Path("died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DoesNotLetGo:
+    """A plugin that stays in its last hook."""
+
+    @hookimpl
+    def teardown(self) -> None:
+        if is_on():
+            never_returns()
 
 
 class FailsAtFour:

@@ -91,7 +91,7 @@ def test_bar_07_an_error_that_is_not_the_disks_ends_the_run_at_the_next_step(big
     assert result.exit_code == ExitCode.ERROR
     assert isinstance(result.error, CheckpointError)
     assert "frozen.safetensors: tensor 'strange/phases' of torch.complex64 cannot be saved" in str(result.error)
-    assert taken == [1, 2, 3]
+    assert taken in ([1, 2], [1, 2, 3])  # the thread may have failed before step 2 is over
     assert only_whole_checkpoints(tmp_path / "run") == []
 
 

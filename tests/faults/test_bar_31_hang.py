@@ -40,12 +40,12 @@ def newest_verified(training: Training) -> str:
     return newest.name
 
 
-def continues(training: Training, *arguments: str) -> list[dict[str, Any]]:
+def continues(training: Training, *arguments: str, step: int = 2) -> list[dict[str, Any]]:
     """Take the harm away and give the same command: it finishes; returns what it says of the hang."""
     (training.folder / "harm").unlink()
     done = training(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "(resumed after step 2, " in done.stdout
+    assert f"(resumed after step {step}, " in done.stdout
     assert newest_verified(training) == "step-00000006"
     return training.events("hang")
 
@@ -97,6 +97,40 @@ def test_bar_31_native_code_that_keeps_the_interpreter_is_a_hang_too(tmp_path: P
     assert newest_verified(training) == "step-00000002"
     (event,) = continues(training, "--plugin", "harm:KeepsTheInterpreter")
     assert "reads_for_ever" in (training.folder / event["facts"]["stacks"]).read_text()
+
+
+@pytest.mark.parametrize("background", [False, True], ids=["waiting for it", "on the way out"])
+def test_bar_31_a_disk_that_is_gone_ends_the_run(tmp_path: Path, background: bool) -> None:
+    """Also a run that ends with an error, and waits for the save that is still being written."""
+    limits = {"watchdog": {"checkpoint_limit_seconds": 1.0}}
+    training = harmed(tmp_path, run={"background_checkpoints": background}, plugins=limits)
+    done = training("--plugin", "harm:DiskHangs")
+    assert done.returncode == ExitCode.HUNG, done.stderr
+    (stacks,) = (training.run / "watchdog").glob("stacks-*.txt")
+    assert "in hangs" in stacks.read_text()
+    assert ("step five cannot be taken" in done.stderr) == background
+    assert newest_verified(training) == "step-00000002"
+    (event,) = continues(training, "--plugin", "harm:DiskHangs", step=4)  # it was complete, and had no name yet
+    assert event["facts"]["activity"] == "checkpoint"
+
+
+def test_bar_31_a_plugin_that_does_not_let_go_ends_the_run(tmp_path: Path) -> None:
+    training = harmed(tmp_path, plugins={"watchdog": {"first_step_limit_seconds": 3.0}})
+    done = training("--plugin", "harm:DoesNotLetGo")
+    assert done.returncode == ExitCode.HUNG, done.stderr
+    (stacks,) = (training.run / "watchdog").glob("stacks-*-step-6.txt")
+    assert "never_returns" in stacks.read_text()
+    (event,) = continues(training, "--plugin", "harm:DoesNotLetGo", step=6)
+    assert event["facts"]["activity"] == "end"
+
+
+def test_bar_31_a_run_that_fails_waits_for_its_save_for_longer_than_for_a_step(tmp_path: Path) -> None:
+    training = harmed(tmp_path, run={"background_checkpoints": True})
+    done = training("--plugin", "harm:DiskIsSlow")
+    assert done.returncode == ExitCode.ERROR, done.stderr
+    assert "step five cannot be taken" in done.stderr
+    assert newest_verified(training) == "step-00000004"
+    assert list((training.run / "watchdog").iterdir()) == []
 
 
 def test_bar_31_a_long_save_is_no_hang(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from training import Training, read_lines
 
 from bigrun.checkpoint import manifest
+from bigrun.checkpoint.store import CheckpointStore
 from bigrun.errors import ExitCode
 
 
@@ -66,6 +67,60 @@ def test_bar_32_a_run_that_is_killed_again_and_again_equals_a_straight_one(tmp_p
     assert "finished: 6 optimizer steps" in done.stdout
     assert hashes(killed, 6) == hashes(straight, 6)
     assert [row["loss"] for row in killed.metrics()] == [row["loss"] for row in straight.metrics()]
+
+
+def ends(training: Training) -> list[tuple[int, int | None]]:
+    """(return code, step) of every start."""
+    rows = read_lines(training.run / "supervisor" / "log.jsonl")
+    return [(row["returncode"], row["step"]) for row in rows if row["what"] == "ended"]
+
+
+def test_bar_32_images_that_are_away_for_a_moment_do_not_end_a_run(tmp_path: Path) -> None:
+    """The process after the crash finds none, which it refuses as it would a wrong path."""
+    training = harmed(tmp_path)
+    done = training("--supervise", "--max-restarts", "2", "--plugin", "harm:ImagesGoAway")
+    assert done.returncode == 0, done.stderr
+    assert ends(training) == [(-9, 2), (ExitCode.USAGE, None), (0, 6)]
+    assert "exit code 2 (refused) before it was built; newest checkpoint: step 2; restart 2 of 2" in done.stderr
+
+
+def test_bar_32_what_a_restart_is_refused_for_ever_ends_with_a_report(tmp_path: Path) -> None:
+    training = harmed(tmp_path)
+    done = training("--supervise", "--max-restarts", "1", "--plugin", "harm:LosesItsImages")
+    assert done.returncode == ExitCode.NO_PROGRESS, done.stderr
+    assert ends(training) == [(-9, 2), (ExitCode.USAGE, None)]
+    assert "correct it, or bring back what is missing" in done.stderr
+
+
+def test_bar_32_a_mistake_in_the_command_that_continues_a_run_stays_a_refusal(tmp_path: Path) -> None:
+    training = harmed(tmp_path)
+    assert training().returncode == 0
+    done = training("--supervise", "--max-restarts", "1", "--set", "run.max_steps=8", "--set", "model.dept=3")
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert ends(training) == [(ExitCode.USAGE, None)] * 2
+    assert list((training.run / "supervisor").glob("report-*")) == []
+
+
+def test_bar_32_a_driver_that_crashed_does_not_move_a_run_to_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "")
+    training = harmed(tmp_path)
+    assert training("--set", "run.max_steps=4").returncode == 0
+    store = CheckpointStore(training.run / "checkpoints")
+    state = store.load_facts(store.path(4), "state")
+    store.amend(4, {"state": state | {"machine": state["machine"] | {"backend": "CUDA"}}})
+    words = ("--supervise", "--max-restarts", "1", "--plugin", "harm:DiesBeforeItIsBuilt")
+    done = training(*words, "--set", "hardware.device=auto")
+    assert done.returncode == ExitCode.NO_PROGRESS, done.stderr
+    assert ends(training) == [(-9, None), (ExitCode.ERROR, None)]
+    report = next((training.run / "supervisor").glob("report-*.txt")).read_text()
+    assert "the run was on a GPU (CUDA), and torch sees none any more" in report
+    (tmp_path / "died").unlink()
+    done = training(*words, "--set", "hardware.device=cpu")
+    assert done.returncode == 0, done.stderr
+    assert training.events("machine-changed")
 
 
 @pytest.mark.slow

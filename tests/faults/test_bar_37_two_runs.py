@@ -158,3 +158,15 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="cannot be locked"):
         RunLock(tmp_path).acquire()
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_whoever_was_taken_over_while_it_slept_publishes_nothing_more(tmp_path: Path) -> None:
+    """The other machine writes its name into the same file."""
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    lock.check()
+    text = json.dumps({"host": ELSEWHERE.host, "pid": ELSEWHERE.pid, "started_utc": ELSEWHERE.started_utc})
+    (tmp_path / LOCK).write_text(text)
+    with pytest.raises(RunDirectoryError, match="is not the lock of this process any more"):
+        lock.check()
+    lock.release()

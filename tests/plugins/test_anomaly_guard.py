@@ -104,7 +104,8 @@ def test_one_spike_is_skipped_and_enters_no_window(bigrunner: Runner) -> None:
     result.assert_finished()
     (event,) = anomalies(result, "loss-spike")
     assert (event.step, event.facts["action"]) == (40, "skip")
-    assert event.facts["loss"] > 5 * event.facts["median"]
+    evidence = event.facts["evidence"]
+    assert evidence["loss"] > 5 * evidence["median"]
     assert event.facts["causes"]
     assert event.facts["advice"]
     window = state_of(result)["spikes"]["loss"]

@@ -162,7 +162,7 @@ def test_an_anomaly_is_told_with_its_evidence(bigrunner: Runner) -> None:
     (event,) = [event for event in events(result.directory) if event["kind"] == "anomaly"]
     assert (event["step"], event["level"]) == (2, "warning")
     assert event["facts"]["action"] == "skip"
-    assert event["facts"]["loss/spoiled"] == "nan"
+    assert event["facts"]["evidence"]["loss/spoiled"] == "nan"
     assert "loss" not in next(row for row in metrics(result.directory) if row["step"] == 2)
 
 

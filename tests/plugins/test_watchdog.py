@@ -61,9 +61,10 @@ def test_patience_adds_up_until_something_moves() -> None:
         (2, "data", 100.0),
         (2, "step", 100.0),
         (2, "observe", 100.0),
-        (2, "checkpoint", None),
+        (1, "checkpoint", 14_400.0),
+        (2, "checkpoint", 14_400.0),
+        (2, "end", 200.0),
         (2, "start", None),
-        (2, "end", None),
     ],
 )
 def test_each_activity_has_its_limit(step: int, activity: str, limit: float | None) -> None:

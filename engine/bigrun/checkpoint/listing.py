@@ -51,6 +51,8 @@ class Entry:
     problems: tuple[str, ...] = ()
     stays: tuple[str, ...] = ()
     """Why nothing removes it; there may be other reasons, of the plugins of the run."""
+    onset: int | None = None
+    """The first step in which the anomalies showed."""
 
     @property
     def label(self) -> str:
@@ -105,9 +107,8 @@ def examine(path: Path, folder: str, *, verify: bool) -> Entry:
         record = read_record(path, step)
     condition: Condition = "damaged" if problems else ("verified" if verify else "complete")
     size = count_bytes(path)
-    return Entry(
-        folder, path.name, condition, step, saved.created_utc, size, record.anomalies, record.measured, tuple(problems)
-    )
+    entry = Entry(folder, path.name, condition, step, saved.created_utc, size, problems=tuple(problems))
+    return attrs.evolve(entry, anomalies=record.anomalies, measured=record.measured, onset=record.onset)
 
 
 def find_misfits(path: Path, saved: manifest.Manifest) -> list[str]:
@@ -134,7 +135,7 @@ def count_bytes(path: Path) -> int:
 def with_reasons(entries: list[Entry]) -> list[Entry]:
     """The same entries, each with what `reasons_to_stay` says without any wish of a user."""
     records = [
-        Record(entry.step, entry.anomalies, entry.measured)
+        Record(entry.step, entry.anomalies, entry.measured, entry.onset)
         for entry in entries
         if entry.step is not None and entry.condition in ("complete", "verified")
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -58,11 +58,11 @@ def is_number(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def verified_records(store: CheckpointStore) -> list[Record]:
-    """Every verified checkpoint of a store, in ascending order. One whose facts cannot be read at the moment is not
-    among them: nobody knows what it is, so it does not count, and is not removed."""
+def verified_records(store: CheckpointStore, steps: Collection[int] | None = None) -> list[Record]:
+    """Every verified checkpoint of a store, in ascending order, or those of `steps`. One whose facts cannot be read at
+    the moment is not among them: nobody knows what it is, so it does not count, and is not removed."""
     records = []
-    for step in store.verified_steps():
+    for step in store.verified_steps() if steps is None else steps:
         with contextlib.suppress(CheckpointError):
             records.append(read_record(store.path(step), step))
     return records

@@ -40,6 +40,8 @@ class Staging:
                 devices |= {tensor.device for tensor in members.values() if tensor.device.type == "cuda"}
         except RuntimeError as error:  # torch's allocators raise no MemoryError
             self.release()
+            if "memory" not in str(error):
+                raise
             raise MemoryError(str(error)) from error
         for device in devices:
             torch.cuda.synchronize(device)

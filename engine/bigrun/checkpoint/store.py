@@ -149,9 +149,27 @@ class CheckpointStore:
         return [step for step, path in self._find_published() if has_manifest(path)]
 
     def verified_steps(self) -> list[int]:
-        """The steps of the checkpoints of which every byte is as it was saved, ascending. What this object has read
-        once, or written itself, is not read again while its manifest is the same file."""
+        """The steps of the checkpoints of which every byte is as it was saved, ascending; all are read that were not
+        yet. What this object has read once, or written itself, is not read again while its manifest is the same.
+        """
         return [step for step, path in self._find_published() if self._verified.holds(step, path)]
+
+    def known_steps(self) -> list[int]:
+        """Those of the verified steps that are known to be so already: nothing is read."""
+        return [step for step, path in self._find_published() if self._verified.is_known(step, path)]
+
+    def is_verified(self, step: int) -> bool:
+        """Whether the checkpoint of a step is one of the verified ones; it is read if it was not yet."""
+        return self._verified.holds(step, self.path(step))
+
+    def newest_before(self, step: int) -> int | None:
+        """The newest verified checkpoint of an earlier step; as few are read as need be."""
+        earlier = [entry for entry in self._find_published() if entry[0] < step]
+        return next((old for old, path in reversed(earlier) if self._verified.holds(old, path)), None)
+
+    def is_whole(self, step: int) -> bool:
+        """Whether the checkpoint of a step is as it was saved now, whatever was known of it."""
+        return not find_problems(self.path(step), step)
 
     def newest_verified(self, on_problem: Callable[[Path, list[str]], None]) -> Path | None:
         """The newest checkpoint of which every byte is as it was saved; None when there is no checkpoint.

@@ -14,31 +14,42 @@ if TYPE_CHECKING:
 __all__ = ["Verified", "find_problems", "has_manifest"]
 
 
+Stamp = frozenset[tuple[str, int, int]]
+
+
 class Verified:
-    """Remembers what was read, or written and read back, by step and by the time of the manifest, which tells one save
-    of a step from another."""
+    """Remembers what was found, whole or not, by step and by sizes and times of the files: what was saved again, or put
+    right, is read again."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, int] = {}
+        self._seen: dict[int, tuple[Stamp | None, bool]] = {}
 
     def add(self, step: int, path: Path) -> None:
         """The checkpoint was just found whole."""
-        self._seen[step] = stamp(path)
+        self._seen[step] = (stamp(path), True)
+
+    def is_known(self, step: int, path: Path) -> bool:
+        """Whether a checkpoint was found whole; nothing is read."""
+        try:
+            return self._seen.get(step) == (stamp(path), True)
+        except OSError:  # gone meanwhile
+            return False
 
     def holds(self, step: int, path: Path) -> bool:
         """Whether a checkpoint is whole; it is read if this process has not done so."""
         try:
-            if self._seen.get(step) != stamp(path):
-                if find_problems(path, step):
-                    return False
-                self.add(step, path)
+            now = stamp(path)
+            if self._seen.get(step, (None, False))[0] != now:
+                self._seen[step] = (now, not find_problems(path, step))
+            return self._seen[step][1]
         except (CheckpointError, OSError):  # of a newer format, or gone meanwhile
             return False
-        return True
 
 
-def stamp(path: Path) -> int:
-    return (path / MANIFEST).stat().st_mtime_ns
+def stamp(path: Path) -> Stamp:
+    """Raises: OSError when the checkpoint is gone."""
+    files = [(file.name, file.lstat()) for file in path.iterdir()]
+    return frozenset((name, facts.st_mtime_ns, facts.st_size) for name, facts in files)
 
 
 def has_manifest(path: Path) -> bool:

@@ -19,7 +19,7 @@ from bigrun.checkpoint.store import CheckpointStore
 from bigrun.drill.faults import progress_path
 from bigrun.errors import BigrunError
 
-__all__ = ["Child", "DrillError", "is_saving"]
+__all__ = ["Child", "DrillError", "temporaries"]
 
 PATIENCE_SECONDS = 1800.0
 """A start may compile kernels; a hang ends the drill."""
@@ -59,6 +59,15 @@ class Child:
     def steps_taken(self) -> list[int]:
         """Every step that was taken, in order; one that was taken twice is there twice."""
         return [row["step"] for row in self.progress() if "step" in row]
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    @property
+    def newest(self) -> int:
+        """The step of the newest verified checkpoint; 0 when there is none."""
+        return (self.store.verified_steps() or [0])[-1]
 
     def events(self, kind: str) -> list[str]:
         """The messages of all events of a kind."""
@@ -150,9 +159,9 @@ class Child:
         return "\n".join(f"  | {line}" for line in self.output().splitlines()[-15:])
 
 
-def is_saving(directory: Path) -> bool:
-    """Whether a checkpoint is being written."""
+def temporaries(directory: Path) -> set[str]:
+    """The names of checkpoints that are being written, or were when their process was killed."""
     try:
-        return any(name.startswith(".tmp-") for name in os.listdir(directory / "checkpoints"))  # noqa: PTH208 - speed
+        return {name for name in os.listdir(directory / "checkpoints") if name.startswith(".tmp-")}  # noqa: PTH208 - speed
     except FileNotFoundError:
-        return False
+        return set()

@@ -21,6 +21,9 @@ from bigrun.listing import table
 
 __all__ = ["Report", "drill"]
 
+LOSSES = {"kill -9": 2 * EVERY - 1, "kill -9 in a save": 2 * EVERY - 1, "damaged checkpoint": EVERY}
+"""Steps that may have to be taken again: an interval and, of a kill, the one whose save was under way; none of a run
+that was asked to stop."""
 FORGIVEN = 100.0
 """Where two straight runs differ, a continued one may differ so many times as much: chaos, not a fault."""
 
@@ -120,8 +123,8 @@ def one(arena: Drill, name: str, play: Callable[[Drill], tuple[str, Child]], bef
         lost, problem = lost_steps(child), None
         if difference and name != CONTROL and not is_chaos(difference, before):
             problem = f"its last state differs from the straight run's by up to {difference:.3g}"
-        if lost > 2 * EVERY:
-            problem = f"{lost} steps had to be taken again, more than an interval and the save under way"
+        if lost > LOSSES.get(name, 0):
+            problem = f"{lost} steps had to be taken again, more than {LOSSES.get(name, 0)}"
     except DrillError as error:
         return Outcome(name, "", 0, None, time.monotonic() - began, str(error))
     return Outcome(name, done, lost, difference, time.monotonic() - began, problem)

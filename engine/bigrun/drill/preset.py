@@ -40,7 +40,7 @@ def small(document: Document, *, has_objective: bool = True) -> dict[str, Any]:
 
 
 def full_size(document: Document) -> dict[str, Any]:
-    """The tables of two steps of the preset's own network, with one micro-batch each: its state has its real size."""
+    """The tables of three steps of the preset's own network, with one micro-batch each: its state has its real size."""
     tables = without_length(document)
     data = tables.setdefault("data", {})
     data["effective_batch"] = data["micro_batch"] = data.get("micro_batch", min(data.get("effective_batch", 8), 8))

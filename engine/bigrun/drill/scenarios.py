@@ -13,9 +13,10 @@ import attrs
 
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.difference import compare
-from bigrun.drill.child import Child, DrillError, is_saving
+from bigrun.checkpoint.facts import load_facts
+from bigrun.drill.child import Child, DrillError, temporaries
 from bigrun.drill.faults import FAULTS
-from bigrun.drill.preset import STEPS
+from bigrun.drill.preset import EVERY, STEPS
 
 __all__ = ["CONTROL", "NAN", "Drill", "Outcome", "scenarios"]
 
@@ -64,12 +65,16 @@ class Drill:
         """The largest difference between the last state of a run and that of the straight one; 0 is bit for bit.
 
         Raises:
-            DrillError: they do not end at the same step, or do not hold the same tensors.
+            DrillError: they do not end at the same step, do not hold the same tensors, or the facts differ.
         """
         mine, other = child.last_path, self.straight.last_path
         if mine.name != other.name:
             raise DrillError(f"it ends at {mine.name}, the straight run at {other.name}")
-        if hashes(mine) == hashes(other):
+        is_equal = hashes(mine) == hashes(other)
+        wrong = fact_differences(mine, other, COUNTED if not is_equal else None)
+        if wrong:
+            raise DrillError(f"the facts of its last state are not those of the straight run: {', '.join(wrong)}")
+        if is_equal:
             return 0.0
         tensors = compare(other, mine).tensors.values()
         misfits = [misfit for file in tensors for misfit in file.misfits]
@@ -82,6 +87,22 @@ def hashes(checkpoint: Path) -> dict[str, str]:
     """sha256 of every file of tensors."""
     files = manifest.read(checkpoint).files
     return {name: record.sha256 for name, record in files.items() if name.endswith(".safetensors")}
+
+
+MACHINE = {"machine", "versions"}
+COUNTED = {"step", "position", "images", "seed", "skipped_in_a_row", "rollbacks"}
+"""Facts that are the same even where a device does not repeat its sums."""
+
+
+def fact_differences(mine: Path, other: Path, keys: set[str] | None) -> list[str]:
+    """The facts of a state in which two checkpoints differ, by name; of a plugin's state with its name."""
+    a, b = (load_facts(path, "state") for path in (mine, other))
+    plugins = [
+        f"plugins.{name}" for name in a["plugins"].keys() | b["plugins"].keys()
+        if a["plugins"].get(name) != b["plugins"].get(name) and name != FAULTS
+    ]  # fmt: skip
+    names = (a.keys() | b.keys()) - MACHINE - {"plugins"} if keys is None else keys
+    return sorted([name for name in names if a.get(name) != b.get(name)] + (plugins if keys is None else []))
 
 
 def scenarios() -> Iterator[tuple[str, Callable[[Drill], tuple[str, Child]]]]:
@@ -120,29 +141,46 @@ def other_workers(drill: Drill) -> tuple[str, Child]:
 
 
 def killed(drill: Drill) -> tuple[str, Child]:
-    child = drill.child("killed")
-    for _ in range(drill.cycles):
-        goal = drill.random.randint(1, STEPS - 1)
-        pause = drill.random.random() * 0.5
+    child, kills = drill.child("killed"), 0
+    while kills < drill.cycles and child.newest < STEPS:
+        started_at, seen = child.newest, len(child.steps_taken())
+        goal = drill.random.randint(started_at + 1, STEPS)
         child.start()
-        seen = len(child.steps_taken())
-        child.wait_for(lambda seen=seen, goal=goal: reached(child, seen, goal), f"step {goal}")
-        time.sleep(pause)
+        child.wait_for(lambda goal=goal, seen=seen: reached(child, seen, goal) or child.has_ended, f"step {goal}")
+        time.sleep(drill.random.random() * 0.1)
+        kills += not child.has_ended
         child.kill()
+        check_resumed(child, started_at, seen)
     continue_to_the_end(child)
-    return f"{drill.cycles} times at random moments", child
+    return f"{kills} times at random moments", child
 
 
 def killed_in_a_save(drill: Drill) -> tuple[str, Child]:
-    child = drill.child("saving")
+    child, kills = drill.child("saving"), 0
     times = [row["total_seconds"] for row in drill.straight.progress() if "total_seconds" in row]
     for _ in range(drill.cycles):
+        started_at, seen, before = child.newest, len(child.steps_taken()), temporaries(child.directory)
         child.start()
-        child.wait_for(lambda: is_saving(child.directory), "the first save")
-        time.sleep(drill.random.random() * max(times))
+        child.wait_for(lambda before=before: temporaries(child.directory) - before or child.has_ended, "a save")
+        time.sleep(drill.random.random() * max(times) / 2)
         child.kill()
+        kills += bool(temporaries(child.directory) - before)
+        check_resumed(child, started_at, seen)
     continue_to_the_end(child)
-    return f"{drill.cycles} times while a checkpoint was written", child
+    return f"{kills} of {drill.cycles} kills came while a checkpoint was written", child
+
+
+def check_resumed(child: Child, started_at: int, seen: int) -> None:
+    """Whether a start went on right behind its checkpoint, and left one that is no older than it has to be."""
+    steps = child.steps_taken()[seen:]
+    if not steps:
+        return
+    if steps[0] != started_at + 1:
+        raise DrillError(f"the newest checkpoint was of step {started_at}, and the next step taken was {steps[0]}")
+    # A save begins behind every EVERY-th step and waits for the one before: only the last begun may be unfinished.
+    begun = (steps[-1] - 1) // EVERY * EVERY
+    if child.newest < max(begun - EVERY, started_at):
+        raise DrillError(f"killed behind step {steps[-1]} its newest checkpoint is that of step {child.newest}")
 
 
 def full_disk(drill: Drill) -> tuple[str, Child]:

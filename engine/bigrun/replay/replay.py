@@ -20,6 +20,7 @@ from bigrun.anomaly import Action, Anomaly
 from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.config import Document, read_preset
+from bigrun.emergency import by_age
 from bigrun.errors import CheckpointError, TrainingHalted, UsageError
 from bigrun.flight import FLIGHT
 from bigrun.links import refuse_links
@@ -102,13 +103,13 @@ def starting_point(directory: Path, step: int | None) -> tuple[int, Path]:
         raise UsageError(f"{directory}: no run (there is no {CONFIG})")
     emergency, regular = CheckpointStore(directory / EMERGENCY), CheckpointStore(directory / CHECKPOINTS)
     if step is None:
-        kept = emergency.verified_steps()
+        kept = [number for number in by_age(emergency) if emergency.is_verified(number)]
         if not kept:
             raise UsageError(f"{directory}: there is no emergency checkpoint: say which step with --step N")
         step = kept[-1] + 1
     before = [(number, store) for store in (emergency, regular) for number in store.steps() if number < step]
     for number, store in sorted(before, key=lambda entry: -entry[0]):  # stable: emergency checkpoints first
-        if number in store.verified_steps():
+        if store.is_verified(number):
             return step, store.path(number)
     raise UsageError(f"{directory}: there is no verified checkpoint before step {step}")
 
@@ -187,7 +188,7 @@ def bad_tensors(run: Run) -> list[str]:
 def recorded_values(directory: Path, step: int) -> dict[str, float | str] | None:
     """What a flight record of the run says of the step; None where none has it."""
     store = CheckpointStore(directory / EMERGENCY)
-    for number in reversed(store.verified_steps()):
+    for number in filter(store.is_verified, reversed(by_age(store))):
         for entry in store.load_facts(store.path(number), FLIGHT):
             if entry["step"] == step:
                 values: dict[str, float | str] = entry["values"]

@@ -9,7 +9,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from bigrun.cli import main as command_line
+from bigrun.machine import describe_machine
 from bigrun.markers import hookimpl
+from bigrun.supervisor.device import check_device
 from bigrun.supervisor.signals import BLOCKED
 
 if TYPE_CHECKING:
@@ -22,22 +24,31 @@ STEP_BYTES = 8
 
 
 class Attempt:
-    """The run's companion that says it was started again, and writes down each step for the supervisor's report."""
+    """The run's companion that says it was started again, and writes down backend and step for the supervisor."""
 
-    def __init__(self, number: int, before: str, step_file: int) -> None:
+    def __init__(self, number: int, before: str, backend: str | None, step_file: int) -> None:
         """
         Args:
             number: which start of the supervisor this is, from 1.
             before: how the process before ended.
-            step_file: descriptor of a file in memory that outlives this process.
+            backend: what the newest process that was built computed on; None: none was.
+            step_file: descriptor of a file in memory that outlives this process: 8 bytes with the step, the backend.
         """
         self.number = number
         self.before = before
+        self.backend = backend
         self._step_file = step_file
         self._is_said = number == 1
 
+    @hookimpl(trylast=True)
+    def configure_runtime(self, run: Run) -> None:
+        """Whoever says which devices torch may see has said so by now."""
+        if self.number > 1:
+            check_device(run, self.backend)
+
     @hookimpl
     def on_start(self, run: Run) -> None:
+        os.pwrite(self._step_file, describe_machine(run)["backend"].encode(), STEP_BYTES)
         self._write(run.step)
         if not self._is_said:
             self._is_said = True
@@ -52,7 +63,7 @@ class Attempt:
         os.pwrite(self._step_file, step.to_bytes(STEP_BYTES, "little"), 0)
 
 
-def main(number: int, step_file: int, supervisor: int, before: str, arguments: list[str]) -> None:
+def main(number: int, step_file: int, supervisor: int, before: str, backend: str, arguments: list[str]) -> None:
     """Run the command line as a child of the process `supervisor`, which has blocked signals for it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # the run saves, as for anybody who stops it
     if os.getppid() != supervisor:
@@ -61,8 +72,9 @@ def main(number: int, step_file: int, supervisor: int, before: str, arguments: l
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    command_line(args=arguments, prog_name="bigrun", obj={"supervisor": Attempt(number, before, step_file)})
+    attempt = Attempt(number, before, backend or None, step_file)
+    command_line(args=arguments, prog_name="bigrun", obj={"supervisor": attempt})
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:])
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5], sys.argv[6:])

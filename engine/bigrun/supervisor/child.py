@@ -37,8 +37,10 @@ class Start:
     """The exit code, or minus the number of the signal that killed it."""
     step: int | None
     """Steps taken when it ended; None if it ended before it was built."""
+    backend: str | None
+    """What it computed on, as in `bigrun.machine`; None if it ended before it was built."""
     newest: int | None
-    """Step of the newest checkpoint then."""
+    """Step of the newest checkpoint then, as far as the disk has told."""
     last_lines: tuple[str, ...]
     """Of its standard error."""
 
@@ -47,11 +49,11 @@ class Child:
     """A running start. Standard output and input are the supervisor's own, so that a terminal stays a terminal;
     standard error is passed through, and its last lines are kept."""
 
-    def __init__(self, number: int, before: str, arguments: Sequence[str]) -> None:
+    def __init__(self, number: int, before: str, backend: str | None, arguments: Sequence[str]) -> None:
         self.number = number
         self._began, self.began_utc = time.monotonic(), utc_now()
         self._step_file = os.memfd_create("bigrun-step")
-        words = [str(number), str(self._step_file), str(os.getpid()), before, *arguments]
+        words = [str(number), str(self._step_file), str(os.getpid()), before, backend or "", *arguments]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "bigrun.supervisor.attempt", *words],
             stderr=subprocess.PIPE,
@@ -74,12 +76,12 @@ class Child:
         """How it ended; waits for that."""
         returncode = self._process.wait()
         self._passing.join(PASSING_SECONDS)
-        step = os.pread(self._step_file, 8, 0)
+        told = os.pread(self._step_file, 64, 0)
         os.close(self._step_file)
         lines = self._tail.decode(errors="replace").splitlines()[-KEPT_LINES:]
         seconds = time.monotonic() - self._began
-        reached = int.from_bytes(step, "little") if step else None
-        return Start(self.number, self.began_utc, seconds, returncode, reached, newest, tuple(lines))
+        step, backend = (int.from_bytes(told[:8], "little"), told[8:].decode()) if told else (None, None)
+        return Start(self.number, self.began_utc, seconds, returncode, step, backend, newest, tuple(lines))
 
     def _pass_on(self, source: IO[bytes]) -> None:
         with source:

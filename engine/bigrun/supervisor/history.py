@@ -26,8 +26,9 @@ SIGNAL_HINTS = {
     signal.SIGBUS: "often: a full /dev/shm, or a disk that is gone",
     signal.SIGABRT: "a driver or a native library gave up",
 }
-EXIT_HINTS = {ExitCode.ERROR: "an error", ExitCode.HUNG: "it hung"}
+EXIT_HINTS = {ExitCode.ERROR: "an error", ExitCode.USAGE: "refused", ExitCode.HUNG: "it hung"}
 ADVICE = {
+    ExitCode.USAGE: "the last lines above say what was refused: correct it, or bring back what is missing.",
     ExitCode.ERROR: "the last lines above say what failed: remove the cause.",
     ExitCode.HUNG: "the last lines above name a file with the stacks of all threads: it shows what does not return.",
     -signal.SIGKILL: "`journalctl -k` says `Out of memory` if the kernel did it: lower data.micro_batch for a GPU that "
@@ -75,9 +76,9 @@ class History:
     def _write(self, row: dict[str, Any]) -> None:
         public = Redactor.of_environment().value({"time_utc": utc_now(), **row})
         self._waiting.append(json.dumps(public) + "\n")
-        if not self._is_run():
-            return
         try:
+            if not self._is_run():
+                return
             folder = self.directory / FOLDER
             folder.mkdir(exist_ok=True)
             with open_append(folder / "log.jsonl") as file:

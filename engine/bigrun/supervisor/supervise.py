@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 RESTARTED = (ExitCode.ERROR, ExitCode.HUNG)
-"""And every death by a signal. Other exit codes are answers: done, stopped, refused, halted."""
+"""And every death by a signal. Other exit codes are answers: done, stopped, halted; and refused, unless the command was
+accepted before: then images, a GPU or room on the disk are missing, which may come back."""
 MAX_RESTARTS = 3
 LONGEST_DELAY_SECONDS = 60.0
 
@@ -45,6 +47,7 @@ class Supervisor:
         self.history = History(self.directory)
         self._ends = end_of(document)
         self._stop: signal.Signals | None = None
+        self._listed: int | None = None
         self._newest = self._first_newest = self._newest_checkpoint()
         self._in_vain = 0
 
@@ -56,7 +59,7 @@ class Supervisor:
         with blocked():
             while True:
                 start = self._one_start()
-                if self._stop is not None or (start.returncode >= 0 and start.returncode not in RESTARTED):
+                if self._stop is not None or self._is_answer(start):
                     return self._end(start)
                 if start.newest is not None and (self._newest is None or start.newest > self._newest):
                     self._newest, self._in_vain = start.newest, 0
@@ -67,10 +70,22 @@ class Supervisor:
                 if code is not None:
                     return code
 
+    def _is_answer(self, start: Start) -> bool:
+        """Whether another start would say the same.
+
+        A refusal is one unless an earlier start was built, or a checkpoint says that the run once was; then it is one
+        if all starts are refused to the last.
+        """
+        if start.returncode == ExitCode.USAGE:
+            was_built = any(earlier.step is not None for earlier in self.history.starts)
+            return not was_built and (self._first_newest is None or self._in_vain == self.max_restarts)
+        return start.returncode >= 0 and start.returncode not in RESTARTED
+
     def _one_start(self) -> Start:
         starts = self.history.starts
         before = describe_end(starts[-1].returncode) if starts else ""
-        child = Child(len(starts) + 1, before, self._words(is_first=not starts))
+        backend = next((start.backend for start in reversed(starts) if start.backend is not None), None)
+        child = Child(len(starts) + 1, before, backend, self._words(is_first=not starts))
         self.history.began(child.number, child.pid)
         while child.is_running():
             number, is_for_us_alone = next_signal(1.0)
@@ -119,8 +134,11 @@ class Supervisor:
         return ExitCode.NO_PROGRESS
 
     def _newest_checkpoint(self) -> int | None:
-        """Its step, by names and manifests: the run itself verifies what it continues from."""
-        return max(CheckpointStore(self.directory / "checkpoints").steps(), default=None)
+        """Its step, by names and manifests: the run itself verifies what it continues from. The last one known while
+        the disk does not answer, or is not mounted."""
+        with contextlib.suppress(OSError):
+            self._listed = max(CheckpointStore(self.directory / "checkpoints").steps(), default=self._listed)
+        return self._listed
 
 
 def end_of(document: Document) -> float | None:
