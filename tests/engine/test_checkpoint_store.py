@@ -223,7 +223,8 @@ def test_a_damaged_one_counts_again_once_it_is_whole(store: CheckpointStore) -> 
     damage(store.path(1) / "model.safetensors")
     reader = CheckpointStore(store.directory)
     assert reader.verified_steps() == []
-    damage(store.path(1) / "model.safetensors")
+    damage(store.path(1) / "model.safetensors")  # put right, as by a copy of the file
+    os.utime(store.path(1) / "model.safetensors")
     assert reader.verified_steps() == [1]
 
 

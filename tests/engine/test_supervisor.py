@@ -76,8 +76,10 @@ def test_an_end_is_told_in_words(returncode: int, words: str) -> None:
 
 
 def start(**facts: Any) -> Start:
-    defaults = {"number": 1, "began_utc": "2026-01-01T00:00:00+00:00", "seconds": 2.0, "returncode": 1, "step": None,
-                "backend": None, "newest": None, "last_lines": ("error: a reason",)}  # fmt: skip
+    defaults: dict[str, Any] = {
+        "number": 1, "began_utc": "2026-01-01T00:00:00+00:00", "seconds": 2.0, "returncode": 1, "step": None,
+        "backend": None, "newest": None, "last_lines": ("error: a reason",),
+    }  # fmt: skip
     return Start(**(defaults | facts))
 
 
