@@ -39,8 +39,9 @@ class Outside:
         os.set_blocking(self._input.fileno(), False)
 
     def beat(self) -> None:
-        """Say that the interpreter runs. A sentinel that was killed is not missed; one that sleeps reads later."""
-        with contextlib.suppress(OSError):
+        """Say that the interpreter runs. A sentinel that was killed or ended is not missed; one that sleeps reads
+        later."""
+        with contextlib.suppress(OSError, ValueError):
             self._input.write(b".")
 
     def close(self) -> None:

@@ -32,6 +32,8 @@ WAITS = {
     "step": "computing: the device, its driver, or a plugin in a hook of the step",
     "observe": "telling plugins of the step: one of them does not come back from its hook",
     "checkpoint": "saving: a disk that does not answer",
+    "end": "ending: a plugin does not come back from its last hook, a process that decodes does not end, or a disk "
+    "does not answer",
 }
 TICK_SECONDS = 5.0
 DISK_SECONDS = 10.0
@@ -47,10 +49,14 @@ class WatchdogConfig:
     first_step_limit_seconds: float = option(
         3600.0,
         check=above(0),
-        help="Limit for the first step of a process, which compiles and fills caches. Not below `step_limit_seconds`.",
+        help="Limit for the first step of a process, which compiles and fills caches, and for its end, in which "
+        "plugins may do more than in a step. Not below `step_limit_seconds`.",
     )
-    checkpoint_limit_seconds: float | None = option(
-        None, check=above(0), help="Limit for a save; absent: it may take as long as the disk likes."
+    checkpoint_limit_seconds: float = option(
+        14_400.0,
+        check=above(0),
+        help="Limit for the wait for a save, which writes a checkpoint and reads it and the older ones: a disk of "
+        "100 MB/s moves 1.4 TB in 4 hours; one that is silent for longer is gone.",
     )
     grace_seconds: float = option(
         30.0,
@@ -64,10 +70,6 @@ class WatchdogConfig:
                 "first_step_limit_seconds",
                 (f"{self.first_step_limit_seconds:g} is less than step_limit_seconds = {self.step_limit_seconds:g}"),
             )
-
-    def limits(self) -> list[float]:
-        given = (self.step_limit_seconds, self.first_step_limit_seconds, self.checkpoint_limit_seconds)
-        return [limit for limit in given if limit is not None]
 
 
 class Watchdog:
@@ -84,6 +86,7 @@ class Watchdog:
         self._watcher: Watcher | None = None
         self._outside: Outside | None = None
         self._slow: Hang | None = None
+        self._error = ""
 
     @hookimpl
     def header_lines(self) -> list[str]:
@@ -95,8 +98,9 @@ class Watchdog:
         self._run, self._first_step = run, run.step + 1
         self._records = Records(run.path_for("watchdog"), run.strategy.rank)
         self._tell(run, self._records)
-        tick = min(TICK_SECONDS, min(self.config.limits()) / 20)
-        self._outside = Outside(self._records.interpreter, max(self.config.limits()), tick)
+        tick = min(TICK_SECONDS, min(self.config.step_limit_seconds, self.config.checkpoint_limit_seconds) / 20)
+        # whatever a run waits for, a save included, lets other threads run: only what a first step does may not
+        self._outside = Outside(self._records.interpreter, self.config.first_step_limit_seconds, tick)
         self._watcher = Watcher(self._look, self.limit_of, self._alarm, self._outside, tick)
         self._watcher.start()
 
@@ -118,13 +122,19 @@ class Watchdog:
             run.event("slow-step", f"it moves again, and the run goes on: {slow}", "warning", **attrs.asdict(slow))
 
     @hookimpl
+    def on_error(self, error: BaseException) -> None:
+        """What nobody would hear of if the run hung on its way out."""
+        self._error = f"; it was ending with {type(error).__name__}: {error}"
+
+    @hookimpl
     def teardown(self) -> None:
-        if self._watcher is not None:
-            self._watcher.end()
-            self._watcher = None
+        """The run has closed what it holds, its saver included; what the sentinel's file waits for is still watched."""
         if self._outside is not None:
             self._outside.close()
             self._outside = None
+        if self._watcher is not None:
+            self._watcher.end()
+            self._watcher = None
 
     def limit_of(self, state: State) -> float | None:
         """How long a state may last."""
@@ -133,8 +143,8 @@ class Watchdog:
             return self.config.checkpoint_limit_seconds
         if activity not in WAITS:
             return None
-        is_first = step <= self._first_step
-        return self.config.first_step_limit_seconds if is_first else self.config.step_limit_seconds
+        is_once = step <= self._first_step or activity == "end"
+        return self.config.first_step_limit_seconds if is_once else self.config.step_limit_seconds
 
     def _look(self) -> State:
         assert self._run is not None
@@ -149,7 +159,8 @@ class Watchdog:
         step, activity = state
         path = self._records.new_stacks(step)
         hang = Hang(step, activity, seconds, limit, str(path))
-        lines = [f"bigrun watchdog, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {hang}", WAITS[activity]]
+        moment = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        lines = [f"bigrun watchdog, {moment}: {hang}{self._error}", WAITS[activity]]
         if not within(DISK_SECONDS, write_stacks, path, lines):
             hang = attrs.evolve(hang, stacks="on standard error, for the disk does not take them")
             within(DISK_SECONDS, faulthandler.dump_traceback, 2)
@@ -158,7 +169,8 @@ class Watchdog:
             return
         try:
             within(DISK_SECONDS, self._records.leave, hang)
-            message = f"watchdog: {hang}. The process ends; the same command continues from the newest checkpoint.\n"
+            told = f"watchdog: {hang}{self._error}"
+            message = f"{told}. The process ends; the same command continues from the newest checkpoint.\n"
             within(DISK_SECONDS, os.write, 2, message.encode())  # past Python's own streams, which may be what hangs
             for stream in (sys.stdout, sys.stderr):
                 within(FLUSH_SECONDS, stream.flush)

@@ -139,11 +139,11 @@ class DiesBeforeItIsBuilt:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DoesNotLetGo:
-    """A plugin that stays in its last hook."""
+class DoesNotFinish:
+    """A plugin that does not come back when the run has taken its last step."""
 
     @hookimpl
-    def teardown(self) -> None:
+    def on_finish(self) -> None:
         if is_on():
             never_returns()
 

@@ -114,13 +114,13 @@ def test_bar_31_a_disk_that_is_gone_ends_the_run(tmp_path: Path, background: boo
     assert event["facts"]["activity"] == "checkpoint"
 
 
-def test_bar_31_a_plugin_that_does_not_let_go_ends_the_run(tmp_path: Path) -> None:
+def test_bar_31_a_plugin_that_does_not_finish_is_a_hang(tmp_path: Path) -> None:
     training = harmed(tmp_path, plugins={"watchdog": {"first_step_limit_seconds": 3.0}})
-    done = training("--plugin", "harm:DoesNotLetGo")
+    done = training("--plugin", "harm:DoesNotFinish")
     assert done.returncode == ExitCode.HUNG, done.stderr
     (stacks,) = (training.run / "watchdog").glob("stacks-*-step-6.txt")
     assert "never_returns" in stacks.read_text()
-    (event,) = continues(training, "--plugin", "harm:DoesNotLetGo", step=6)
+    (event,) = continues(training, "--plugin", "harm:DoesNotFinish", step=6)
     assert event["facts"]["activity"] == "end"
 
 
