@@ -110,7 +110,8 @@ def terminate(this: Round) -> None:
     this.await_moment()
     for _ in range(this.rng.randint(1, 3)):
         this.harmed.send(this.rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]))
-    this.harmed.finish(3, 130, 138, 143, -signal.SIGTERM, -signal.SIGUSR1, 2)  # before it listens, they end it
+    deaths = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)  # before it listens, or when it has ended already
+    this.harmed.finish(3, 130, 138, 143, *deaths)
 
 
 def fill_the_disk(this: Round) -> None:
