@@ -198,11 +198,10 @@ def play(this: Round, tallies: dict[str, Tally], budget: Iterator[int]) -> bool:
     while not this.is_over:
         if next(budget, None) is None:
             return False
-        name = this.rng.choice(list(HARM))
+        name, before = this.rng.choice(list(HARM)), len(this.harmed.steps_taken())
         HARM[name](this)
-        newest = (this.harmed.store.verified_steps() or [0])[-1]
-        taken = this.harmed.steps_taken()
-        lost = max(taken[-1] - newest, 0) if taken else 0
+        taken = this.harmed.steps_taken()[before:]
+        lost = max(taken[-1] - this.harmed.newest, 0) if taken else 0
         tallies[name].starts += 1
         tallies[name].lost.append(lost)
         if lost > limit(this, name):
