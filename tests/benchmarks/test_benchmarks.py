@@ -59,6 +59,7 @@ def test_startup_has_a_row_for_each_command() -> None:
     assert [cells[-1] for name, cells in commands.items() if name.startswith("bigrun")] == ["< 300", "< 300"]
 
 
+@pytest.mark.slow
 def test_checkpoint_has_a_row_for_each_way_of_saving() -> None:
     lines = run("checkpoint.py", "--architectures", "vit_test", "--rounds", "1")
     assert_header(lines)

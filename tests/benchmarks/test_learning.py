@@ -22,6 +22,7 @@ METHODS = ["bigrun", "bigrun, DINO alone"]
 PEER = os.environ.get("BIGRUN_PEER_PYTHON")
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated_and_all_methods_are_in_the_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

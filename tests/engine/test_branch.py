@@ -324,6 +324,7 @@ def learning_rates(run: Path) -> dict[int, float]:
     return {row["step"]: row["learning_rate"] for row in rows}
 
 
+@pytest.mark.slow
 def test_a_branch_that_is_killed_twice_ends_like_the_run_that_had_its_cooldown_from_the_start(
     bigrunner: Runner, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,7 @@ def test_a_cpu_run_keeps_what_a_step_frees_and_gives_it_back_at_its_end(device: 
     within, behind, freed_mib = map(int, done.stdout.split())
     if device == "cpu":
         assert within < 1_000
-        assert freed_mib >= 100
+        assert freed_mib >= 50  # about 300, less where the kernel is short of memory and has taken some itself
     else:
         assert within > 3_000
     assert behind > 3_000

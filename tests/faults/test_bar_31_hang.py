@@ -69,6 +69,7 @@ def test_bar_31_a_step_that_blocks_ends_with_stacks_and_continues(tmp_path: Path
     assert [path.name for path in (training.run / "watchdog").iterdir()] == [stacks.name]
 
 
+@pytest.mark.slow
 def test_bar_31_a_worker_that_sleeps_for_ever_is_a_hang_in_the_data(tmp_path: Path) -> None:
     training = harmed(tmp_path, data={"workers": 1})
     with training.begun("--plugin", "harm:Sleepy") as process:
@@ -133,6 +134,7 @@ def test_bar_31_a_run_that_fails_waits_for_its_save_for_longer_than_for_a_step(t
     assert list((training.run / "watchdog").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bar_31_a_long_save_is_no_hang(tmp_path: Path) -> None:
     training = harmed(tmp_path, run={"max_steps": 2, "checkpoint_every_steps": 1})
     done = training("--plugin", "harm:SavesSlowly")

@@ -56,6 +56,7 @@ def test_bar_32_by_default_three_restarts_may_be_in_vain(tmp_path: Path) -> None
     check_gave_up(harmed(tmp_path), 3)
 
 
+@pytest.mark.slow
 def test_bar_32_a_run_that_is_killed_again_and_again_equals_a_straight_one(tmp_path: Path) -> None:
     """Twice is more than one restart in vain, but each brings a checkpoint."""
     straight, killed = harmed(tmp_path / "straight"), harmed(tmp_path / "killed")

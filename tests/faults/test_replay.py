@@ -83,6 +83,7 @@ def test_a_nan_of_the_forward_pass_is_found_with_its_place(broken: Any) -> None:
     assert {path: path.stat().st_mtime_ns for path in training.run.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_an_infinity_of_the_backward_pass_names_the_forward_line(broken: Any) -> None:
     training, done = broken(BACKWARD)
     assert done.returncode == 5, done.stderr
