@@ -152,7 +152,8 @@ def litter(this: Round) -> None:
     """What a kill may leave, and what it never would."""
     kill(this)
     place = this.harmed.directory / "checkpoints"
-    place.mkdir(parents=True, exist_ok=True)
+    if not place.is_dir():  # it was killed before it had begun
+        return
     for name in (stale_name(Stale.TEMPORARY, 10**6), stale_name(Stale.TRASH, 10**6), "step-999", "old-step-100"):
         (place / name).mkdir(exist_ok=True)
         (place / name / "student.safetensors").write_bytes(b"half a file")

@@ -42,7 +42,8 @@ def check_directory(directory: Path) -> None:
     try:
         if directory.exists() and not directory.is_dir():
             raise RunDirectoryError(f"{directory} is a file; a run needs a directory: choose another with --run-dir")
-        others = {path.name for path in directory.iterdir()} - {LOCK} if directory.is_dir() else set()
+        begun = {LOCK, beside(directory / CONFIG).name}  # all that a start leaves which is killed before it has begun
+        others = {path.name for path in directory.iterdir()} - begun if directory.is_dir() else set()
         if others and CONFIG not in others:
             raise RunDirectoryError(
                 f"{directory} holds files but no run (there is no {CONFIG}): choose another with --run-dir"
@@ -82,16 +83,21 @@ def replace_file(path: Path, contents: bytes) -> None:
     Raises:
         RunDirectoryError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.new")
+    new = beside(path)
     try:
-        beside.unlink(missing_ok=True)  # of a killed process
-        with beside.open("xb") as file:  # a new file: a link in its place is not followed
+        new.unlink(missing_ok=True)  # of a killed process
+        with new.open("xb") as file:  # a new file: a link in its place is not followed
             file.write(contents)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)  # noqa: PTH105 - one atomic rename
+        os.replace(new, path)  # noqa: PTH105 - one atomic rename
     except OSError as error:
         raise unusable(path.parent, error) from None
+
+
+def beside(path: Path) -> Path:
+    """Where the new contents of a file are written before they take its name."""
+    return path.with_name(f".{path.name}.new")
 
 
 def unusable(directory: Path, error: OSError) -> RunDirectoryError:

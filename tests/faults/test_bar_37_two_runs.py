@@ -170,3 +170,13 @@ def test_whoever_was_taken_over_while_it_slept_publishes_nothing_more(tmp_path: 
     with pytest.raises(RunDirectoryError, match="is not the lock of this process any more"):
         lock.check()
     lock.release()
+
+
+def test_a_start_that_was_killed_while_it_wrote_its_configuration_can_be_repeated(tmp_path: Path) -> None:
+    training = Training(tmp_path, run={"max_steps": 1})
+    training.run.mkdir(parents=True)
+    (training.run / LOCK).write_text("")
+    (training.run / ".config.toml.new").write_text("[run]\nmax_st")
+    done = training()
+    assert done.returncode == 0, done.stderr
+    assert not (training.run / ".config.toml.new").exists()
