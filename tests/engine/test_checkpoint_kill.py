@@ -6,16 +6,15 @@ import errno
 import itertools
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from forked import start
+from killing import kill_at_random
 
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.layout import parse_step
@@ -86,13 +85,7 @@ def kill_while_saving(tmp_path: Path, kills: int, same_step: bool) -> None:
         size = log.stat().st_size
         process = PROCESSES.Process(target=save_for_ever, args=(store.directory, value + 1, same_step, log))
         start(process)
-        while log.stat().st_size == size:
-            assert process.is_alive()
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.08))
-        process.kill()
-        process.join()
-        reported = int(log.read_text().split()[-1])
+        reported = kill_at_random(process, log, size, 0.08)
         value = newest_value(store)
         assert value in (reported, reported + 1)
 

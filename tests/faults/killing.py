@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.context
+import multiprocessing.process
 import os
+import random
 import signal
 import sys
+import time
 from collections.abc import Collection
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import torch
+from forked import start
 
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.records import verified_records
 from bigrun.checkpoint.retention import Policy, reasons_to_stay
 from bigrun.checkpoint.store import CheckpointStore
-from bigrun.data.loader import blocked
-from bigrun.process import STOP_SIGNALS
 
-__all__ = ["begin", "rotate", "rotate_and_die", "rotate_for_ever", "save", "verified"]
+__all__ = ["begin", "kill_at_random", "rotate", "rotate_and_die", "rotate_for_ever", "save", "verified"]
 
 # A fork server that has imported these starts each process in 30 ms instead of two seconds.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -33,10 +34,20 @@ CHANGES = {"os.rename", "os.remove", "os.rmdir"}
 def begin(target: Any, *arguments: Any) -> multiprocessing.context.ForkServerProcess:
     """Start a process; its server, if it begins here, is deaf to stop signals, as that of the data loader is."""
     process = PROCESSES.Process(target=target, args=arguments)
-    resource_tracker.ensure_running()  # up to Python 3.12 this unblocks the signals
-    with blocked(STOP_SIGNALS):
-        process.start()
+    start(process)
     return process
+
+
+def kill_at_random(process: multiprocessing.process.BaseProcess, log: Path, size: int, longest_seconds: float) -> int:
+    """Kill a process at a random moment after its first report beyond `size` bytes of the log, and wait for its end;
+    returns the last number that it reported."""
+    while log.stat().st_size == size:
+        assert process.is_alive()
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, longest_seconds))
+    process.kill()
+    process.join()
+    return int(log.read_text().split()[-1])
 
 
 def save(store: CheckpointStore, step: int, **facts: Any) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from endless import Diary, begin_training, wait_for
-from killing import begin
+from killing import begin, kill_at_random
 
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.layout import parse_step
@@ -91,17 +91,11 @@ def kill_again_and_again(
     for _ in range(kills):
         size = log.stat().st_size
         process = begin(target, store.directory, value + 1, log, environment or {})
-        while log.stat().st_size == size:
-            assert process.is_alive()
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.06))
-        process.kill()
-        process.join()
+        reported = kill_at_random(process, log, size, 0.06)
         for step in store.steps():  # before anything is swept
             assert manifest.verify(store.path(step)) == []
         store.sweep()
         assert all(parse_step(path.name) is not None for path in store.directory.iterdir())
-        reported = int(log.read_text().split()[-1])
         value = value_of(store, store.path(store.steps()[-1]), target is amend_for_ever)
         assert value in (reported, reported + 1)
 

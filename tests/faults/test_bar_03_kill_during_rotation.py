@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from killing import begin, rotate, rotate_and_die, rotate_for_ever, save, verified
+from killing import begin, kill_at_random, rotate, rotate_and_die, rotate_for_ever, save, verified
 from training import Training
 
 from bigrun.checkpoint.layout import parse_step
@@ -59,13 +59,7 @@ def kill_while_rotating(tmp_path: Path, kills: int) -> None:
     for _ in range(kills):
         size = log.stat().st_size
         process = begin(rotate_for_ever, directory, POLICY, last + 1, unhealthy, log)
-        while log.stat().st_size == size:
-            assert process.is_alive()
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.08))
-        process.kill()
-        process.join()
-        reported = int(log.read_text().split()[-1])
+        reported = kill_at_random(process, log, size, 0.08)
         before = verified(directory)
         assert before[-1] in (reported, reported + 1)
         assert len(before) >= min(2, reported)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from typed import Done, Typed, forge, held
+from typed import Done, Typed, forge, held, train_once
 
 from bigrun.checkpoint.disk import hash_file
 from bigrun.errors import CheckpointError
@@ -116,11 +116,7 @@ def trained(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        done = Typed(folder, patch, run={"max_steps": 4}).train()
-    assert done.code == 0, done.said
-    return folder
+    return train_once(tmp_path_factory, 4)
 
 
 def expect(done: Done, canary: Path, code: int, *words: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import pytest
 from training import Training
-from typed import Done, Typed, forge, held
+from typed import Done, Typed, forge, held, train_once
 
 from bigrun.config import Document, build_config
 from bigrun.errors import ConfigError, ExitCode
@@ -285,11 +285,7 @@ def test_bar_38_a_lock_with_escapes_does_nothing(typed: Typed) -> None:
 
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        done = Typed(folder, patch, run={"max_steps": 2}).train()
-    assert done.code == 0, done.said
-    return folder
+    return train_once(tmp_path_factory, 2)
 
 
 @pytest.fixture

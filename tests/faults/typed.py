@@ -18,7 +18,7 @@ from bigrun.checkpoint import disk, manifest
 from bigrun.checkpoint.layout import CONFIG, MANIFEST, step_name
 from bigrun.cli import main
 
-__all__ = ["Done", "Typed", "forge", "held"]
+__all__ = ["Done", "Typed", "forge", "held", "train_once"]
 
 
 @attrs.frozen
@@ -82,3 +82,12 @@ def forge(checkpoint: Path) -> None:
         path.name: disk.FileRecord(path.stat().st_size, disk.hash_file(path)) for path in sorted(checkpoint.iterdir())
     }
     manifest.write(checkpoint, manifest.Manifest(step, files[CONFIG].sha256, files, "2026-01-01T00:00:00+00:00"))
+
+
+def train_once(paths: pytest.TempPathFactory, steps: int) -> Path:
+    """A folder with a run of so many steps in it, for tests to copy."""
+    folder = paths.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        done = Typed(folder, patch, run={"max_steps": steps}).train()
+    assert done.code == 0, done.said
+    return folder

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import file_size_limit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigrun_metrics_log import lines as module
 from bigrun_metrics_log.lines import Lines
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """EFBIG beyond so many bytes (setrlimit(2))."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_lines_are_in_the_file_at_once(tmp_path: Path) -> None:
