@@ -32,8 +32,8 @@ class Commands(click.Group):
         except BigrunError as error:
             say(f"error: {error}", error=True)
             ctx.exit(int(error.exit_code))
-        except KeyboardInterrupt:  # before the run listens to signals
-            click.echo("interrupted before the run began", err=True)
+        except KeyboardInterrupt:  # a run listens to signals itself: this is before it began, or after it ended
+            click.echo("interrupted", err=True)
             ctx.exit(128 + signal.SIGINT)
 
 

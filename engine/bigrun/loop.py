@@ -39,7 +39,7 @@ def train(run: Run) -> None:
         if run.metrics.due(step):
             run.hook.on_metrics(run=run, step=step, metrics=run.metrics.flush())
         judge(run)
-        if run.saver.due(step):
+        if run.saver.due(step) and run.continues():
             run.saver.save(run)
         announce_checkpoints(run)
     save_last(run)

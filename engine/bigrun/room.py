@@ -42,7 +42,8 @@ class Room:
         )
         if self.wanted is None:
             return f"{text}, and the run has no end"
-        return f"{text} of {self.wanted:,}" + ("" if self.wanted <= self.count else ", so older ones must go meanwhile")
+        text = f"{text}, and the run saves {self.wanted:,}"
+        return text if self.wanted <= self.count else f"{text}, so older ones must go meanwhile"
 
 
 def check_room(run: Run) -> Room:

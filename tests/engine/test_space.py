@@ -61,8 +61,8 @@ def test_the_forecast_counts_what_saves_will_accept(free: int, size: int) -> Non
 @pytest.mark.parametrize(
     ("wanted", "ending"),
     [
-        (3, "room for 9 of 3"),
-        (20, "room for 9 of 20, so older ones must go meanwhile"),
+        (3, "room for 9, and the run saves 3"),
+        (20, "room for 9, and the run saves 20, so older ones must go meanwhile"),
         (None, "room for 9, and the run has no end"),
     ],
 )

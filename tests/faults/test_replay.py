@@ -77,7 +77,7 @@ def test_a_nan_of_the_forward_pass_is_found_with_its_place(broken: Any) -> None:
     assert "step 3, replayed from runs/tiny/emergency/step-00000002" in found.stdout
     assert "operation  sqrt" in found.stdout
     assert "breaks.py:9 in forward" in found.stdout
-    assert "micro-batch 1" in found.stdout
+    assert "loss_terms of breaks:Breaks, micro-batch 1" in found.stdout
     assert "images/" in found.stdout
     assert "numbers are those of the first time, bit for bit" in found.stdout
     assert {path: path.stat().st_mtime_ns for path in training.run.rglob("*")} == before

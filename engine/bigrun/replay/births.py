@@ -164,6 +164,8 @@ def phase_of(stack: Sequence[FrameType]) -> str:
         code, values = frame.f_code, frame.f_locals
         if not found and code.co_name in PHASES:
             found = PHASES[code.co_name].get(values.get("method", ""), "")
+        elif not found and code.co_name == "contained":  # of bigrun.plugins, around what a plugin implements
+            found = f"{values['hook']} of {values['name']}"
         if code.co_name == "accumulate" and "micro" in values:
             micro = f", micro-batch {values['micro']}"
     return f"{found}{micro}" if found else ""
