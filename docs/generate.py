@@ -238,8 +238,11 @@ def cli_page() -> Iterator[str]:
 
 
 def commands_of(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
-    """Every command by its name, those of a group after it as `group command`."""
-    for name, command in sorted(group.commands.items()):
+    """Every command by its name, those of a group after it as `group command`; also those that entry points add."""
+    context = click.Context(group)
+    for name in sorted(group.list_commands(context)):
+        command = group.get_command(context, name)
+        assert command is not None
         yield before + name, command
         if isinstance(command, click.Group):
             yield from commands_of(command, f"{before}{name} ")

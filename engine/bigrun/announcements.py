@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from bigrun.checkpoint.layout import PROVENANCE
 from bigrun.machine import describe_machine, machine_changes, versions
 
 if TYPE_CHECKING:
@@ -34,10 +35,13 @@ def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
         run.event("resumed", f"resumed from {checkpoint} after step {run.step}", path=str(checkpoint))
     else:
         run.event("branched", f"branched from {checkpoint} after step {run.step}", path=str(checkpoint))
+    for finding in run.findings:
+        run.event("data-finding", f"{finding.kind}: {finding.message}", "warning", finding=finding.kind)
     for change in changes:
         run.event("config-changed", f"since the checkpoint: {change}")
     if checkpoint is not None:
         announce_machine(run, checkpoint)
+        announce_data(run, checkpoint)
 
 
 def announce_machine(run: Run, checkpoint: Path) -> None:
@@ -51,6 +55,24 @@ def announce_machine(run: Run, checkpoint: Path) -> None:
             "differ from those of the old machine by rounding",
             "warning",
             changes=changes,
+        )
+
+
+def announce_data(run: Run, checkpoint: Path) -> None:
+    """Say that the images are others than when the checkpoint was saved, where that can be told: as many as before,
+    else the run would be refused."""
+    if run.provenance is None or not (checkpoint / f"{PROVENANCE}.json").is_file():
+        return
+    before, now = run.checkpoints.load_facts(checkpoint, PROVENANCE)["data"], run.provenance["data"]
+    if before["kind"] == now["kind"] and before["sha256"] != now["sha256"]:
+        told = {"content": "contents or names", "paths-and-sizes": "names or sizes"}.get(now["kind"], "number")
+        run.event(
+            "data-changed",
+            f"since the checkpoint the files of the data set have other {told}: the run goes on with them, in the "
+            "same order",
+            "warning",
+            before=before["sha256"],
+            now=now["sha256"],
         )
 
 

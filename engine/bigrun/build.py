@@ -17,6 +17,10 @@ def build_data(run: Run) -> None:
     """Device, data set and views."""
     import torch
 
+    from bigrun.data.check.problems import refuse_problems
+    from bigrun.data.spacing import require_spacing
+    from bigrun.data.split.apply import split_dataset
+    from bigrun.data.split.manifest import Split
     from bigrun.data.views import Views
     from bigrun.schedules import Schedules
     from bigrun.strategy import SingleProcess
@@ -25,9 +29,22 @@ def build_data(run: Run) -> None:
     if config.hardware.threads is not None:
         torch.set_num_threads(config.hardware.threads)
     run.strategy = SingleProcess(config.hardware)
-    run.dataset = run.hook.build_dataset(run=run)
+    run.split = Split.load(config.data.split) if config.data.split is not None else None
+    run.dataset = run.undivided = run.hook.build_dataset(run=run)
+    refuse_problems(run)
+    if len(run.dataset):
+        split_dataset(run)
+    if config.model.scale_embedding:
+        require_spacing(run.dataset)
     run.extra_views = merged(run.hook.extra_views(run=run), "extra view")
-    run.views = Views(config.views, config.model.in_channels, config.run.seed, run.extra_views)
+    run.views = Views(
+        config.views,
+        config.model.in_channels,
+        config.run.seed,
+        run.extra_views,
+        tone=run.hook.build_tone(run=run),
+        spacing_mm=getattr(run.dataset, "spacing_mm", None),
+    )
     run.schedules = Schedules()
 
 

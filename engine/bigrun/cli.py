@@ -13,6 +13,7 @@ import click
 
 from bigrun.checkpoints_cli import checkpoints
 from bigrun.command_options import complete_preset, preset_options
+from bigrun.data_cli import data
 from bigrun.drill.command import drill
 from bigrun.replay.command import replay
 from bigrun.version import __version__
@@ -202,5 +203,6 @@ def completion(shell: str) -> None:
 
 
 main.add_command(checkpoints)
+main.add_command(data)
 main.add_command(drill)
 main.add_command(replay)

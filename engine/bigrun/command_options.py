@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["complete_plugin", "complete_preset", "preset_options"]
+__all__ = ["complete_plugin", "complete_preset", "preset_options", "source_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +29,15 @@ def complete_plugin(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 def preset_options(command: F) -> F:
     """PRESET and its overrides, the same for every command that reads one."""
+    return overridden(click.argument("preset", shell_complete=complete_preset)(command))
+
+
+def source_options(command: F) -> F:
+    """PRESET|DIR and its overrides, for commands that need the data set only."""
+    return overridden(click.argument("source", metavar="PRESET|DIR", shell_complete=complete_preset)(command))
+
+
+def overridden(command: F) -> F:
     for decorate in (
         click.option(
             "--no-plugin", "no_plugins", multiple=True, metavar="NAME", help="Switch a plugin of the preset off."
@@ -48,7 +57,6 @@ def preset_options(command: F) -> F:
             metavar="KEY=VALUE",
             help="Override an option with a TOML value: --set run.max_steps=100.",
         ),
-        click.argument("preset", shell_complete=complete_preset),
     ):
         command = decorate(command)
     return command

@@ -249,9 +249,9 @@ def _plugin_tables(document: Document, configs: Mapping[str, type | None], probl
 
 def _absolute(config: EngineConfig) -> EngineConfig:
     """Make paths independent of the directory from which a resumed run is started."""
-    for table in ("data", "init"):
+    for table, option in (("data", "path"), ("data", "index"), ("data", "split"), ("init", "path")):
         part = getattr(config, table)
-        if part.path is not None:
-            path = str(Path(part.path).expanduser().absolute())
-            config = attrs.evolve(config, **{table: attrs.evolve(part, path=path)})
+        if getattr(part, option) is not None:
+            path = str(Path(getattr(part, option)).expanduser().absolute())
+            config = attrs.evolve(config, **{table: attrs.evolve(part, **{option: path})})
     return config

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigrun.anomaly import Action, Anomaly
+from bigrun.data.wait import DataWait
 from bigrun.errors import NoImagesError, UsageError
 from bigrun.markers import hookimpl
 from bigrun.time_limit import TimeLimit
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
     import torch
 
     from bigrun.data.dataset import Dataset, Samples
+    from bigrun.data.tone import Tone
     from bigrun.objective.base import Objective
     from bigrun.run import Run
 
 __all__ = ["Defaults"]
 
 
-class Defaults(TimeLimit):
-    """A folder of images, the DINO objective, AdamW, skip a bad step and halt after several; and the time limit."""
+class Defaults(TimeLimit, DataWait):
+    """A folder of images, DINO, AdamW; skip a bad step and halt after several."""
 
     @hookimpl(trylast=True)
     def build_dataset(self, run: Run) -> Dataset:
@@ -32,7 +34,13 @@ class Defaults(TimeLimit):
                 "no images: set data.path to a folder of images (--set data.path=/folder), "
                 "or activate a plugin that brings a data set"
             )
-        return ImageFolder.search(run.config.data.path)
+        return ImageFolder.search(run.config.data.path, run.config.data.index, run.config.model.in_channels)
+
+    @hookimpl(trylast=True)
+    def build_tone(self, run: Run) -> Tone:
+        from bigrun.data.tone import FullRange
+
+        return FullRange()
 
     @hookimpl(trylast=True)
     def build_objective(self, run: Run) -> Objective:
@@ -57,10 +65,25 @@ class Defaults(TimeLimit):
     @hookimpl(trylast=True)
     def build_loader(self, run: Run, dataset: Dataset, position: int) -> Iterator[Samples]:
         from bigrun.data.loader import build_loader
-        from bigrun.data.order import EpochOrder
+        from bigrun.data.order import order_of
 
-        order = EpochOrder(len(dataset), run.config.run.seed)
-        return build_loader(dataset, order, run.config.data, run.config.model.in_channels, position)
+        order = order_of(dataset, run.config.run.seed, run.config.data.effective_batch)
+        return build_loader(
+            dataset,
+            order,
+            run.config.data,
+            run.config.model.in_channels,
+            position,
+            seed=run.config.run.seed,
+            on_restart=lambda restart: run.event(
+                "worker-restarted",
+                restart.message,
+                "warning",
+                cause=restart.cause,
+                position=restart.position,
+                strike=restart.strike,
+            ),
+        )
 
     @hookimpl(tryfirst=True)
     def header_lines(self, run: Run) -> list[str]:

@@ -12,12 +12,14 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DataIndexError",
     "ExitCode",
     "NoImagesError",
     "NotSavedError",
     "PluginError",
     "RunDirectoryError",
     "TrainingHalted",
+    "UnfitDataError",
     "UsageError",
 ]
 
@@ -63,6 +65,18 @@ class RunDirectoryError(UsageError):
 
 class DataError(BigrunError):
     """Images cannot be found or read."""
+
+
+class DataIndexError(DataError):
+    """The index or the packed form of a data set cannot be used or cannot be made."""
+
+    exit_code = ExitCode.USAGE
+
+
+class UnfitDataError(DataError):
+    """The data set itself says that it is not fit to be trained on."""
+
+    exit_code = ExitCode.USAGE
 
 
 class NoImagesError(DataError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -62,6 +62,8 @@ def default_text(field: attrs.Attribute[Any]) -> str:
     if field.default is None:
         return "chosen by rule" if field.metadata.get("rule") else "absent"
     value = field.default
+    if isinstance(value, Mapping):
+        return "empty" if not value else ", ".join(map(str, value))
     return (
         str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else repr(value)
     )

@@ -8,6 +8,7 @@ file every two seconds.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -73,7 +74,7 @@ class RunLock:
         try:
             descriptor = self._locked()
         except OSError as error:
-            raise RunDirectoryError(f"{self.path}: cannot be locked: {error.strerror}") from None
+            raise self._refused(error) from None
         me, before = Owner.this_process(), read_owner(descriptor)
         try:
             if before is not None and before.host != me.host and is_alive(descriptor):
@@ -83,13 +84,28 @@ class RunLock:
             os.fsync(descriptor)
         except OSError as error:  # a full disk
             os.close(descriptor)
-            raise RunDirectoryError(f"{self.path}: cannot be locked: {error.strerror}") from None
+            raise self._refused(error) from None
         except BaseException:
             os.close(descriptor)
             raise
         self._descriptor, self._me, self.died = descriptor, me, before
         self._released.clear()
         threading.Thread(target=self._beat, args=(descriptor,), name="run-lock", daemon=True).start()
+
+    def check_free(self) -> None:
+        """Leaves the file as it is. Raises: RunDirectoryError when somebody holds the lock, or nobody can."""
+        if not self.path.exists():
+            return
+        try:
+            descriptor = self._locked()
+            try:
+                owner = read_owner(descriptor)
+                if owner is not None and owner.host != socket.gethostname() and is_alive(descriptor):
+                    raise self._in_use(owner)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise self._refused(error) from None
 
     def release(self) -> None:
         """Give it back, and remove the file; harmless when it is not held."""
@@ -138,6 +154,14 @@ class RunLock:
         return RunDirectoryError(
             f"{self.path.parent} is in use by {who}: stop that run first, or choose another directory with --run-dir"
         )
+
+    def _refused(self, error: OSError) -> RunDirectoryError:
+        advice = {
+            errno.ENOSPC: "; make room on its disk: without any, not even `bigrun checkpoints prune` can begin",
+            errno.EROFS: "; mount its disk for writing",
+            errno.EACCES: "; change its permissions",
+        }.get(error.errno or 0, "")
+        return RunDirectoryError(f"{self.path}: cannot be locked: {error.strerror}{advice}")
 
     def _beat(self, descriptor: int) -> None:
         while not self._released.wait(BEAT_SECONDS):

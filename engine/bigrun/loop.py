@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from bigrun.anomaly import Action, nonfinite
 from bigrun.answers import ask, merged
-from bigrun.errors import CheckpointError
+from bigrun.errors import CheckpointError, DataError
 from bigrun.response import respond
 from bigrun.window import next_window
 
@@ -31,6 +31,16 @@ __all__ = ["take_step", "train"]
 
 def train(run: Run) -> None:
     """Take steps until the run has all of them or is asked to stop; the last state is always saved."""
+    try:
+        take_steps(run)
+    except DataError:
+        save_reached(run)  # nothing is wrong with the weights
+        raise
+    save_last(run)
+
+
+def take_steps(run: Run) -> None:
+    """The steps, and what follows each of them."""
     while run.continues():
         step = run.step + 1
         take_step(run, step)
@@ -42,7 +52,6 @@ def train(run: Run) -> None:
         if run.saver.due(step) and run.continues():
             run.saver.save(run)
         announce_checkpoints(run)
-    save_last(run)
 
 
 def take_step(run: Run, step: int) -> None:
@@ -110,6 +119,13 @@ def save_last(run: Run) -> None:
         announce_checkpoints(run, wait=True)
     if run.saved_step != run.step:
         raise CheckpointError(f"the last state, after step {run.step}, could not be saved; see the message above")
+
+
+def save_reached(run: Run) -> None:
+    """Save the state before the step that could not be taken, if there is any that a checkpoint has not."""
+    if run.step > 0 and run.saved_step != run.step:
+        run.saver.save(run)
+    announce_checkpoints(run, wait=True)
 
 
 def announce_checkpoints(run: Run, *, wait: bool = False) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["apply_to_optimizer", "build_adamw", "parameter_groups"]
 
-EMBEDDINGS = ("patch_embed", "cls_token", "storage_tokens", "mask_token")
+EMBEDDINGS = ("patch_embed", "cls_token", "storage_tokens", "mask_token", "scale_embed")
 
 # Names that wrappers put into a parameter's path: torch.compile, activation checkpointing, data parallelism.
 WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"})

@@ -4,7 +4,7 @@
 2. by its name, a text below a key that ends in one of `ENDINGS` (`hf_token`, `apiKey`, `Proxy-Authorization`), unless
    it is declared with `secret=False`; `cls_token` and its like (`NETWORK_TOKENS`) are parts of a network;
 3. the same text, of at least `SHORTEST` characters, wherever else it stands; also the values of environment variables
-   with such names;
+   with such names, or with KEY, TOKEN, SECRET or PASSWORD in theirs;
 4. in any text: user and password of a URL, signatures and keys in its query, `name=value` and `name: value` with such
    names, `Bearer ...`, and tokens of known shapes.
 
@@ -14,6 +14,7 @@ can be done in free text. Redacting twice changes nothing.
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from urllib.parse import quote, quote_plus
 import attrs
 
 from bigrun.errors import BigrunError
+from bigrun.secret_names import ENDINGS, is_query_secret, is_secret_name, is_secret_variable
 
 if TYPE_CHECKING:
     from bigrun.events import Event
@@ -36,17 +38,6 @@ REDACTED = "[redacted]"
 SHORTEST = 6
 """A shorter secret is only redacted where it stands by itself: as a part of words it would be everywhere."""
 
-ENDINGS = (
-    "token", "password", "passwd", "passphrase", "secret", "secrets", "credential", "credentials", "authorization",
-    "cookie", "apikey", "api_key", "api_keys", "access_key", "account_key", "private_key", "secret_key", "webhook",
-    "webhook_url",
-)  # fmt: skip
-NETWORK_TOKENS = frozenset(
-    ("cls", "class", "mask", "storage", "register", "patch", "dist", "distillation", "pad", "bos", "eos", "sep", "unk")
-)
-QUERY_NAMES = frozenset({"sig", "key", "code"})  # of a URL only, and what ends in "signature"
-
-WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 ANY_ENDING = "|".join(ending.replace("_", r"[_\- ]?") for ending in sorted(ENDINGS, key=len, reverse=True))
 VALUE = r"""(?:"[^"\n]*"?|'[^'\n]*'?|(?:bearer|basic|digest|token)[ \t]+[^\s"',;&<>]+|[^\s"',;&<>]+)"""
 # What messages about an option say behind its name, or in place of a value.
@@ -70,19 +61,6 @@ SHAPES = re.compile(
     r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a text below this key is a secret: `HF_TOKEN`, `apiKey`, `X-Api-Key-2`; not `cls_token`, `token_file`."""
-    words = [word.lower() for word in WORDS.findall(name)]
-    if words[-1:] == ["token"] and words[-2:-1] and words[-2] in NETWORK_TOKENS:
-        return False
-    joined = "_".join(words)
-    return any(joined == ending or joined.endswith(f"_{ending}") for ending in ENDINGS)
-
-
-def is_query_secret(name: str) -> bool:
-    return name in QUERY_NAMES or name.endswith("signature")
 
 
 def is_secret(field: attrs.Attribute[Any]) -> bool:
@@ -132,13 +110,15 @@ class Redactor:
         Args:
             secrets: texts that are secrets wherever they stand (rule 3), beside those of the environment.
         """
+        secrets = list(secrets)
+        self._exact = frozenset(secret for secret in secrets if secret)
         known = {REDACTED}.union(*(forms(secret) for secret in secrets if len(secret) >= SHORTEST))
         self._known = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
 
     @classmethod
     def of_environment(cls, secrets: Iterable[str] = ()) -> Redactor:
         """One that also knows the secrets of this process's environment."""
-        return cls([*secrets, *(value for name, value in os.environ.items() if is_secret_name(name))])
+        return cls([*secrets, *(value for name, value in os.environ.items() if is_secret_variable(name))])
 
     def text(self, text: str) -> str:
         """The text without secrets (rules 3 and 4)."""
@@ -160,6 +140,23 @@ class Redactor:
             result = tuple(result) if isinstance(value, tuple) else result
         return result  # type: ignore[no-any-return]
 
+    def command(self, words: Iterable[str]) -> list[str]:
+        """A command line without secrets, word by word: also what follows `--token`, and short ones behind `=`."""
+        result: list[str] = []
+        follows = False
+        for word in words:
+            result.append(REDACTED if follows and not word.startswith("--") else self._word(word))
+            follows = word.startswith("-") and "=" not in word and is_secret_name(word)
+        return result
+
+    def _word(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        if not equals:
+            return REDACTED if word.strip("\"' ") in self._exact else self.text(word)
+        if is_secret_name(name):
+            return f"{self.text(name)}={REDACTED}" if value else word
+        return self.text(f"{name}={self._word(value)}")
+
     def event(self, event: Event) -> Event:
         """The event with neither in its message nor in its facts."""
         return attrs.evolve(event, message=self.text(event.message), facts=self.value(dict(event.facts)))
@@ -178,9 +175,10 @@ class Redactor:
 
 
 def forms(secret: str) -> set[str]:
-    """How a secret may be spelled: as it is, in Python's and JSON's quotes, in a URL."""
+    """How a secret may be spelled: as it is, in Python's and JSON's quotes, in a URL, in HTML."""
     in_urls = {quote(secret, errors="replace"), quote_plus(secret, errors="replace")}
-    return {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, "", errors="replace")} | in_urls
+    quoted = {repr(secret)[1:-1], json.dumps(secret)[1:-1], html.escape(secret)}
+    return {secret, quote(secret, "", errors="replace")} | quoted | in_urls
 
 
 def assigned(match: re.Match[str], known: bool = False) -> str:

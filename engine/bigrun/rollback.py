@@ -70,7 +70,12 @@ def go_back(run: Run, rollback: RollBack) -> None:
             store.delete(step)
     state = store.load_facts(store.path(target), "state")
     note = {"from_step": rollback.anomaly.step, "to_step": target, "kind": rollback.anomaly.kind}
-    facts = {**state, "position": rollback.position, "rollbacks": [*run.rollbacks, note]}
+    facts = {
+        **state,
+        "position": rollback.position,
+        "rollbacks": [*run.rollbacks, note],
+        "bad_images": run.bad_images.facts(),
+    }
     store.amend(target, {"state": facts})
     run.process.went_back = True
     run.process.failures.update(run.plugins.failures)

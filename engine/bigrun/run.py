@@ -3,57 +3,33 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bigrun.anomaly import Anomaly
+from bigrun.bad_images import BadImages
 from bigrun.events import Event, Level
 from bigrun.incidents import Incidents
+from bigrun.parts import Parts
 from bigrun.process import Process
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from bigrun.checkpoint.store import CheckpointStore
     from bigrun.config import Config
-    from bigrun.data.dataset import Dataset, Samples
-    from bigrun.data.views import ExtraView, Views
-    from bigrun.flight import FlightRecorder
-    from bigrun.metrics import Metrics
-    from bigrun.objective.base import Objective
+    from bigrun.data.dataset import Samples
     from bigrun.plugins import Failure, Plugins
     from bigrun.room import Room
-    from bigrun.saver import Saver
-    from bigrun.schedules import Schedules
-    from bigrun.strategy import Strategy
 
 __all__ = ["Run"]
 
 T = TypeVar("T")
 
 
-class Run:
-    """One training run in one process.
-
-    Attributes set by the session before `on_start`, in this order: `strategy`, `dataset`, `views`, `schedules`,
-    `objective`, `frozen`, `optimizer`, `metrics`, `checkpoints`, `saver`, `flight`, `loader`.
-    """
-
-    strategy: Strategy
-    dataset: Dataset
-    views: Views
-    extra_views: Mapping[str, ExtraView]
-    schedules: Schedules
-    objective: Objective
-    frozen: Mapping[str, torch.nn.Module]
-    optimizer: torch.optim.Optimizer
-    metrics: Metrics
-    checkpoints: CheckpointStore
-    saver: Saver
-    flight: FlightRecorder
-    loader: Iterator[Samples]
+class Run(Parts):
+    """One training run in one process; its parts are those of `Parts`."""
 
     def __init__(self, config: Config, directory: Path, plugins: Plugins, process: Process | None = None) -> None:
         self.config = config
@@ -74,6 +50,7 @@ class Run:
         self.saved_step: int | None = None
         """Step of the newest checkpoint, None before the first."""
         self.incidents = Incidents()
+        self.bad_images = BadImages()
         self.resumed_from: Path | None = None
         self.room: Room | None = None
         """The forecast of the disk; None for a run that is finished already."""

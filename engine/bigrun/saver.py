@@ -14,6 +14,7 @@ import attrs
 
 from bigrun.checkpoint.space import free_bytes, human_bytes, require_room
 from bigrun.errors import NotSavedError
+from bigrun.saved import note_saved
 
 if TYPE_CHECKING:
     from bigrun.checkpoint.store import CheckpointStore
@@ -171,6 +172,7 @@ class Saver:
             self.times = SaveTimes(pending.stall_seconds + waited, published - pending.began)
             self.failures = 0
             run.saved_step = pending.step
+            note_saved(run.directory, pending.step)
             self._written.append((pending.step, path))
         finally:
             run.activity = activity

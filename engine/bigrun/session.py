@@ -31,6 +31,7 @@ from bigrun.rollback import RollBack, go_back
 from bigrun.room import check_room
 from bigrun.run import Run
 from bigrun.same_run import check_allowed, check_same_run
+from bigrun.saved import check_not_lost
 
 __all__ = ["prepare", "run_training", "tear_down"]
 
@@ -108,6 +109,7 @@ def attempt(run: Run, lock: RunLock, start: Start) -> bool:
 def prepare(run: Run, lock: RunLock, asked: Start) -> None:
     """Build every part, restore the newest checkpoint or the one to begin at, and announce the run."""
     from bigrun.branch import begin_branch, starting_point
+    from bigrun.provenance import gather
     from bigrun.state import restore_state
 
     build_data(run)
@@ -119,6 +121,8 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
     open_stores(run, lock)
     newest = run.checkpoints.newest_verified(lambda path, bad: checkpoint_refused(run, path, bad))
     start = starting_point(run, newest, asked.source)
+    if start is None:
+        check_not_lost(run.directory)
     changes = same_run(run, start, asked.allowed_changes) if start else []
     build_objective(run, fresh=start is None)
     build_optimizer(run)
@@ -127,8 +131,10 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
     elif asked.drop_plugins:
         raise UsageError("--drop-plugin: there is no checkpoint whose plugins could be dropped")
     if not run.finished:  # a run that is refused, cannot be built or has nothing left to do leaves it as it was
+        run.provenance = gather(run)
         run.room = check_room(run)
         take_directory(run, lock)
+        run.bad_images.begin(run)
     announce(run, start, changes)
     if start != newest and start is not None:
         begin_branch(run, start)
@@ -158,11 +164,17 @@ def open_stores(run: Run, lock: RunLock) -> None:
 
 def take_directory(run: Run, lock: RunLock) -> None:
     """From here on the directory is this run's."""
+    from bigrun.data.split.apply import copy_split
+    from bigrun.provenance import record
+
     make_directory(run.directory)
     if not lock.is_held:
         lock.acquire()
         check_unused(run.directory)
     write_config(run.directory, run.config)
+    copy_split(run)
+    if run.provenance is not None:
+        record(run, run.provenance)
 
 
 def same_run(run: Run, checkpoint: Path, allowed_changes: Collection[str]) -> list[str]:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from torch import Tensor, nn
 
+from bigrun.checkpoint.layout import PROVENANCE
 from bigrun.checkpoint.optimizer_state import flatten, restore
 from bigrun.checkpoint.staging import count_bytes
 from bigrun.checkpoint.strict import load_strict
+from bigrun.data.split.apply import check_same_split, split_facts
 from bigrun.errors import CheckpointError, RunDirectoryError, UsageError
 from bigrun.machine import describe_machine, versions
 from bigrun.same_run import IMAGES
@@ -48,12 +50,15 @@ class State:
 
 def gather_state(run: Run) -> State:
     """The run as it is after `run.step`. The tensors are its own, not copies."""
+    from bigrun.data.tone import describe_tone
+
     optimizer_tensors, optimizer_facts = flatten(run.optimizer, parameter_names(run))
     parts = {name: dict(module.state_dict()) for name, module in run.objective.parts().items()}
     facts = {
         "step": run.step,
         "position": run.position,
         "images": len(run.dataset),
+        "split": split_facts(run),
         "seed": run.config.run.seed,
         "schedules": dict(run.schedules.at(max(run.step, 1)) if run.is_in_step else run.schedules.now),
         "optimizer": optimizer_facts,
@@ -63,9 +68,12 @@ def gather_state(run: Run) -> State:
         "machine": describe_machine(run),
         "versions": versions(),
         **run.incidents.facts(),
+        "bad_images": run.bad_images.facts(),
+        "tone": describe_tone(run.views.tone),
     }
     tensors = {**parts, "optimizer": optimizer_tensors, "frozen": frozen_tensors(run)}
-    return State(run.step, tensors, {"state": facts}, run.config.to_toml())
+    origin = {PROVENANCE: run.provenance} if run.provenance is not None else {}
+    return State(run.step, tensors, {"state": facts, **origin}, run.config.to_toml())
 
 
 def restore_state(
@@ -80,6 +88,7 @@ def restore_state(
     """
     state = run.checkpoints.load_facts(path, "state")
     check_facts(state, path)
+    check_same_split(run, state.get("split"), path, allowed_changes)
     check_images(run, state["images"], path, allowed_changes)
     check_dropped(run, state["plugins"], drop_plugins)
     check_plugins(run, state["plugins"], drop_plugins)
@@ -90,6 +99,7 @@ def restore_state(
     run.step = run.saved_step = run.plugins.step = state["step"]
     run.position = state["position"]
     run.incidents.restore(state)
+    run.bad_images.restore(state.get("bad_images", []))
     run.metrics.load_state_dict(state["metrics"])
     run.metrics.latest = dict(state.get("measured", {}))
     for name in run.plugins.active:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from bigrun.data.split.apply import split_line
 from bigrun.prototypes import image_warnings
 from bigrun.weights.coverage import Coverage
 
@@ -53,6 +54,9 @@ def plan(run: Run) -> list[str]:
     ]
     summary = getattr(run.dataset, "summary", None)
     lines += [f"images       {summary()}"] if summary else []
+    lines += [f"data         {finding.kind}: {finding.message}" for finding in run.findings]
+    lines += [f"split        {line}"] if (line := split_line(run)) else []
+    lines += [f"bad images   {line}"] if (line := run.bad_images.line(run)) else []
     lines += [f"init         {line}" for line in init_lines(run)]
     lines += [f"by rule      {c.path} = {_short(c.value)} ({c.why})" for c in config.choices]
     lines += [f"warning      {text}" for text in (*config.warnings, *image_warnings(config, len(run.dataset)))]

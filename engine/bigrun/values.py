@@ -114,6 +114,11 @@ def is_tuple(kind: Any) -> bool:
     return get_origin(kind) is tuple
 
 
+def is_tables(kind: Any) -> bool:
+    """Whether it is a table of tables of one kind, by names that the user chooses: `Mapping[str, Options]`."""
+    return get_origin(kind) in (dict, Mapping) and attrs.has(get_args(kind)[1])
+
+
 def build_converter() -> cattrs.Converter:
     """A converter that changes no value's meaning."""
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
@@ -181,6 +186,12 @@ def structure(table: Any, cls: type[T], path: str, problems: list[Problem]) -> T
 def _value(value: Any, kind: Any, field: attrs.Attribute[Any], path: str, problems: list[Problem]) -> Any:
     if attrs.has(kind):
         return structure(value, kind, path, problems)
+    if is_tables(kind):
+        if not isinstance(value, Mapping):
+            problems.append((path, f"expected a table, got {show(value)}"))
+            return None
+        inner = get_args(kind)[1]
+        return {name: structure(table, inner, _join(path, name), problems) for name, table in value.items()}
     try:
         result = CONVERTER.structure(value, kind)
     except Exception as error:
@@ -221,6 +232,8 @@ def unstructure(instance: Any) -> dict[str, Any]:
             value = unstructure(value)
         elif isinstance(value, Path):
             value = str(value)
+        elif isinstance(value, Mapping):
+            value = {name: unstructure(inner) if attrs.has(type(inner)) else inner for name, inner in value.items()}
         table[field.name] = as_lists(value)
     return table
 

@@ -78,7 +78,7 @@ class Console:
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """What was measured, in at most 60 characters."""
+    """What was measured, in at most 80 characters."""
     parts = []
     if "loss" in metrics:
         parts.append(f"loss {metrics['loss']:.4f}")
@@ -86,6 +86,7 @@ def describe(metrics: Mapping[str, float]) -> str:
         parts.append(f"lr {metrics['learning_rate']:.2e}")
     parts.append(f"{metrics['steps_per_second']:.2f} steps/s")
     parts.append(f"{metrics['images_per_second']:.0f} samples/s")
+    parts.append(f"data wait {metrics['data_wait_fraction']:.0%}")
     return "  ".join(parts)
 
 

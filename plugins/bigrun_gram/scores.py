@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigrun.data.dataset import Samples
+from bigrun.data.tone import Steady
 from bigrun.data.views import Views
 from bigrun.errors import DataError
 from bigrun_gram.candidates import LEARNED
@@ -115,7 +116,7 @@ def fixed_images(run: Run) -> Iterator[Tensor]:
         blur_probability=(0.0, 0.0, 0.0),
         solarise_probability=0.0,
     )
-    views = Views(plain, config.model.in_channels, config.run.seed)
+    views = Views(plain, config.model.in_channels, config.run.seed, tone=Steady(run.views.tone))
     count = min(IMAGES, len(dataset))
     wanted = [i * len(dataset) // count for i in range(count)]
     size, found = min(config.data.micro_batch or 1, 32), 0

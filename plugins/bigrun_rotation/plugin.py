@@ -10,12 +10,14 @@ import attrs
 
 from bigrun import hookimpl, option
 from bigrun.checkpoint.records import Record, verified_records
-from bigrun.checkpoint.retention import Policy, reasons_to_stay
+from bigrun.checkpoint.retention import NEWEST, Policy, reasons_to_stay
+from bigrun.checkpoint.space import RESERVE_BYTES, free_bytes
 from bigrun.errors import CheckpointError
 from bigrun.options import at_least
 from bigrun.values import did_you_mean
 
 if TYPE_CHECKING:
+    from bigrun.events import Event
     from bigrun.run import Run
 
 __all__ = ["CheckpointRotation"]
@@ -75,7 +77,10 @@ class RotationConfig:
 
 class CheckpointRotation:
     """Acts after a new checkpoint is verified, and removes one at a time by a rename, so a kill at any moment leaves at
-    least `keep_last` of them. One that cannot be removed is tried again after the next save."""
+    least `keep_last` of them. One that cannot be removed is tried again after the next save.
+
+    On a disk with no room for `keep_last` and a new one, it keeps the newest two: the run is worth more than a copy.
+    """
 
     Config = RotationConfig
     observer = True
@@ -85,12 +90,41 @@ class CheckpointRotation:
         self._missed = False
 
     @hookimpl
+    def on_start(self, run: Run) -> None:
+        if run.room is None or self.policy.keep_last == NEWEST:
+            return
+        there = len(run.checkpoints.steps())
+        room, wanted = run.room.count + there, run.room.wanted
+        if room <= self.policy.keep_last and (wanted is None or there + wanted > room):
+            self._keep_fewer(run, f"there is room for {room} checkpoints")
+
+    @hookimpl
+    def on_event(self, run: Run, event: Event) -> None:
+        """A save for which there was no room: the next one finds some."""
+        if event.kind == "checkpoint-failed" and self.policy.keep_last > NEWEST and is_full(run, event):
+            self._keep_fewer(run, "there was no room for a new checkpoint")
+            self._rotate(run, run.saved_step or 0)
+
+    def _keep_fewer(self, run: Run, why: str) -> None:
+        run.event(
+            "checkpoints-fewer",
+            f"{why}: with keep_last = {self.policy.keep_last} none could be saved any more, so the newest {NEWEST} "
+            "stay from now on; make room and start the run again, or set keep_last = 2",
+            level="warning",
+            keep_last=NEWEST,
+        )
+        self.policy = attrs.evolve(self.policy, keep_last=NEWEST)
+
+    @hookimpl
     def after_step(self, run: Run, step: int) -> None:
         if self.policy.is_milestone(step):
             run.request_checkpoint("a milestone")
 
     @hookimpl
     def on_checkpoint(self, run: Run, step: int, path: Path) -> None:
+        self._rotate(run, step)
+
+    def _rotate(self, run: Run, step: int) -> None:
         # Anything newer than the checkpoint just verified is not ours to judge, nor what the engine has not read yet:
         # it reads older ones behind the first save of a process.
         try:
@@ -125,3 +159,11 @@ class CheckpointRotation:
                 level="warning",
                 metric=metric,
             )
+
+
+def is_full(run: Run, event: Event) -> bool:
+    """Whether the disk has less room than the checkpoint that failed takes."""
+    try:
+        return free_bytes(run.checkpoints.directory) < int(event.facts["checkpoint_bytes"]) + RESERVE_BYTES
+    except OSError:
+        return False

@@ -98,7 +98,9 @@ def test_run_trains_says_what_it_does_and_leaves_its_state(folder: Path) -> None
     ):
         assert part in done.stdout
     run = folder / "runs" / "tiny"
-    assert sorted(p.name for p in run.iterdir()) == ["checkpoints", "config.toml", "events.jsonl", "metrics.jsonl"]
+    assert sorted(p.name for p in run.iterdir()) == [
+        "checkpoints", "config.toml", "events.jsonl", "metrics.jsonl", "provenance.json"
+    ]  # fmt: skip
     assert [step for step, _ in losses(run)] == [1, 2, 3, 4]
     assert (run / "config.toml").read_text() == (run / "checkpoints" / "step-00000004" / "config.toml").read_text()
 
@@ -239,13 +241,13 @@ def test_a_data_set_of_nothing_is_refused(folder: Path) -> None:
     assert "empty: no images among 0 files" in done.stderr
 
 
-def test_a_bad_image_ends_the_run_with_its_name_and_the_checkpoints_stay(folder: Path) -> None:
+def test_bad_images_end_the_run_with_their_names_and_the_checkpoints_stay(folder: Path) -> None:
     command(folder, "run", "tiny.toml", "--set", "run.max_steps=2")
-    bad = folder / "images" / "0.png"
-    bad.write_bytes(bad.read_bytes()[:200])
+    for bad in (folder / "images").iterdir():
+        bad.write_bytes(bad.read_bytes()[:200])
     done = command(folder, "run", "tiny.toml", "--set", "run.max_steps=9")
     assert done.returncode == 1
-    assert "images/0.png: not a readable image" in done.stderr
+    assert "images/0.png: truncated: the PNG file ends too early" in done.stderr
     assert "Traceback" not in done.stderr
     assert (folder / "runs" / "tiny" / "checkpoints" / "step-00000002" / "MANIFEST.json").is_file()
 

@@ -2,59 +2,54 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from torch import Tensor
+from decoded import LENGTH, Deadly, Faulty, Named, OutOfFiles, Processes, Raising, Slow, Squares
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bigrun.data.dataset import Samples
-from bigrun.data.loader import build_loader
+from bigrun.data.decoder import Decoder
+from bigrun.data.loader import Restart, build_loader
 from bigrun.data.order import EpochOrder
 from bigrun.errors import DataError
 from bigrun.sections import Data
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
-LENGTH = 10
-
-
-class Squares:
-    """Image i is (C, i + 1, 2), filled with i; dtype and channels change with i. The corner tells the process."""
-
-    def __init__(self, broken: int | None = None) -> None:
-        self.broken = broken
-
-    def __len__(self) -> int:
-        return LENGTH
-
-    def __getitem__(self, index: int, /) -> Tensor:
-        if index == self.broken:
-            raise DataError(f"image-{index}.png: not a readable image")
-        kind = (torch.uint8, torch.uint16, torch.float32)[index % 3]
-        return torch.full((1 if index % 2 else 3, index + 1, 2), index, dtype=torch.float32).to(kind)
-
-
-class Processes:
-    """Every image is the id of the process that decoded it."""
-
-    def __len__(self) -> int:
-        return LENGTH
-
-    def __getitem__(self, index: int, /) -> Tensor:
-        return torch.full((1, 1, 1), float(os.getpid()))
-
 
 @contextmanager
 def stream(
-    workers: int, start: int = 0, micro_batch: int = 4, dataset: object = None, prefetch: int = 2
+    workers: int,
+    start: int = 0,
+    micro_batch: int = 4,
+    dataset: object = None,
+    prefetch: int = 2,
+    *,
+    channels: int = 3,
+    seed: int = 0,
+    timeout: float = 60.0,
+    on_restart: Callable[[Restart], None] = lambda restart: None,
 ) -> Iterator[Iterator[Samples]]:
     order = EpochOrder(LENGTH, seed=3)
-    data = Data(workers=workers, prefetch=prefetch, micro_batch=micro_batch)
-    with closing(build_loader(dataset or Squares(), order, data, 3, start)) as batches:  # type: ignore[arg-type]
+    data = Data(workers=workers, prefetch=prefetch, micro_batch=micro_batch, worker_timeout_seconds=timeout)
+    loader = build_loader(
+        dataset or Squares(),  # type: ignore[arg-type]
+        order,
+        data,
+        channels,
+        start,
+        seed=seed,
+        on_restart=on_restart,
+    )
+    with closing(loader) as batches:
         yield batches
 
 
@@ -104,29 +99,81 @@ def test_another_batch_size_reads_the_same_images() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_data_error_arrives_with_its_message_and_in_its_place(workers: int) -> None:
-    _, indices = EpochOrder(LENGTH, seed=3).index(range(12))
-    with stream(workers=workers, dataset=Squares(broken=int(indices[5]))) as batches:
-        next(batches)
-        with pytest.raises(DataError) as caught:
-            next(batches)
-    assert str(caught.value) == f"image-{indices[5]}.png: not a readable image"
+def test_an_image_that_cannot_be_used_is_replaced_and_told(workers: int) -> None:
+    epochs, indices = EpochOrder(LENGTH, seed=3).index(range(12))
+    bad = int(indices[5])
+    with stream(workers=workers, dataset=Squares(broken=(bad,))) as batches:
+        samples = list(itertools.islice(batches, 3))
+    assert [len(s.faults) for s in samples] == [0, 1, int(bad in indices[8:])]
+    (fault,) = samples[1].faults
+    replacement = int(samples[1].indices[1])
+    assert (fault.number, fault.cause, fault.replacement) == (bad, "other", replacement)
+    assert fault.path == f"image {bad} of the data set"
+    assert fault.message == f"image-{bad}.png: not a readable image"
+    assert replacement != bad
+    assert torch.equal(samples[1].images[1].float(), Squares()[replacement].float())
+    others = [i for i, index in enumerate(indices) if index != bad]
+    assert torch.cat([s.indices for s in samples])[others].tolist() == indices[others].tolist()
+    assert torch.cat([s.epochs for s in samples]).tolist() == epochs.tolist()
 
 
-def test_an_image_with_other_channels_than_the_model_is_refused_by_name() -> None:
-    class Named(Squares):
-        def describe(self, index: int) -> str:
-            return f"scan-{index}.png"
+@settings(max_examples=20, deadline=None)
+@given(
+    broken=st.sets(st.integers(0, LENGTH - 1), min_size=1, max_size=LENGTH - 4),
+    seed=st.integers(0, 5),
+    start=st.integers(0, 30),
+    split=st.sampled_from([1, 2, 3, 6]),
+)
+def test_a_replacement_is_a_function_of_seed_epoch_and_image(
+    broken: set[int], seed: int, start: int, split: int
+) -> None:
+    """The same for any micro-batch and any place at which a stream begins; never a bad one."""
 
-    order = EpochOrder(LENGTH, seed=3)
-    data = Data(workers=0, micro_batch=4)
+    def taken(micro_batch: int, start: int, count: int) -> list[tuple[int, list[object]]]:
+        with stream(
+            workers=0, dataset=Squares(tuple(broken)), micro_batch=micro_batch, start=start, seed=seed
+        ) as batches:
+            samples = list(itertools.islice(batches, count))
+        return [(int(i), p.tolist()) for s in samples for i, p in zip(s.indices, s.images, strict=True)]
+
+    whole = taken(6, 0, 6)
+    assert not {index for index, _ in whole} & broken
+    assert taken(split, start // split * split, 2) == whole[start // split * split :][: 2 * split]
+
+
+def test_replacements_are_spread_over_the_data_set() -> None:
+    decoder = Decoder(Squares(broken=(4,)), EpochOrder(LENGTH, seed=3), 1, 3, seed=3)
+    found = Counter(next(itertools.islice(decoder.candidates(epoch, 4), 1, None)) for epoch in range(900))
+    assert sorted(found) == [i for i in range(LENGTH) if i != 4]
+    assert max(found.values()) < 2 * min(found.values())  # 100 each on average: 5 standard deviations
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_nothing_can_be_used_the_stream_ends_with_the_reasons(workers: int) -> None:
     with (
-        closing(build_loader(Named(), order, data, 1, 0)) as batches,
+        stream(workers=workers, dataset=Squares(broken=tuple(range(LENGTH)))) as batches,
         pytest.raises(
-            DataError, match=r"scan-\d\.png: the image has 3 channels, expected 1 \(model\.in_channels = 1\)"
+            DataError, match=r"no image can be used(.|\n)*image-\d\.png: not a readable image(.|\n)*image-\d"
         ),
     ):
         next(batches)
+
+
+def test_a_fault_keeps_its_cause_and_path_over_processes() -> None:
+    with stream(workers=1, dataset=Faulty(), micro_batch=LENGTH) as batches:
+        faults = next(batches).faults
+    assert [(fault.path, fault.cause, fault.message) for fault in faults] == [
+        ("b/scan.png", "truncated", "b/scan.png: truncated: it ends too early")
+    ]
+
+
+def test_an_image_with_other_channels_than_the_model_is_replaced() -> None:
+    with stream(workers=0, dataset=Named(), channels=1) as batches:
+        samples = list(itertools.islice(batches, 3))
+    assert all(image.shape[0] == 1 for s in samples for image in s.images)
+    fault = samples[0].faults[0]
+    assert (fault.cause, fault.path) == ("unsupported", f"scan-{fault.number}.png")
+    assert "the image has 3 channels, expected 1 (model.in_channels = 1)" in fault.message
 
 
 def test_workers_and_their_server_outlive_stop_signals() -> None:
@@ -142,23 +189,127 @@ def test_workers_and_their_server_outlive_stop_signals() -> None:
         assert {psutil.Process(worker).ppid() for worker in workers} == servers
 
 
-def test_a_killed_worker_is_an_error_with_a_way_out() -> None:
-    with stream(workers=1, dataset=Processes(), prefetch=1, micro_batch=1) as batches:
-        os.kill(int(next(batches).images[0]), signal.SIGKILL)
-        with pytest.raises(DataError, match=r"a process that decodes images died .*the same command continues"):
-            list(itertools.islice(batches, 20))
+def process_of(samples: Samples) -> int:
+    return int(samples.images[0][0, 0, 0])
 
 
-def test_whatever_a_data_set_raises_is_an_error_of_that_image() -> None:
-    class Raising(Squares):
-        def __getitem__(self, index: int, /) -> Tensor:
-            raise KeyError("scan")
+def test_after_a_killed_worker_the_stream_goes_on_with_the_same_samples() -> None:
+    restarts: list[Restart] = []
+    expected = [int(i) for i in EpochOrder(LENGTH, seed=3).index(range(40))[1]]
+    with stream(workers=2, dataset=Processes(), micro_batch=2, on_restart=restarts.append) as batches:
+        samples = [next(batches) for _ in range(3)]
+        first = {process_of(s) for s in samples}
+        os.kill(process_of(samples[0]), signal.SIGKILL)
+        samples += [next(batches) for _ in range(17)]
+    assert [int(i) for s in samples for i in s.indices] == expected
+    (restart,) = restarts
+    assert (restart.cause, restart.strike) == ("killed-by-SIGKILL", 1)
+    assert restart.position % 2 == 0
+    assert re.match(
+        r"a process that decodes images was killed by SIGKILL while it decoded image \d of the data set; all are "
+        rf"started again at position {restart.position} \(strike 1 of 3\)",
+        restart.message,
+    )
+    assert len(first) == 2
+    assert first.isdisjoint(process_of(s) for s in samples[restart.position // 2 :])
 
+
+def test_a_worker_that_does_not_move_is_started_again() -> None:
+    restarts: list[Restart] = []
+    with stream(workers=1, dataset=Processes(), micro_batch=1, on_restart=restarts.append, timeout=1.0) as batches:
+        worker = process_of(next(batches))
+        os.kill(worker, signal.SIGSTOP)
+        for _ in range(6):
+            next(batches)
+    (restart,) = restarts
+    assert restart.cause == "stuck"
+    assert "has not moved for 1 s" in restart.message
+    assert not psutil.pid_exists(worker)
+
+
+def test_a_slow_worker_that_moves_is_left_alone() -> None:
+    """A micro-batch may take any time: the limit is on one image."""
+    with stream(workers=1, dataset=Slow(), micro_batch=8, timeout=0.5, on_restart=refuse) as batches:
+        began = time.monotonic()
+        next(batches)
+    assert time.monotonic() - began > 0.5
+
+
+def refuse(restart: Restart) -> None:
+    raise AssertionError(restart.message)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGKILL, "too little memory.*Lower data.workers (1), data.prefetch (2) or data.micro_batch (1)"),
+        (signal.SIGBUS, "/dev/shm is full ("),
+        (signal.SIGSEGV, "makes the library that decodes it crash"),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else "",
+)
+def test_three_strikes_stop_the_stream_with_the_likely_cause(number: signal.Signals, words: str) -> None:
+    restarts: list[Restart] = []
     with (
-        stream(workers=0, dataset=Raising()) as batches,
-        pytest.raises(DataError, match=r"image \d of the data set: KeyError: 'scan'"),
+        stream(workers=1, dataset=Deadly(number), micro_batch=1, on_restart=restarts.append) as batches,
+        pytest.raises(DataError) as caught,
+    ):
+        list(itertools.islice(batches, 100))
+    assert [restart.strike for restart in restarts] == [1, 2]
+    assert f"was killed by {number.name} while it decoded image 7 of the data set, for the 3rd time" in str(
+        caught.value
+    )
+    assert all(part in str(caught.value) for part in words.split(".*"))
+    assert "the same command continues" in str(caught.value)
+
+
+def test_strikes_that_are_far_apart_are_forgiven() -> None:
+    """As many micro-batches as were under way, delivered in between."""
+    restarts: list[Restart] = []
+    with stream(workers=1, dataset=Processes(), micro_batch=1, on_restart=restarts.append) as batches:
+        for _ in range(3):
+            worker = process_of(next(batches))
+            os.kill(worker, signal.SIGKILL)
+            while process_of(next(batches)) == worker:
+                pass
+            for _ in range(2):
+                next(batches)
+    assert [restart.strike for restart in restarts] == [1] * 3
+
+
+def test_a_worker_that_fails_says_why() -> None:
+    restarts: list[Restart] = []
+    with (
+        stream(workers=1, dataset=OutOfFiles(), on_restart=restarts.append) as batches,
+        pytest.raises(DataError, match=r"has failed: OSError: \[Errno 24\] Too many open files.*3rd time"),
     ):
         next(batches)
+    assert {restart.cause for restart in restarts} == {"failed"}
+
+
+def test_a_data_set_that_cannot_be_sent_is_one_message() -> None:
+    class Local(Squares):
+        pass
+
+    with pytest.raises(DataError, match=r"the data set, Local, cannot be sent .* set data\.workers = 0"):
+        build_loader(Local(), EpochOrder(LENGTH, seed=3), Data(workers=1, micro_batch=4), 3, 0)
+
+
+def test_shared_memory_has_nothing_to_do_with_dev_shm() -> None:
+    with stream(workers=1) as batches:
+        samples = next(batches)
+        maps = Path("/proc/self/maps").read_text()
+        assert "memfd:bigrun-images" in maps
+        assert samples.images[0].any()
+        del samples
+        assert "memfd:bigrun-images" not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_whatever_a_data_set_raises_is_a_fault_of_that_image(workers: int) -> None:
+    with stream(workers=workers, dataset=Raising(), micro_batch=LENGTH) as batches:
+        (fault,) = next(batches).faults
+    assert fault.message == "image 7 of the data set: KeyError: 'scan'"
 
 
 def test_workers_stop_with_the_stream() -> None:
@@ -196,3 +347,14 @@ def test_packed_images_are_their_copies() -> None:
     image.zero_()
     assert samples.images[0].any()
     assert torch.equal(samples.to(torch.device("cpu")).images[0], samples.images[0])
+
+
+@pytest.mark.gpu
+def test_pixels_reach_a_gpu_through_page_locked_memory() -> None:
+    with stream(workers=1) as batches:
+        samples = next(batches)
+    there = samples.to(torch.device("cuda"))
+    torch.cuda.synchronize()
+    assert there.pixels.device.type == "cuda"
+    assert torch.equal(there.pixels.cpu(), samples.pixels)
+    assert there.indices.device.type == "cpu"

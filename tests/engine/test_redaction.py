@@ -26,6 +26,7 @@ from bigrun.redaction import (
     redact_error,
     secrets_of,
 )
+from bigrun.secret_names import is_secret_variable
 
 SECRET = "hunter2-And-More"
 PLAIN = Redactor([])
@@ -288,3 +289,56 @@ def test_a_configuration_without_secrets_is_written_as_it_is() -> None:
     config = build_config(Document("t", "t", {"data": {"path": "/data/images"}}), {}, [])
     assert tomli.loads(config.to_toml()) == config.tables()
     assert not re.search(r"redacted", config.to_toml())
+
+
+# -- command lines ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["bigrun", "run", "x.toml"], ["bigrun", "run", "x.toml"]),
+        (["--token", "abc def", "x"], ["--token", REDACTED, "x"]),
+        (["-token", "abc"], ["-token", REDACTED]),
+        (["--use-token", "--verbose"], ["--use-token", "--verbose"]),
+        (["--token=a'b\"c"], [f"--token={REDACTED}"]),
+        (["--set", "plugins.x.api_token='a b'"], ["--set", f"plugins.x.api_token={REDACTED}"]),
+        (["--set=plugins.x.api_token=a=b"], [f"--set=plugins.x.api_token={REDACTED}"]),
+        (["--set", "plugins.x.pin=q9Z"], ["--set", f"plugins.x.pin={REDACTED}"]),
+        (["--set", "plugins.x.pin='q9Z'"], ["--set", f"plugins.x.pin={REDACTED}"]),
+        (["--set", "model.cls_token=4"], ["--set", "model.cls_token=4"]),
+        (["https://me:pw@host/x"], [f"https://{REDACTED}@host/x"]),
+        (["-c", f"print('{SECRET}')"], ["-c", f"print('{REDACTED}')"]),
+        (["q9Z", "q9Zoo"], [REDACTED, "q9Zoo"]),
+    ],
+)
+def test_a_command_line_is_redacted_word_by_word(words: list[str], expected: list[str]) -> None:
+    redactor = Redactor([SECRET, "q9Z"])
+    assert redactor.command(words) == expected
+    assert redactor.command(expected) == expected
+
+
+@given(st.lists(texts, max_size=6))
+def test_a_redacted_command_has_as_many_words_and_no_secret(words: list[str]) -> None:
+    once = KNOWING.command(words)
+    assert len(once) == len(words)
+    assert SECRET not in "".join(once)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, True) for name in ("DEPLOY_KEY", "KEY", "TOKEN_2", "DB_PASSWORD_OLD", "MYTOKEN", "aws_secret",
+                                    "PGPASSWORD", "AWS_ACCESS_KEY_ID", "SECRET_SAUCE", "MysqlPassword")),
+        *((name, False) for name in ("KEYBOARD", "TOKENIZERS_PARALLELISM", "KEY_FILE", "SECRETS_PATH", "PATH", "MONKEY",
+                                     "TOKEN_TYPE", "HOME", "")),
+    ],
+)  # fmt: skip
+def test_variables_that_hold_secrets_are_known_by_their_names(
+    name: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert is_secret_variable(name) is expected
+    if name:
+        monkeypatch.setenv(name, "swordfish")
+        said = Redactor.of_environment().text("a swordfish swims")
+        assert said == (f"a {REDACTED} swims" if expected else "a swordfish swims")

@@ -14,8 +14,9 @@ from skimage import data
 from torch import Tensor
 
 from bigrun.data.dataset import Samples
-from bigrun.data.images import Cut, Images, chunks
+from bigrun.data.images import Cut, Images, Lines, chunks
 from bigrun.data.resample import Taps, resize, tap_counts
+from bigrun.data.transfer import transfer
 
 BICUBIC = Image.Resampling.BICUBIC
 few = settings(deadline=None, max_examples=25)
@@ -126,11 +127,14 @@ BOXES = np.array(
 )
 
 
-def filled(images: Images, size: int) -> tuple[Tensor, Tensor]:
+GAIN = np.tile([1 / 255, 1 / 65535, 1.0], (2, 1))
+
+
+def filled(images: Images, size: int, lines: Lines) -> tuple[Tensor, Tensor]:
     """Crops as a GPU makes them, and as a CPU does."""
-    cut = Cut(images, BOXES, size)
+    cut = Cut(images, BOXES, size, lines)
     all_at_once, one_by_one = cut.crops(), cut.crops()
-    cut.fill(all_at_once, torch.from_numpy(BOXES))
+    cut.fill(all_at_once, list(transfer(cut.arrays(), torch.device("cpu"))))
     for rows in (slice(0, 6, 3), slice(1, 6, 3), slice(2, 6, 3)):
         cut.fill_rows(one_by_one[rows], rows)
     return all_at_once, one_by_one
@@ -142,7 +146,7 @@ def test_a_gpu_and_a_cpu_cut_the_same_crops(size: int, largest: int, monkeypatch
     monkeypatch.setattr("bigrun.data.images.LARGEST", 2 * largest)
     samples = Samples.pack(IMAGES, torch.arange(3), torch.zeros(3, dtype=torch.int64))
     images = Images(samples, 3, torch.device("cpu"))
-    all_at_once, one_by_one = filled(images, size)
+    all_at_once, one_by_one = filled(images, size, Lines(GAIN, None))
     assert len(images.padded()) == {1: 3, 3 * 50 * 60: 2, 10**9: 1}[largest]
     assert all_at_once.shape == (6, 3, size, size)
     assert torch.allclose(all_at_once, one_by_one, atol=1e-5)
@@ -152,6 +156,17 @@ def test_a_gpu_and_a_cpu_cut_the_same_crops(size: int, largest: int, monkeypatch
         image = IMAGES[row % 3].float() / (255, 65535, 1)[row % 3]
         expected = interpolate(image[:, top : top + tall, left : left + wide], size).clamp(0, 1)
         assert torch.allclose(one_by_one[row], expected.expand(3, -1, -1), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [7, 48])
+def test_both_ways_have_the_same_tone(size: int) -> None:
+    images = Images(Samples.pack(IMAGES, torch.arange(3), torch.zeros(3, dtype=torch.int64)), 3, torch.device("cpu"))
+    unclamped = filled(images, size, Lines(GAIN / 4, np.full((2, 3), 0.3)))[1] - 0.3
+    gain = np.array([[1.0, 2.0, -1.0], [0.5, 1.5, 1.0]])
+    shift = np.array([[0.1, 0.2, 0.9], [0.0, -0.2, 0.3]])
+    a, b = (torch.from_numpy(values).flatten().float()[:, None, None, None] for values in (gain, shift))
+    for crops in filled(images, size, Lines(GAIN / 4 * gain, shift)):
+        assert torch.allclose(crops, (unclamped * a + b).clamp(0, 1), atol=1e-5)
 
 
 @settings(deadline=None, max_examples=50)

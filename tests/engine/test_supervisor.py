@@ -84,7 +84,7 @@ def start(**facts: Any) -> Start:
 
 
 def test_how_far_a_start_was_is_told() -> None:
-    assert describe_start(start()) == "exit code 1 (an error) before it was built; no checkpoint"
+    assert describe_start(start()) == "exit code 1 (an error) before training began; no checkpoint"
     reached = describe_start(start(step=7, newest=4))
     assert reached == "exit code 1 (an error) after step 7; newest checkpoint: step 4"
 

@@ -65,9 +65,9 @@ def only_whole_checkpoints(directory: Path) -> list[int]:
 
 
 def contents(directory: Path, step: int) -> dict[str, str]:
-    """The sha256 of every file of a checkpoint but the configuration, which names the folder of images."""
+    """The sha256 of every file of a checkpoint but those that name folders, times and commands."""
     files = manifest.read(CheckpointStore(directory / "checkpoints").path(step)).files
-    return {name: record.sha256 for name, record in files.items() if name != "config.toml"}
+    return {name: record.sha256 for name, record in files.items() if name not in ("config.toml", "provenance.json")}
 
 
 def same_state(one: RunResult, other: RunResult, step: int) -> bool:

@@ -82,7 +82,7 @@ def test_bar_32_images_that_are_away_for_a_moment_do_not_end_a_run(tmp_path: Pat
     done = training("--supervise", "--max-restarts", "2", "--plugin", "harm:ImagesGoAway")
     assert done.returncode == 0, done.stderr
     assert ends(training) == [(-9, 2), (ExitCode.USAGE, None), (0, 6)]
-    assert "exit code 2 (refused) before it was built; newest checkpoint: step 2; restart 2 of 2" in done.stderr
+    assert "exit code 2 (refused) before training began; newest checkpoint: step 2; restart 2 of 2" in done.stderr
 
 
 def test_bar_32_what_a_restart_is_refused_for_ever_ends_with_a_report(tmp_path: Path) -> None:

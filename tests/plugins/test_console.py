@@ -22,7 +22,7 @@ from bigrun.testing.runner import Runner, RunResult
 from bigrun_console.bar import Bar
 from bigrun_console.plugin import describe, eta_text, format_seconds
 
-MEASURED = r"loss \d+\.\d{4}  lr \d\.\d{2}e-\d{2}  \d+\.\d{2} steps/s  \d+ samples/s"
+MEASURED = r"loss \d+\.\d{4}  lr \d\.\d{2}e-\d{2}  \d+\.\d{2} steps/s  \d+ samples/s  data wait \d+%"
 
 
 class TestContract(PluginContract):
@@ -73,7 +73,8 @@ def test_a_run_without_end_has_no_eta(bigrunner: Runner, capsys: pytest.CaptureF
 
 
 def test_a_window_without_a_healthy_step_has_no_loss() -> None:
-    assert describe({"steps_per_second": 0.0, "images_per_second": 0.0}) == "0.00 steps/s  0 samples/s"
+    idle = {"steps_per_second": 0.0, "images_per_second": 0.0, "data_wait_fraction": 0.0}
+    assert describe(idle) == "0.00 steps/s  0 samples/s  data wait 0%"
 
 
 @pytest.mark.parametrize(
@@ -181,11 +182,12 @@ def test_the_longest_texts_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> No
     terminal = Terminal(columns=80)
     bar = Bar(terminal.stream, 1_234_567, 1_250_000)
     metrics = {"loss": 1234.5678, "learning_rate": 1e-3, "steps_per_second": 123.45, "images_per_second": 123_456.0}
+    metrics["data_wait_fraction"] = 1.0
     bar.show(describe(metrics), eta_text(99 * 86_400))
     bar.stop()
     *_, first, second = terminal.lines()
     assert re.fullmatch(r"step 1234567/1250000 [━╸╺]{10,60} ETA 99d 00:00:00", first)
-    assert second == "loss 1234.5678  lr 1.00e-03  123.45 steps/s  123456 samples/s"
+    assert second == "loss 1234.5678  lr 1.00e-03  123.45 steps/s  123456 samples/s  data wait 100%"
 
 
 def test_the_bar_moves_with_every_step(run_on_terminal: RunOnTerminal, terminals: list[Terminal]) -> None:

@@ -12,7 +12,7 @@ import tomli
 
 from bigrun.checkpoint import disk, manifest
 from bigrun.checkpoint.facts import read_facts
-from bigrun.checkpoint.layout import CONFIG, holds_checkpoint
+from bigrun.checkpoint.layout import CONFIG, PROVENANCE, holds_checkpoint
 from bigrun.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Difference", "compare", "describe"]
 
 ABSENT = object()
+ORIGIN = f"{PROVENANCE}.json"
 VALUE_LENGTH = 60
 
 
@@ -39,9 +40,10 @@ class Difference:
 
     @property
     def is_equal(self) -> bool:
-        """Whether the two hold the same, bit for bit; when they were saved does not count."""
+        """Whether the two hold the same, bit for bit; when, where and by which start they were saved does not count."""
         tensors = all(file.is_equal for file in self.tensors.values())
-        return tensors and not self.files and not any(self.facts.values())
+        facts = any(changes for name, changes in self.facts.items() if name != ORIGIN)
+        return tensors and not self.files and not facts
 
 
 def compare(a: Path, b: Path) -> Difference:

@@ -43,7 +43,11 @@ def read_facts(path: Path) -> Any:
     """
     try:
         facts = json.loads(disk.read_text(path), parse_constant=refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: is missing") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
     return facts
 

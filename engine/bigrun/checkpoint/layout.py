@@ -27,6 +27,7 @@ __all__ = [
     "EMERGENCY",
     "FORMAT_VERSION",
     "MANIFEST",
+    "PROVENANCE",
     "Stale",
     "holds_checkpoint",
     "is_file_name",
@@ -44,6 +45,8 @@ EMERGENCY = "emergency"
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
 CONFIG = "config.toml"
+PROVENANCE = "provenance"
+"""Facts about the start that saved a checkpoint: what it was trained on, by which code, where."""
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 STALE_NAME = re.compile(r"\.(tmp|aside|trash)-([0-9]{8,})-[0-9a-f]{32}")

@@ -20,6 +20,7 @@ from bigrun.checkpoint.layout import (
     parse_step,
     step_name,
 )
+from bigrun.checkpoint.manifest import LITTER
 from bigrun.checkpoint.records import Record, read_record
 from bigrun.checkpoint.retention import Policy, reasons_to_stay
 from bigrun.checkpoint.verified import find_problems
@@ -112,8 +113,9 @@ def examine(path: Path, folder: str, *, verify: bool) -> Entry:
 
 
 def find_misfits(path: Path, saved: manifest.Manifest) -> list[str]:
-    """The files that are not there in their size; nothing is read."""
-    problems = []
+    """The files that are not there in their size, or should not be there; nothing is read."""
+    present = {file.name for file in path.iterdir()} - {MANIFEST, *LITTER}
+    problems = [f"{name}: is not in {MANIFEST}" for name in sorted(present - saved.files.keys())]
     for name, record in sorted(saved.files.items()):
         try:
             status = (path / name).lstat()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Manifest", "NewerFormatError", "read", "verify", "write"]
 
+LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""What macOS and Windows leave in a folder that somebody looks at."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -125,12 +127,13 @@ def verify(directory: Path) -> list[str]:
     """
     try:
         manifest = read(directory)
-        present = {path.name for path in directory.iterdir()} - {MANIFEST}
+        present = {path.name for path in directory.iterdir()} - {MANIFEST, *LITTER}
     except NewerFormatError:
         raise
     except (CheckpointError, OSError) as error:
         return [str(error)]
-    problems = [f"{name}: is not in {MANIFEST}" for name in sorted(present - manifest.files.keys())]
+    foreign = sorted(present - manifest.files.keys())
+    problems = [f"{name}: is not in {MANIFEST}: remove it, if the checkpoint is to count" for name in foreign]
     for name, record in sorted(manifest.files.items()):
         problem = find_difference(directory / name, record)
         if problem:

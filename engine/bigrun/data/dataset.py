@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
 import torch
@@ -12,25 +12,37 @@ from torch import Tensor
 from bigrun.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Batch", "Dataset", "Samples", "require_channels"]
+    from bigrun.data.faults import Fault
+
+__all__ = ["Batch", "Dataset", "Layout", "Samples", "require_channels"]
 
 ALIGNMENT = 16  # bytes; every dtype may be viewed at a multiple of its own size
+Layout: TypeAlias = tuple[tuple[torch.dtype, tuple[int, ...]], ...]
 
 
 class Dataset(Protocol):
     """Decoded images by index, pickled once to each worker.
 
-    `dataset[i]` is always the same image, in whatever process: it draws nothing at random. A data set may also
-    have `describe(index) -> str`, the name of an image for error messages, and `summary() -> str`, one line for the
-    header.
+    `dataset[i]` is always the same image, in whatever process: it draws nothing at random. A data set may also have
+
+    - `describe(index) -> str`, the name of an image for error messages; `summary() -> str`, one line for the header;
+    - `order(seed, effective_batch) -> Order`: which image stands at which position of the run (`bigrun.data.order`);
+      without it every epoch is a permutation of all images;
+    - `files`, the files that its samples are made of, or `faults` (`BadImageError`): what was known to be bad at the
+      start, and counts against `data.max_bad_fraction`;
+    - `spacing_mm(indices) -> (b, 3) float32`, x, y and z in mm: what a pixel covers (`bigrun.data.spacing`).
     """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Tensor:
-        """(C, H, W) uint8 in [0, 255], uint16 in [0, 65535] or float32 in [0, 1]. Raises DataError."""
+        """(C, H, W) uint8 in [0, 255], uint16 in [0, 65535] or float32 in [0, 1].
+
+        Raises:
+            BadImageError: the image cannot be used, and another takes its place; so after any other exception.
+        """
         ...
 
 
@@ -38,20 +50,32 @@ class Dataset(Protocol):
 class Samples:
     """A micro-batch of b decoded images of any sizes, packed in one buffer.
 
-    One shared-memory segment between two processes and one copy to the device, where separate images would need
-    b file descriptors and b copies.
+    One piece of memory that two processes share and one copy to the device, where separate images would need b file
+    descriptors and b copies.
     """
 
     pixels: Tensor  # (bytes,) uint8
-    layout: tuple[tuple[torch.dtype, tuple[int, ...]], ...]  # dtype and (C, H, W) of each image
+    layout: Layout  # dtype and (C, H, W) of each image
     indices: Tensor  # (b,) int64 on the CPU
     epochs: Tensor  # (b,) int64 on the CPU
+    faults: tuple[Fault, ...] = ()
+    """Images that could not be used. `indices` has those that took their places: what is drawn for a sample, and what a
+    flight record and a replay name, is what was trained on."""
 
     @classmethod
-    def pack(cls, images: Sequence[Tensor], indices: Tensor, epochs: Tensor) -> Samples:
-        """Copy images (C, H, W) into one buffer."""
+    def pack(
+        cls,
+        images: Sequence[Tensor],
+        indices: Tensor,
+        epochs: Tensor,
+        allocate: Callable[[int], Tensor] | None = None,
+        faults: tuple[Fault, ...] = (),
+    ) -> Samples:
+        """Copy images (C, H, W) into one buffer: (size,) uint8, of `allocate(size)`."""
         layout = tuple((image.dtype, tuple(image.shape)) for image in images)
-        samples = cls(torch.empty(sum(map(padded_bytes, layout)), dtype=torch.uint8), layout, indices, epochs)
+        size = sum(map(padded_bytes, layout))
+        buffer = torch.empty(size, dtype=torch.uint8) if allocate is None else allocate(size)
+        samples = cls(buffer, layout, indices, epochs, faults)
         for place, image in zip(samples.images, images, strict=True):
             place.copy_(image)
         return samples
@@ -67,8 +91,10 @@ class Samples:
         return views
 
     def to(self, device: torch.device) -> Samples:
-        """The same with its pixels on a device."""
-        return attrs.evolve(self, pixels=self.pixels.to(device, non_blocking=True))
+        """The same with its pixels on a device: one copy into page-locked memory, from which a GPU fetches them while
+        this process goes on."""
+        pixels = self.pixels.pin_memory() if device.type == "cuda" else self.pixels
+        return attrs.evolve(self, pixels=pixels.to(device, non_blocking=True))
 
     def __len__(self) -> int:
         return len(self.layout)
@@ -83,6 +109,11 @@ class Batch:
     extra: Mapping[str, Tensor]  # name -> (G*b, C, u, u)
     indices: Tensor  # (b,) int64 on the CPU
     epochs: Tensor  # (b,) int64 on the CPU
+    global_spacing_mm: Tensor | None = None
+    """(G*b, 3) fp32: what a pixel of each global crop covers in x and y, and the distance of slices, in mm; NaN where
+    an image's is not known, None where the data set knows none."""
+    local_spacing_mm: Tensor | None = None
+    """The same of the local crops, (S*b, 3)."""
 
     @property
     def size(self) -> int:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Protocol
+
 import numpy as np
 import numpy.typing as npt
 
 from bigrun.data.draws import derive_seed, philox
 
-__all__ = ["EpochOrder"]
+if TYPE_CHECKING:
+    from bigrun.data.dataset import Dataset
+
+__all__ = ["EpochOrder", "Order", "order_of"]
 
 # Four rounds make a large Feistel network a pseudo-random permutation (Luby and Rackoff, 1988). Few images need more:
 # over 40,000 epochs of 5 images, chi-square of the 120 permutations was 1570 after 6 rounds, 540 after 8 and stays
@@ -16,6 +21,27 @@ ROUNDS = 12
 
 Indices = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
+
+
+class Order(Protocol):
+    """Which image stands at which position. A position counts the images consumed since the start of the run.
+
+    A pure function, so that it is the same for any number of workers and needs nothing saved; pickled once to each.
+    """
+
+    def index(self, position: npt.ArrayLike) -> tuple[Indices, Indices]:
+        """Epochs and indices of positions (any shape), both int64 of that shape.
+
+        No pair of epoch and index comes twice: what happens to an image is drawn from it.
+        """
+        ...
+
+
+def order_of(dataset: Dataset, seed: int, effective_batch: int) -> Order:
+    """The data set's own order, or a permutation of all images in every epoch."""
+    own = getattr(dataset, "order", None)
+    order: Order = EpochOrder(len(dataset), seed) if own is None else own(seed, effective_batch)
+    return order
 
 
 class EpochOrder:

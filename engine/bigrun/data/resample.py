@@ -74,12 +74,13 @@ def resize(pixels: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, T
     return small.view(size, size, channels).permute(2, 1, 0)
 
 
-def resize_all(images: Tensor, boxes: Tensor, size: int, counts: tuple[int, int]) -> Tensor:
+def resize_all(images: Tensor, boxes: Tensor, gain: Tensor, size: int, counts: tuple[int, int]) -> Tensor:
     """V boxes of each of b images of one size, in a fixed number of operations, for a device that is slow to start one.
 
     Args:
         images: (b, C, H, W) fp32. Pixels in no box may hold anything.
         boxes: (V, b, 4) int64: top, left, height, width.
+        gain: (V, b) fp32, multiplies each box.
         counts: K of the taps of rows and of columns.
 
     Returns:
@@ -90,6 +91,7 @@ def resize_all(images: Tensor, boxes: Tensor, size: int, counts: tuple[int, int]
     top, left, tall, wide = boxes.reshape(n, 4).unbind(1)
     image, crop = (torch.arange(k, device=boxes.device) for k in (count, n))
     rows, columns = Taps.of(tall, size, counts[0]), Taps.of(wide, size, counts[1])
+    rows.weights.mul_(gain.reshape(n, 1, 1))
     table = images.permute(0, 2, 1, 3).reshape(count * height, channels * width)
     above = image.repeat(views) * height + top
     short = weighted_rows(table, (rows.places + above[:, None, None]).flatten(0, 1), rows.weights.flatten(0, 1))

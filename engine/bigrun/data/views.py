@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import attrs
@@ -17,7 +17,9 @@ from bigrun.data.boxes import crop_boxes
 from bigrun.data.dataset import Batch, Samples
 from bigrun.data.distortions import BOX, DRAWS, Choices, Distortions, share_colour
 from bigrun.data.draws import uniforms
-from bigrun.data.images import Cut, Images
+from bigrun.data.images import Cut, Images, Lines
+from bigrun.data.spacing import Spacing, view_spacing_mm
+from bigrun.data.tone import FullRange, Tone
 from bigrun.data.transfer import transfer
 from bigrun.errors import UsageError
 
@@ -74,15 +76,27 @@ class Views:
         channels: int,
         seed: int,
         extra: Mapping[str, ExtraView] = MappingProxyType({}),
+        *,
+        tone: Tone | None = None,
+        spacing_mm: Spacing | None = None,
     ) -> None:
-        """`channels`: of the crops; grey images are repeated to that many. Raises UsageError for an extra view
-        whose side is not whole."""
+        """
+        Args:
+            channels: of the crops; grey images are repeated to that many.
+            tone: how stored values become [0, 1]; their whole range if not given.
+            spacing_mm: the method of a data set whose pixels have a size.
+
+        Raises:
+            UsageError: an extra view has a side that is not whole.
+        """
         for view, (global_px, _) in itertools.product(extra.values(), section.pairs):
             view.size_px(global_px)  # raises before anything is built
         self.section = section
         self.channels = channels
         self.seed = seed
         self.extra = dict(extra)
+        self.tone = tone or FullRange()
+        self.spacing_mm = spacing_mm
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def sizes_px(self, step: int) -> tuple[int, int]:
@@ -100,15 +114,33 @@ class Views:
         channels."""
         with torch.autocast(device.type, enabled=False):
             images = Images(samples, self.channels, device)
-            draws = self._draws(samples)
-            stacks = self._stacks(images, draws, *self.sizes_px(step))
+            draws, lines = self._draws(samples), self._lines(samples)
+            stacks = self._stacks(images, draws, lines, *self.sizes_px(step))
             pivots = None
             if self.section.share_colour and self.section.colour_probability > 0:
-                pivots = images.mean_luma(stacks[0].choices.brightness[: len(samples)])
-            crops = self._make(stacks, device, len(samples), pivots)
+                brightness = stacks[0].choices.brightness[: len(samples)]
+                pivots = images.mean_luma(brightness, lines.gain[0], None if lines.shift is None else lines.shift[0])
+            crops, spacing = self._make(stacks, device, len(samples), pivots, self._spacing_mm(samples, stacks))
         extra = dict(zip(self.extra, crops[1:], strict=False))
         local_crops = crops[-1] if self.section.local_crops else None
-        return Batch(crops[0], local_crops, extra, samples.indices, samples.epochs)
+        batch = Batch(crops[0], local_crops, extra, samples.indices, samples.epochs)
+        if spacing:
+            near, far = spacing[0], spacing[-1] if self.section.local_crops else None
+            batch = attrs.evolve(batch, global_spacing_mm=near, local_spacing_mm=far)
+        return batch
+
+    def _lines(self, samples: Samples) -> Lines:
+        """Of all views (G+S, b)."""
+        count = self.section.global_crops + self.section.local_crops
+        return Lines(*self.tone.affine(samples, np.arange(count), self.seed))
+
+    def _spacing_mm(self, samples: Samples, stacks: list[Stack]) -> list[Floats]:
+        """Of the global and, where there are any, of the local crops, (V*b, 3); nothing where pixels have no size."""
+        known = None if self.spacing_mm is None else self.spacing_mm(samples.indices.numpy())
+        if known is None:
+            return []
+        cuts = [stacks[0].cut, stacks[-1].cut] if self.section.local_crops else [stacks[0].cut]
+        return [view_spacing_mm(known, cut.boxes, cut.size_px) for cut in cuts]
 
     def _draws(self, samples: Samples) -> Floats:
         """(G+S, b, DRAWS)."""
@@ -116,7 +148,7 @@ class Views:
         draws = uniforms(self.seed, "views", samples.epochs.numpy(), samples.indices.numpy(), numbers, count=DRAWS)
         return share_colour(draws) if self.section.share_colour else draws
 
-    def _stacks(self, images: Images, draws: Floats, global_px: int, local_px: int) -> list[Stack]:
+    def _stacks(self, images: Images, draws: Floats, lines: Lines, global_px: int, local_px: int) -> list[Stack]:
         """Global crops, extra views, and local crops if there are any."""
         section, count = self.section, self.section.global_crops
         first, others, rest = section.blur_probability
@@ -125,37 +157,44 @@ class Views:
         solarise[1] = section.solarise_probability
 
         near, far = draws[:count], draws[count:]
+        close, distant = lines[:count], lines[count:]
         boxes = crop_boxes(near[..., BOX], images.sizes, section.global_scale, section.aspect_ratio)
         choices = Choices.of(section, near, blur[:count], solarise[:count])
-        stacks = [Stack(Cut(images, boxes, global_px), choices)]
+        stacks = [Stack(Cut(images, boxes, global_px, close), choices)]
         for view in self.extra.values():
             changed = choices.at_scale(view.factor) if view.distorted else choices.only_flips()
-            stacks.append(Stack(Cut(images, boxes, view.size_px(global_px)), changed))
+            stacks.append(Stack(Cut(images, boxes, view.size_px(global_px), close), changed))
         if section.local_crops:
             boxes = crop_boxes(far[..., BOX], images.sizes, section.local_scale, section.aspect_ratio)
             choices = Choices.of(section, far, blur[count:], solarise[count:])
-            stacks.append(Stack(Cut(images, boxes, local_px), choices))
+            stacks.append(Stack(Cut(images, boxes, local_px, distant), choices))
         return stacks
 
-    def _make(self, stacks: list[Stack], device: torch.device, images: int, pivots: Tensor | None) -> list[Tensor]:
-        """The crops (V*b, C, s, s) of each stack, normalised. `pivots` (b,): mean luma of the images."""
+    def _make(
+        self, stacks: list[Stack], device: torch.device, images: int, pivots: Tensor | None, spacing: Sequence[Floats]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The crops (V*b, C, s, s) of each stack, normalised, and `spacing`, as it is, on the device.
+
+        pivots: (b,), mean luma of the images.
+        """
         crops = [stack.cut.crops() for stack in stacks]
         groups = [(k, rows) for k, out in enumerate(crops) for rows in row_groups(out, images)]
         choices = [stacks[k].choices[rows] for k, rows in groups]
-        arrays = [*(stack.cut.boxes for stack in stacks), *(array for c in choices for array in c.arrays())]
-        sent = transfer(arrays, device)
-        boxes = [next(sent)[1] for _ in stacks]
+        cuts = [stack.cut.arrays() for stack in stacks]
+        sent = transfer([*spacing, *itertools.chain(*cuts), *(array for c in choices for array in c.arrays())], device)
+        there = [next(sent)[0] for _ in spacing]
+        parts = [[next(sent) for _ in arrays] for arrays in cuts]
         factor, shift = self._normalisation(device)
         for (k, rows), chosen in zip(groups, choices, strict=True):
             part = crops[k][rows]
             if device.type == "cpu":
                 stacks[k].cut.fill_rows(part, rows)
             else:
-                stacks[k].cut.fill(part, boxes[k])
+                stacks[k].cut.fill(part, parts[k])
             pivot = None if pivots is None else pivots.repeat(len(crops[k]) // images)[rows]
             Distortions.of(chosen, sent).apply(part, pivot)
             part.mul_(factor).add_(shift)
-        return crops
+        return crops, there
 
     def _normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """1 / std and -mean / std, (C, 1, 1), copied to the device once."""

@@ -90,8 +90,11 @@ def drill(
         UsageError: the preset cannot be run here, as without images.
         DrillError: its straight run has failed.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="drill-", dir=parent))
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="drill-", dir=parent))
+    except OSError as error:
+        raise UsageError(f"--dir {parent}: no folder can be made there ({error.strerror}): choose another") from None
     arena = Drill(folder, small(document, has_objective=has_objective), seed, cycles)
     outcomes: list[Outcome] = []
     say("a straight run ...")

@@ -125,18 +125,21 @@ def read_source(checkpoint: Path) -> Source:
     if problems:
         raise CheckpointError("\n".join([f"{checkpoint}: damaged, not exported:", *(f"  {p}" for p in problems)]))
     tables = tomli.loads(read_config(checkpoint))
-    sections = read_sections(tables, str(checkpoint / CONFIG))
+    sections: dict[str, Any] = read_sections(tables, str(checkpoint / CONFIG))
+    from bigrun.model.scale import folded_scale
+
     network = load_tensors(checkpoint, NETWORK)
     weights = {name.removeprefix(PART): tensor for name, tensor in network.items() if name.startswith(PART)}
     if not weights:
         raise CheckpointError(f"{checkpoint / NETWORK}.safetensors: has no tensors named {PART}*: nothing to export")
+    sections["model"] = attrs.evolve(sections["model"], scale_embedding=False)
     return Source(
         checkpoint=checkpoint,
         manifest=manifest.read(checkpoint),
         manifest_sha256=hash_file(checkpoint / MANIFEST),
         tables=tables,
         facts=load_facts(checkpoint, "state"),
-        weights=weights,
+        weights=folded_scale(weights),
         **sections,
     )
 

@@ -12,6 +12,7 @@ from bigrun.model.block import Block, build_norm
 from bigrun.model.groups import Group
 from bigrun.model.initialise import initialise
 from bigrun.model.rope import Rope
+from bigrun.model.scale import ScaleEmbedding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +67,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, model.width))
         self.storage_tokens = nn.Parameter(torch.empty(1, model.storage_tokens, model.width))
         self.mask_token = nn.Parameter(torch.empty(1, model.width))
+        self.scale_embed = ScaleEmbedding(model) if model.scale_embedding else None
         self.rope_embed = Rope(model)
         self.blocks = nn.ModuleList(Block(model) for _ in range(model.depth))
         self.norm = build_norm(model)
@@ -84,11 +86,19 @@ class VisionTransformer(nn.Module):
         for block in self.blocks:
             cast("Block", block).activation_checkpointing = mode
 
-    def forward(self, crops: Tensor, mask: Tensor | None = None) -> Features:
-        """Features of crops (n, C, H, W); where mask (n, P) is true, a patch is replaced by the mask token."""
-        return self.forward_list([crops], [mask])[0]
+    def forward(self, crops: Tensor, mask: Tensor | None = None, spacing_mm: Tensor | None = None) -> Features:
+        """Features of crops (n, C, H, W); where mask (n, P) is true, a patch is replaced by the mask token.
 
-    def forward_list(self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> list[Features]:
+        spacing_mm: (n, 3), for a network with a scale embedding; any other does not look at it.
+        """
+        return self.forward_list([crops], [mask], [spacing_mm])[0]
+
+    def forward_list(
+        self,
+        crops: Sequence[Tensor],
+        masks: Sequence[Tensor | None] | None = None,
+        spacing_mm: Sequence[Tensor | None] | None = None,
+    ) -> list[Features]:
         """Features of several stacks of crops, each of its own size, in one pass.
 
         The stacks go through every block together; they meet in no operation but norms and linear layers, so this
@@ -98,8 +108,10 @@ class VisionTransformer(nn.Module):
         Args:
             crops: tensors (n_i, C, H_i, W_i).
             masks: for each of them (n_i, P_i) bool, or None.
+            spacing_mm: for each of them (n_i, 3), or None.
         """
-        x, groups, grids = self._embed(crops, masks or [None] * len(crops))
+        nothing = [None] * len(crops)
+        x, groups, grids = self._embed(crops, masks or nothing, spacing_mm or nothing)
         for block, tables in zip(self.blocks, self._tables(grids), strict=True):
             x = block(x, groups, tables)
         return self._read(x, groups, grids)
@@ -118,7 +130,7 @@ class VisionTransformer(nn.Module):
         wanted = list(range(depth - layers, depth)) if isinstance(layers, int) else list(layers)
         if not wanted or not all(0 <= layer < depth for layer in wanted):
             raise ValueError(f"expected blocks from 0 to {depth - 1}, got {layers}")
-        x, groups, grids = self._embed([crops], [None])
+        x, groups, grids = self._embed([crops], [None], [None])
         found: dict[int, Features] = {}
         tables = self._tables(grids)
         for number, block in enumerate(self.blocks[: max(wanted) + 1]):
@@ -128,11 +140,11 @@ class VisionTransformer(nn.Module):
         return [found[layer] for layer in wanted]
 
     def _embed(
-        self, crops: Sequence[Tensor], masks: Sequence[Tensor | None]
+        self, crops: Sequence[Tensor], masks: Sequence[Tensor | None], spacing_mm: Sequence[Tensor | None]
     ) -> tuple[Tensor, list[Group], list[tuple[int, int]]]:
         """All tokens (T, D) one stack after the other, how they are grouped, and the grids of their patches."""
         tokens, groups, grids = [], [], []
-        for stack, mask in zip(crops, masks, strict=True):
+        for stack, mask, spacing in zip(crops, masks, spacing_mm, strict=True):
             embedded = self.patch_embed(stack)  # (n, D, Hp, Wp)
             patches = embedded.flatten(2).mT  # (n, P, D)
             cls_token: Tensor = self.cls_token
@@ -142,6 +154,10 @@ class VisionTransformer(nn.Module):
                 patches = torch.where(mask[..., None], self.mask_token.to(patches.dtype), patches)
             n = len(patches)
             prefix = torch.cat([cls_token, self.storage_tokens], dim=1).expand(n, -1, -1)
+            if self.scale_embed is not None:
+                scale = self.scale_embed(spacing, n)[:, None].to(prefix.dtype)  # (n, 1, D)
+                prefix = torch.cat([prefix[:, :1] + scale, prefix[:, 1:]], dim=1)
+                patches = patches + scale
             sequence = torch.cat([prefix, patches.to(prefix.dtype)], dim=1)  # (n, N, D)
             tokens.append(sequence.flatten(0, 1))
             groups.append(Group(n, sequence.shape[1]))

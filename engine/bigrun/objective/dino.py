@@ -120,7 +120,7 @@ class DinoObjective(Objective):
         masks = self._masks(step, window)
         class_rows, patch_rows, tokens, kept = [], [], [], []
         for batch, mask in zip(window, masks, strict=True):  # of a micro-batch's features, only the bottlenecks stay
-            features = self.teacher.backbone(batch.global_crops)
+            features = self.teacher.backbone(batch.global_crops, spacing_mm=batch.global_spacing_mm)
             class_rows.append(self.teacher.dino_head.bottleneck(features.cls))
             if mask is not None and self.teacher.ibot_head is not None:
                 patch_rows.append(self.teacher.ibot_head.bottleneck(masked(features.patches, mask)))
@@ -165,7 +165,8 @@ class DinoObjective(Objective):
         taught, local = self.window[micro], batch.local_crops
         mask = None if taught.masks is None else taught.masks.patches
         crops, masks = ([batch.global_crops], [mask]) if local is None else ([batch.global_crops, local], [mask, None])
-        features = self.student.backbone.forward_list(crops, masks)
+        spacing = [batch.global_spacing_mm, batch.local_spacing_mm]
+        features = self.student.backbone.forward_list(crops, masks, spacing[: len(crops)])
         rows = self.student.dino_head.bottleneck(torch.cat([f.cls for f in features]))  # (G*b + S*b, e)
         parts = torch.split(rows, [len(f.cls) for f in features])
         patch_rows = None

@@ -35,5 +35,5 @@ def replay(run: Path, step: int | None, sets: tuple[str, ...]) -> None:
     from bigrun.replay.report import report_lines
     from bigrun.terminal import say
 
-    for line in report_lines(replay_step(run, step, sets)):
+    for line in report_lines(replay_step(run, step, sets, say)):
         say(line)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import attrs
 
 from bigrun.activation import activate
 from bigrun.anomaly import Action, Anomaly
-from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY
+from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY, parse_step
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.config import Document, read_preset
 from bigrun.emergency import by_age
@@ -67,22 +67,30 @@ class Replaying:
         return Action.SKIP
 
 
-def replay(directory: Path, step: int | None, sets: Sequence[str] = ()) -> Replayed:
+def replay(
+    directory: Path, step: int | None, sets: Sequence[str] = (), say: Callable[[str], None] = lambda text: None
+) -> Replayed:
     """Take a step of a run again.
 
     Args:
         directory: the run directory; it is only read.
         step: None for the one behind the newest emergency checkpoint.
         sets: options to change, as `hardware.precision="fp32"`.
+        say: hears a line when steps before it are to be taken, too.
 
     Raises:
-        UsageError: there is no such run, or no checkpoint before the step.
+        UsageError: there is no such run, no checkpoint before the step, or the run ends before it.
         CheckpointError: an earlier step went another way than the first time.
     """
     refuse_links(directory)
     step, checkpoint = starting_point(directory, step)
     document = read_preset(str(checkpoint / CONFIG), sets=tuple(sets))
-    everything = activate(document)[1]
+    config, everything = activate(document)
+    if config.run.max_steps is not None and step > config.run.max_steps:
+        raise UsageError(f"--step {step}: the run has {config.run.max_steps} steps (run.max_steps)")
+    first = (parse_step(checkpoint.name) or 0) + 1
+    if first < step:
+        say(f"taking steps {first} to {step - 1} again first, from {checkpoint} ...")
     tables = {name: table for name, table in document.tables["plugins"].items() if name not in everything.observers()}
     document = attrs.evolve(document, tables={**document.tables, "plugins": tables})
     answering = Replaying(step)

@@ -80,6 +80,13 @@ class Model:
         True, fixed=True, help="Separate final class-token norm for local crops, in training."
     )
 
+    scale_embedding: bool = option(
+        False,
+        fixed=True,
+        help="The network is told the size of each view's pixels in mm, where the data set knows it [spec 2.5]; "
+        "features at evaluation and export are those of a network that is told nothing.",
+    )
+
     @property
     def rope_augmented(self) -> bool:
         """Whether training draws positions anew."""

@@ -101,7 +101,7 @@ def describe_end(returncode: int) -> str:
 
 def describe_start(start: Start) -> str:
     """How a start ended, how far it was, and what it left."""
-    reached = "before it was built" if start.step is None else f"after step {start.step}"
+    reached = "before training began" if start.step is None else f"after step {start.step}"
     newest = "no checkpoint" if start.newest is None else f"newest checkpoint: step {start.newest}"
     return f"{describe_end(start.returncode)} {reached}; {newest}"
 

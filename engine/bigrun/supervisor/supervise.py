@@ -13,6 +13,7 @@ import click
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.directory import check_directory, choose_directory
 from bigrun.errors import ExitCode
+from bigrun.lock import RunLock
 from bigrun.supervisor.child import Child, Start
 from bigrun.supervisor.command import words_of
 from bigrun.supervisor.history import History, describe_end, describe_start
@@ -43,6 +44,7 @@ class Supervisor:
         self.command = command
         self.directory = choose_directory(document, given["run_dir"], fresh=given["fresh"])
         check_directory(self.directory)
+        RunLock(self.directory).check_free()  # waiting for another run's end would take it over
         self.max_restarts = MAX_RESTARTS if given["max_restarts"] is None else given["max_restarts"]
         self.history = History(self.directory)
         self._ends = end_of(document)

@@ -1,0 +1,51 @@
+"""What a data set says is wrong with itself: a run that is told so does not start."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+from bigrun.data.check.finding import Finding
+from bigrun.errors import UnfitDataError
+
+if TYPE_CHECKING:
+    from bigrun.data.dataset import Dataset
+    from bigrun.run import Run
+
+__all__ = ["ACCEPT", "accept", "ask_problems", "refuse_problems"]
+
+ACCEPT = "data.accept_findings"
+
+
+def ask_problems(dataset: Dataset) -> list[Finding]:
+    """The findings of the data set's `problems()`, if it has such."""
+    problems = getattr(dataset, "problems", None)
+    return [] if problems is None else list(problems())
+
+
+def accept(findings: Collection[Finding], accepted: Collection[str]) -> Iterator[tuple[Finding, bool]]:
+    """(finding, whether it refuses): those of accepted kinds do not."""
+    for finding in findings:
+        yield finding, finding.refuses and finding.kind not in accepted
+
+
+def refuse_problems(run: Run) -> None:
+    """Ask the data set what is wrong with it; `run.findings` has what does not refuse.
+
+    Raises:
+        UnfitDataError: naming every finding with which training must not start.
+    """
+    judged = list(accept(ask_problems(run.dataset), run.config.data.accept_findings))
+    run.findings = [finding for finding, refuses in judged if not refuses]
+    refusing = [finding for finding, refuses in judged if refuses]
+    if refusing:
+        kinds = ", ".join(f'"{kind}"' for kind in dict.fromkeys(finding.kind for finding in refusing))
+        raise UnfitDataError(
+            "\n".join(
+                [
+                    "the data set is not fit to be trained on:",
+                    *(f"  {finding.kind}: {finding.message}" for finding in refusing),
+                    f"`bigrun data check` shows more; if this is as it should be: {ACCEPT} = [{kinds}]",
+                ]
+            )
+        )

@@ -1,0 +1,1 @@
+"""Formats of image files: what they are known by, and who decodes them without loss."""

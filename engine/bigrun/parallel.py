@@ -1,0 +1,93 @@
+"""Work on many pieces in several processes, in order and in bounded memory."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+from bigrun.errors import BigrunError
+
+__all__ = ["default_workers", "in_order"]
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+SHARED: list[object] = []
+"""Of one of the processes: what was given to it when it began."""
+FEW = 400
+"""So many files are done before the processes have begun, which import torch."""
+
+
+def default_workers(files: int) -> int:
+    """One process for each core that this one may use; none for few files."""
+    return 0 if files <= FEW else len(os.sched_getaffinity(0))
+
+
+def in_order(
+    work: Callable[..., Result], pieces: Iterable[Piece], workers: int, shared: object = None
+) -> Iterator[Result]:
+    """`work(piece)` for each piece, in the order of the pieces, computed by `workers` processes; 0: by this one.
+
+    At most two pieces per process are under way, so neither pieces nor results pile up. The processes do not hear
+    Ctrl-C, and end with this one, however it ends.
+
+    Args:
+        work: a function of a module (it is pickled by its name); it raises what its caller is to get.
+        shared: what all pieces need, given to each process once: `work(shared, piece)`.
+
+    Raises:
+        BigrunError: a process died.
+    """
+    if workers == 0:
+        yield from map(work if shared is None else functools.partial(work, shared), pieces)
+        return
+    theirs, ours = multiprocessing.Pipe(duplex=False)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])
+    begin = functools.partial(begin_process, theirs, shared)
+    call = work if shared is None else functools.partial(with_shared, work)
+    with ours, theirs, ProcessPoolExecutor(workers, mp_context=context, initializer=begin) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for piece in pieces:
+                waiting.append(pool.submit(call, piece))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise BigrunError(
+                "a process that reads files died, for want of memory perhaps; the same command goes on where this one "
+                "stopped, --workers 1 needs the least memory"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def with_shared(work: Callable[..., Result], piece: object) -> Result:
+    return work(*SHARED, piece)
+
+
+def begin_process(parent: Connection, shared: object) -> None:
+    """Ctrl-C is the parent's to hear, and nobody outlives it: a pool's processes would wait for ever."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    SHARED.append(shared)
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+
+
+def end_with(parent: Connection) -> None:
+    """Nothing is ever sent: reading ends when the other end is closed, by whatever ended its process."""
+    with suppress(EOFError, OSError):
+        parent.recv_bytes()
+    os._exit(1)

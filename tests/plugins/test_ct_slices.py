@@ -1,0 +1,512 @@
+"""ct-slices: what a sample is, what its values mean, and a run on them."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from ct import COLUMNS, Scan, body_hu, encode, two_data_sets, write_ct
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bigrun import hookimpl
+from bigrun.data.dataset import Batch, Samples
+from bigrun.data.faults import BadImageError
+from bigrun.data.files import open_files
+from bigrun.data.tone import FullRange
+from bigrun.errors import NoImagesError, RunDirectoryError, UsageError
+from bigrun.export.export import export_checkpoint
+from bigrun.testing.contract import PluginContract
+from bigrun.testing.runner import Runner, RunResult
+from bigrun_ct.config import CtConfig, Encoding
+from bigrun_ct.dataset import SliceDataset
+from bigrun_ct.index import read_index
+from bigrun_ct.series import find_series
+from bigrun_ct.slices import SliceCache
+from bigrun_ct.tone import HuWindow, window_line
+
+CT_VIEWS = {"colour_probability": 0.0, "grayscale_probability": 0.0, "solarise_probability": 0.0}
+ENCODINGS = {"datasets": {"whole": {"hu_slope": 1.0, "hu_offset": 1024.0}}}
+
+
+def opened(root: Path, channels: int = 3, **options: Any) -> SliceDataset:
+    sets = {name: Encoding(**values) for name, values in options.pop("datasets", ENCODINGS["datasets"]).items()}
+    files = open_files(root, lambda: read_index(root / "index.csv"))
+    return SliceDataset(files, find_series(files, str(root)), channels, CtConfig(datasets=sets, **options))
+
+
+def names_of(dataset: SliceDataset) -> list[str]:
+    return [str(Path(dataset.describe(k)).relative_to(dataset.files.root).with_suffix("")) for k in range(len(dataset))]
+
+
+def stored(root: Path, *paths: str) -> torch.Tensor:
+    return torch.stack([torch.from_numpy(np.array(Image.open(root / f"{path}.png"))) for path in paths])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return two_data_sets(tmp_path_factory.mktemp("ct"))
+
+
+# -- samples --------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_a_slice_between_its_neighbours(root: Path) -> None:
+    dataset = opened(root)
+    names = names_of(dataset)
+    assert names == sorted(names, key=lambda name: (name.rsplit("/")[0:-1] != ["a", "one"], names.index(name)))
+    assert len(dataset) == 17
+    for name, near in {
+        "a/one/002": ("001", "002", "003"), "a/one/000": ("000", "000", "001"), "a/two/003": ("002", "003", "003"),
+        "b/four/005": ("005", "005", "005"),
+    }.items():  # fmt: skip
+        folder = name.rpartition("/")[0]
+        image = dataset[names.index(name)]
+        assert image.dtype == torch.uint16
+        assert torch.equal(image.int(), stored(root, *(f"{folder}/{index}" for index in near)).int())
+
+
+def test_one_channel_is_the_slice_alone(root: Path) -> None:
+    dataset = opened(root, channels=1)
+    assert torch.equal(dataset[2].int(), stored(root, names_of(dataset)[2]).int())
+
+
+def test_the_stride_leaves_out_samples_and_no_neighbours(root: Path) -> None:
+    dataset = opened(root, z_stride=3)
+    assert names_of(dataset) == [
+        "a/one/000", "a/one/003", "a/two/000", "a/two/003", "b/four/005", "b/three/010", "b/three/013",
+    ]  # fmt: skip
+    assert torch.equal(dataset[1].int(), stored(root, "a/one/002", "a/one/003", "a/one/004").int())
+    assert "7 slices of 4 series; of 17 files, z_stride 3; tenth 4, whole 3; 1 gap in series" in dataset.summary()
+
+
+def test_a_neighbour_of_another_size_is_not_used(tmp_path: Path) -> None:
+    write_ct(tmp_path, [Scan("s", range(5))])
+    Image.fromarray(np.zeros((16, 16), dtype=np.uint16)).save(tmp_path / "s/003.png")
+    dataset = opened(tmp_path, channels=5, datasets={})
+    assert torch.equal(dataset[2].int(), stored(tmp_path, *(f"s/00{k}" for k in (0, 1, 2, 2, 2))).int())
+    assert dataset[3].shape == (5, 16, 16)
+
+
+def test_a_slice_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    write_ct(tmp_path, [Scan("s", range(3))])
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "s/002.png")
+    (tmp_path / "s/000.png").write_bytes(b"")
+    dataset = opened(tmp_path, channels=1, datasets={})
+    with pytest.raises(BadImageError, match=r"s/000\.png"):
+        dataset[0]
+    with pytest.raises(BadImageError, match="3 channels, expected a grey slice") as caught:
+        dataset[2]
+    assert caught.value.cause == "unsupported"
+    with pytest.raises(BadImageError, match=r"s/000\.png"):
+        opened(tmp_path, datasets={})[1]  # a neighbour counts
+
+
+def test_a_subset_has_its_samples_and_all_neighbours(root: Path) -> None:
+    whole = opened(root)
+    part = whole.subset(np.array([9, 2, 12]))
+    assert names_of(part) == [names_of(whole)[k] for k in (9, 2, 12)]
+    assert all(torch.equal(part[k].int(), whole[j].int()) for k, j in enumerate((9, 2, 12)))
+    assert part.groups("patient").tolist() == whole.groups("patient")[[9, 2, 12]].tolist()
+    spacing = part.spacing_mm(np.arange(3))
+    assert spacing is not None
+    assert np.allclose(spacing, [[0.5, 0.5, 2.5], [0.7, 0.8, 5], [0.7, 0.8, 5]])
+    assert sorted(part.order(0, 2).index(np.arange(3))[1].tolist()) != [9, 2, 12]
+    assert len(part) == len(part.order(0, 2).members) == 3
+
+
+def test_slices_are_kept_together_by_patient_and_series_and_never_alone(root: Path, tmp_path: Path) -> None:
+    dataset = opened(root)
+    assert dataset.levels == ("patient", "series")
+    assert Counter(dataset.groups("patient").tolist()) == {"p1": 12, "p2": 4, "p3": 1}
+    assert set(dataset.groups("series").tolist()) == {"a/one", "a/two", "b/three", "b/four"}
+    with pytest.raises(ValueError, match="expected one of patient, series"):
+        dataset.groups("image")
+
+
+def test_without_spacing_there_is_none(tmp_path: Path) -> None:
+    dataset = opened(write_ct(tmp_path, [Scan("s", range(2))], COLUMNS[:3]), datasets={})
+    assert dataset.spacing_mm(np.arange(2)) is None
+
+
+# -- values ---------------------------------------------------------------------------------------------------
+
+hounsfield = st.floats(-1024, 3071)
+encodings = st.sampled_from([(0.1, 32768.0), (1.0, 1024.0), (1.0, 32768.0), (0.25, 8192.0)])
+
+
+@settings(deadline=None)
+@given(hu=hounsfield, encoding=encodings, level=st.floats(-400, 400), width=st.floats(800, 2000))
+def test_a_window_of_what_was_stored_is_the_window_of_hu(
+    hu: float, encoding: tuple[float, float], level: float, width: float
+) -> None:
+    slope, offset = encoding
+    value = float(encode(np.array(hu), slope, offset))
+    decoded = (value - offset) * slope
+    assert abs(decoded - hu) <= slope / 2 + 1e-9
+    gain, shift = window_line(*map(np.float64, (slope, offset, level, width)))
+    assert gain * value + shift == pytest.approx((decoded - (level - width / 2)) / width, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 2**40), epoch=st.integers(0, 10**6), level=st.floats(-500, 0), width=st.floats(1, 2000),
+    more=st.just(0.0) | st.floats(0.1, 800),
+)  # fmt: skip
+def test_windows_are_drawn_from_the_ranges(seed: int, epoch: int, level: float, width: float, more: float) -> None:
+    tone = HuWindow(np.full(50, 0.1), np.full(50, 32768.0), (level, level + more), (width, width + more))
+    samples = packed(50, epoch)
+    gain, shift = tone.affine(samples, np.arange(4), seed)
+    assert gain.shape == shift.shape == (4, 50)
+    widths = 0.1 / gain
+    levels = (0.5 - shift) * widths - 3276.8
+    for drawn, low in ((widths, width), (levels, level)):
+        assert low - 1e-6 <= drawn.min() <= drawn.max() <= low + more + 1e-6
+        assert more == 0 or np.unique(drawn.round(9)).size > 190  # each view of each image has its own
+    assert np.array_equal(tone.affine(samples, np.arange(4)[2:], seed)[0], gain[2:])
+    half = Samples(samples.pixels, samples.layout[:7], samples.indices[:7], samples.epochs[:7])
+    assert np.array_equal(tone.affine(half, np.arange(4), seed)[0], gain[:, :7])
+
+
+def packed(count: int, epoch: int = 0) -> Samples:
+    images = [torch.zeros(1, 1, 1, dtype=torch.uint16)] * count
+    return Samples.pack(images, torch.arange(count), torch.full((count,), epoch))
+
+
+def test_the_typical_window_is_in_the_middle() -> None:
+    tone = HuWindow(np.array([0.1, 1.0]), np.array([32768.0, 1024.0]), (-400, 400), (800, 2000))
+    gain, shift = tone.typical(packed(2))
+    for hu, expected in ((-700, 0.0), (0, 0.5), (700, 1.0)):
+        values = np.array([hu / 0.1 + 32768, hu + 1024])
+        assert np.allclose(values * gain + shift, expected)
+
+
+# -- memory ---------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(numbers=st.lists(st.integers(0, 9), max_size=60), limit=st.integers(0, 50))
+def test_the_cache_changes_nothing_and_holds_no_more_than_it_may(numbers: list[int], limit: int) -> None:
+    cache, calls = SliceCache(limit), []
+
+    def decode(number: int) -> torch.Tensor:
+        calls.append(number)
+        return torch.full((number + 1,), number, dtype=torch.uint8)
+
+    for number in numbers:
+        assert torch.equal(cache.get(number, decode), torch.full((number + 1,), number, dtype=torch.uint8))
+        assert cache.held_bytes <= limit
+    assert cache.decoded == len(calls)
+    if limit >= 55:
+        assert len(calls) == len(set(numbers))
+
+
+def test_a_neighbour_is_decoded_once(root: Path) -> None:
+    dataset = opened(root)
+    for index in range(len(dataset)):
+        dataset[index]
+    assert dataset.cache.decoded == 17
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.cache.decoded == copy.cache.held_bytes == 0
+    assert torch.equal(copy[3].int(), dataset[3].int())
+    none = opened(root, cache_mib=0)
+    assert torch.equal(none[3].int(), dataset[3].int())
+    none[3]
+    assert none.cache.decoded == 6
+
+
+# -- the order ------------------------------------------------------------------------------------------------
+
+
+def test_data_sets_are_drawn_by_the_root_of_their_size(tmp_path: Path) -> None:
+    scans = [Scan(f"large{k}", range(40), dataset="large", size=2) for k in range(9)]
+    scans += [Scan(f"small{k}", range(10), dataset="small", size=2) for k in range(4)]
+    write_ct(tmp_path, scans, (*COLUMNS, "dataset"))
+    for temperature, share in ((1.0, 0.9), (2.0, 0.75), (1e9, 0.5)):
+        dataset = opened(tmp_path, datasets={}, temperature=temperature)
+        order = dataset.order(0, 4)
+        _, indices = order.index(np.arange(int(order.visits.sum()) * order.stack * 4))
+        counts = np.bincount(dataset.series.dataset[dataset.centres[indices]])
+        assert counts[0] / counts.sum() == pytest.approx(share, abs=0.04)
+
+
+# -- a run ----------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """A companion that keeps the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    @hookimpl
+    def loss_terms(self, run: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        self.batches.append(batch)
+        return {}
+
+
+def train(bigrunner: Runner, path: Path, *, config: Any = ENCODINGS, data: Any = None, **options: Any) -> RunResult:
+    tables = {"views": CT_VIEWS | options.pop("views", {})} | options
+    data = {"path": str(path), "effective_batch": 4, **(data or {})}
+    return bigrunner.run("ct-slices", config=config, dataset=False, data=data, **tables)
+
+
+def tiny_views(**more: Any) -> dict[str, Any]:
+    return {"global_size_px": 32, "local_size_px": 16, "local_crops": 2, **more}
+
+
+class TestContract(PluginContract):
+    plugin = "ct-slices"
+    dataset = False
+    config = ENCODINGS
+
+    @pytest.fixture(autouse=True)
+    def _ct(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tables = {"data": {"path": str(root), "effective_batch": 4}, "views": tiny_views(**CT_VIEWS)}
+        monkeypatch.setattr(type(self), "tables", tables)
+
+
+def run_views(**more: Any) -> dict[str, Any]:
+    return {"views": tiny_views(**more)}
+
+
+def test_a_run_sees_windows_and_spacing(bigrunner: Runner, root: Path) -> None:
+    watch = Watch()
+    result = train(
+        bigrunner,
+        root,
+        steps=2,
+        companions=[watch],
+        **run_views(mean=[0.0] * 3, std=[1.0] * 3, blur_probability=[0] * 3),
+    )
+    result.assert_finished()
+    for batch in watch.batches:
+        crops, spacing = batch.global_crops, batch.global_spacing_mm
+        assert crops.min() == 0  # air is below every window
+        assert crops.max() > 0.3
+        assert spacing is not None
+        assert spacing.shape == (8, 3)
+        assert set(spacing[:, 2].tolist()) <= {5.0, 2.5}
+        assert (spacing[:, :2] <= 0.8 + 1e-6).all()
+        assert crops.amax(dim=(1, 2, 3)).unique().numel() > 4  # other windows, other greys
+
+
+def test_workers_micro_batches_and_memory_change_nothing(bigrunner: Runner, root: Path) -> None:
+    plain = train(bigrunner, root, steps=4, **run_views())
+    plain.assert_finished()
+    for change in (
+        {"data": {"workers": 2}},
+        {"config": ENCODINGS | {"cache_mib": 0}},
+        {"data": {"workers": 3, "prefetch": 1}, "config": ENCODINGS | {"cache_mib": 1}},
+    ):
+        assert train(bigrunner, root, steps=4, **run_views(), **change).losses == plain.losses
+    same = {"model": {"drop_path_fraction": 0.0}}  # which crops skip a branch is drawn for each micro-batch
+    whole, parts = (train(bigrunner, root, steps=4, accumulate=k, **run_views(), **same) for k in (1, 4))
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-5)
+
+
+def test_somebody_elses_data_set_keeps_its_own_tone(bigrunner: Runner, root: Path) -> None:
+    result = bigrunner.run("ct-slices", config={}, steps=1)
+    result.assert_finished()
+    assert result.run is not None
+    assert isinstance(result.run.views.tone, FullRange)
+
+
+@pytest.mark.parametrize("option", ["z_stride", "stack_slices", "temperature", "hu_slope"])
+def test_a_continued_run_has_the_same_slices_in_the_same_order(bigrunner: Runner, root: Path, option: str) -> None:
+    first = train(bigrunner, root, steps=2, **run_views())
+    changed = {**ENCODINGS, option: {"z_stride": 1, "stack_slices": 2, "temperature": 3.0, "hu_slope": 0.2}[option]}
+    more = train(
+        bigrunner, root, config={**changed, "check_hu": False}, steps=3, directory=first.directory, **run_views()
+    )
+    if option == "z_stride":
+        more.assert_finished()
+        return
+    assert isinstance(more.error, RunDirectoryError)
+    assert f"plugins.ct-slices.{option}" in str(more.error)
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "message"),
+    [
+        ({"datasets": {"wole": {"hu_slope": 1.0}}}, {}, "plugins.ct-slices.datasets.wole: no such data set"),
+        ({"datasets": {"whole": {"slope": 1.0}}}, {}, "plugins.ct-slices.datasets.whole.slope: unknown option"),
+        ({"datasets": {"whole": {"hu_slope": 0.0}}}, {}, "datasets.whole.hu_slope: expected any number but 0"),
+        ({"datasets": {"whole": 3}}, {}, "plugins.ct-slices.datasets.whole: expected a table, got 3"),
+        ({"datasets": 3}, {}, "plugins.ct-slices.datasets: expected a table, got 3"),
+        ({"window_width_hu": [0.0, 5.0]}, {}, "window_width_hu: expected widths above 0"),
+        ({"window_level_hu": [5.0, 0.0]}, {}, "window_level_hu: expected two ascending values"),
+        ({}, {"in_channels": 2}, "model.in_channels: expected 1 (a slice), 3"),
+    ],
+)
+def test_what_cannot_be_is_refused(bigrunner: Runner, root: Path, config: Any, model: Any, message: str) -> None:
+    channels = model.get("in_channels", 3)
+    views = run_views(mean=[0.5] * channels, std=[0.25] * channels)
+    result = train(bigrunner, root, config=config, model=model, **views)
+    assert isinstance(result.error, UsageError)
+    assert message in str(result.error)
+    assert not result.directory.exists()
+
+
+def test_without_a_table_there_are_no_slices(bigrunner: Runner, tmp_path: Path) -> None:
+    result = train(bigrunner, tmp_path, config={}, **run_views())
+    assert isinstance(result.error, NoImagesError)
+    assert "index.csv: no such file" in str(result.error)
+
+
+def test_the_configuration_comes_back(bigrunner: Runner, root: Path) -> None:
+    """Tables within a plugin's table are written and read like any other."""
+    result = train(bigrunner, root, steps=1, **run_views())
+    assert result.run is not None
+    options = result.run.config.plugins["ct-slices"]
+    assert options.datasets == {"whole": Encoding(hu_slope=1.0, hu_offset=1024.0)}
+    text = (result.directory / "config.toml").read_text(encoding="utf-8")
+    assert "[plugins.ct-slices.datasets.whole]\nhu_slope = 1.0\nhu_offset = 1024.0" in text
+    assert attrs.evolve(options, datasets={}) == CtConfig(datasets={})
+
+
+def test_the_header_says_how_diverse_a_batch_is(bigrunner: Runner, root: Path) -> None:
+    result = train(bigrunner, root, steps=1, data={"effective_batch": 8}, **run_views(colour_probability=0.5))
+    assert result.run is not None
+    header = "\n".join(result.run.header)
+    assert "images       17 slices of 4 series; tenth 12, whole 5; 1 gap in series" in header
+    assert "order        each batch has of each of 4 series at most 2 slices: there are fewer series" in header
+    assert "warning      views.colour_probability: made for photographs" in header
+
+
+def test_body_and_air_have_their_values() -> None:
+    hu = body_hu(Scan("s", [0]), 0)
+    assert set(np.unique(hu)) == {-1000.0, -850.0, 40.0}
+
+
+# -- what is refused ------------------------------------------------------------------------------------------
+
+
+def test_hu_that_are_none_refuse_the_start(bigrunner: Runner, root: Path) -> None:
+    """The default encoding, where one of two data sets has another."""
+    result = train(bigrunner, root, config={}, **run_views())
+    assert result.exit_code == 2
+    message = str(result.error)
+    assert "data set 'whole': the 1st percentile of 5 slices is -327" in message
+    assert "expected -1100 to -800" in message
+    assert "hu_slope = 1, hu_offset = 1024" in message
+    assert "[plugins.ct-slices.datasets.whole]" in message
+    assert "'tenth'" not in message
+    assert not result.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "data"),
+    [
+        ({"datasets": {"whole": {"check_hu": False}}}, {}),
+        ({"check_hu": False}, {}),
+        ({}, {"accept_findings": ["hu-range"]}),
+    ],
+)
+def test_the_check_can_be_overridden(bigrunner: Runner, root: Path, config: Any, data: Any) -> None:
+    train(bigrunner, root, config=config, data=data, steps=1, **run_views()).assert_finished()
+
+
+def test_values_that_fit_no_usual_encoding_say_so(tmp_path: Path) -> None:
+    write_ct(tmp_path, [Scan("s", range(3), slope=0.3, offset=12000)])
+    (finding,) = opened(tmp_path, datasets={}).problems()
+    assert finding.refuses
+    assert "None of the usual slopes and offsets fits" in finding.message
+    assert list(opened(tmp_path, datasets={}, hu_slope=0.3, hu_offset=12000.0).problems()) == []
+
+
+def test_gaps_and_other_sizes_are_told_and_refuse_nothing(tmp_path: Path) -> None:
+    write_ct(tmp_path, [Scan("s", [0, 1, 2, 5, 6])])
+    Image.fromarray(np.full((16, 16), 22768, dtype=np.uint16)).save(tmp_path / "s/001.png")
+    gaps, sizes = opened(tmp_path, datasets={}).problems()
+    assert (gaps.kind, sizes.kind) == ("slice-gaps", "neighbour-size")
+    assert gaps.message.startswith("1 gap in series")
+    assert sizes.message.startswith("the slices: 4 neighbours of 5 slices")
+    assert [finding.refuses for finding in (gaps, sizes)] == [False, False]
+
+
+def test_it_says_what_its_values_mean(root: Path) -> None:
+    dataset = opened(root)
+    one, other = dataset.intensity("tenth"), dataset.intensity("whole")
+    assert one is not None
+    assert other is not None
+    assert (one.unit, one.slope, one.offset) == ("HU", 0.1, 32768.0)
+    assert (other.slope, other.offset) == (1.0, 1024.0)
+    assert dataset.intensity("none") is None
+
+
+def test_a_split_trains_on_no_slice_of_a_validation_patient(bigrunner: Runner, root: Path, tmp_path: Path) -> None:
+    preset = tmp_path / "ct.toml"
+    preset.write_text(f"""
+[data]
+path = "{root}"
+[plugins.ct-slices.datasets.whole]
+hu_slope = 1.0
+hu_offset = 1024.0
+""")
+    bigrunner.cli("data", "split", "ct.toml", "--out", "split.json", "--fraction", "0.3", check=True)
+    result = train(bigrunner, root, steps=1, data={"split": str(tmp_path / "split.json")}, **run_views())
+    result.assert_finished()
+    assert result.run is not None
+    training, validation = result.run.dataset, result.run.validation
+    assert isinstance(training, SliceDataset)
+    assert isinstance(validation, SliceDataset)
+    assert len(training) + len(validation) == 17
+    assert not set(training.groups("patient").tolist()) & set(validation.groups("patient").tolist())
+
+
+def test_broken_slices_stop_no_run_and_a_warning_names_a_cache_that_is_too_small(
+    bigrunner: Runner, tmp_path: Path
+) -> None:
+    """In stacks of two, for a batch of one: 16 samples on 8 lanes."""
+    write_ct(tmp_path, [Scan(f"s{k}", range(4), size=400) for k in range(4)])
+    (tmp_path / "s2/001.png").write_bytes(b"")
+    options: dict[str, Any] = {"steps": 1, "model": {"in_channels": 1}, **run_views(mean=[0.5], std=[0.25])}
+    data = {"effective_batch": 1, "micro_batch": 1, "max_bad_fraction": 0.5}
+    result = train(bigrunner, tmp_path, config={"cache_mib": 1}, data=data, **options)
+    result.assert_finished()
+    assert result.run is not None
+    header = "\n".join(result.run.header)
+    assert "2 neighbours follow each other on a lane" in header
+    assert (
+        "plugins.ct-slices.cache_mib = 1: slices are decoded more than once; about 2 MiB in each of 1 workers" in header
+    )
+    (tmp_path / "s0/000.png").write_bytes(b"")  # the one that is looked at for its size
+    train(bigrunner, tmp_path, config={"cache_mib": 1}, data=data, **options).assert_finished()
+
+
+def test_a_packed_ct_is_the_same(bigrunner: Runner, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "ct.toml").write_text(f"""
+[data]
+path = "{root}"
+[plugins.ct-slices.datasets.whole]
+hu_slope = 1.0
+hu_offset = 1024.0
+""")
+    bigrunner.cli("data", "pack", "ct.toml", "packed", "--workers", "1", check=True)
+    assert not (tmp_path / "packed/index.csv").exists()
+    packed, plain = (train(bigrunner, path, steps=2, **run_views()) for path in (tmp_path / "packed", root))
+    plain.assert_finished()
+    assert packed.losses == plain.losses
+    assert packed.run is not None
+    assert packed.run.dataset.levels == ("patient", "series")
+
+
+def test_the_model_card_says_what_to_do_to_hu(bigrunner: Runner, root: Path) -> None:
+    result = train(bigrunner, root, steps=1, **run_views())
+    assert result.run is not None
+    folder = export_checkpoint(result.run.checkpoints.path(1), "safetensors", result.directory / "export")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "-700 HU becomes 0 and 700 HU becomes 1" in card
+    assert "divided by 255" not in card
+    plain = bigrunner.run(steps=1)
+    assert plain.run is not None
+    folder = export_checkpoint(plain.run.checkpoints.path(1), "safetensors", plain.directory / "export")
+    assert "values in [0, 1] (8 bits: divided by 255, 16 bits: by 65535)" in (folder / "README.md").read_text()
