@@ -1,0 +1,94 @@
+"""What a 16-bit slice costs as a PNG file: size, writing and reading, by encoder and compression level.
+
+    python benchmarks/png.py FOLDER                      a data set of `bigrun data fetch chest-ct`; two minutes
+    python benchmarks/png.py FOLDER --slices 4 --rounds 1
+
+`up` is the encoder of `bigrun data import`: every row as its difference from the row above. `Pillow` chooses a filter
+for each row. Both are read by Pillow, from memory, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from reporting import header, positive, table
+
+from bigrun_ct_import.png import COMPRESS_LEVEL, encode_png
+
+Pixels = npt.NDArray[np.uint16]
+LEVELS = range(10)
+
+
+def with_pillow(pixels: Pixels, level: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=level)
+    return file.getvalue()
+
+
+ENCODERS: dict[str, Callable[[Pixels, int], bytes]] = {"up": encode_png, "Pillow": with_pillow}
+
+
+def read(data: bytes) -> Pixels:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def load(folder: Path, count: int) -> list[Pixels]:
+    """So many slices, spread over all."""
+    paths = sorted(folder.glob("*/*.png"))
+    if not paths:
+        raise SystemExit(f"{folder}: no slices there; expected a folder of `bigrun data import` or `bigrun data fetch`")
+    chosen = [paths[i * len(paths) // count] for i in range(count)] if count < len(paths) else paths
+    return [read(path.read_bytes()) for path in chosen]
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """CPU time of one call."""
+    begin = time.process_time()
+    work()
+    return 1e3 * (time.process_time() - begin)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--slices", type=positive, default=20)
+    parser.add_argument("--rounds", type=positive, default=7)
+    options = parser.parse_args()
+    slices = load(options.folder, options.slices)
+    kinds = [(name, level) for name in ENCODERS for level in LEVELS]
+    writing: dict[tuple[str, int], float] = {}
+    files = {}
+    for name, level in kinds:
+        encode = ENCODERS[name]
+        writing[name, level] = milliseconds(lambda e=encode, at=level: [e(s, at) for s in slices]) / len(slices)
+        files[name, level] = [encode(pixels, level) for pixels in slices]
+        assert all(np.array_equal(read(data), s) for data, s in zip(files[name, level], slices, strict=True))
+    reading: dict[tuple[str, int], list[float]] = {kind: [] for kind in kinds}
+    for _ in range(options.rounds):
+        for kind in kinds:
+            reading[kind].append(milliseconds(lambda k=kind: [read(data) for data in files[k]]) / len(slices))
+    print(header("16-bit slices as PNG files"))
+    height, width = slices[0].shape
+    what = f"{len(slices)} slices of {height} x {width}, CPU time; reading is the median of {options.rounds} rounds"
+    print(f"work      {what}\n")
+    usual = statistics.median(reading["up", COMPRESS_LEVEL])
+    rows = []
+    for name, level in kinds:
+        took = statistics.median(reading[name, level])
+        size = statistics.mean(map(len, files[name, level]))
+        numbers = (f"{size / 1e3:.0f}", f"{writing[name, level]:.1f}", f"{took:.2f}", f"{took / usual:.2f}")
+        rows.append((f"{name}, level {level}", *numbers))
+    print(table(("encoder", "kB", "write ms", "read ms", "read ratio"), rows))
+
+
+if __name__ == "__main__":
+    main()
