@@ -243,7 +243,7 @@ def test_a_data_set_of_nothing_is_refused(folder: Path) -> None:
 
 def test_bad_images_end_the_run_with_their_names_and_the_checkpoints_stay(folder: Path) -> None:
     command(folder, "run", "tiny.toml", "--set", "run.max_steps=2")
-    for bad in (folder / "images").iterdir():
+    for bad in (folder / "images").rglob("*.png"):
         bad.write_bytes(bad.read_bytes()[:200])
     done = command(folder, "run", "tiny.toml", "--set", "run.max_steps=9")
     assert done.returncode == 1

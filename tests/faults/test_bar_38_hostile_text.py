@@ -397,6 +397,8 @@ def engine_options() -> Iterator[tuple[str, Any, attrs.Attribute[Any]]]:
 def of_another_type(kind: str) -> list[Any]:
     """Values that are not of a declared type, in the words of `type_name`."""
     words = kind.split()
+    if kind == "list of string":
+        return ["text", 5, [5], [[]]]
     if kind.startswith(("list", "[")):
         return ["text", 5, ["text"], [[]]] + ([[1.0] * 7, [float("nan")] * 3] if kind.startswith("[") else [])
     if "'" in kind:
