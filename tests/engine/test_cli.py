@@ -99,7 +99,7 @@ def test_run_trains_says_what_it_does_and_leaves_its_state(folder: Path) -> None
         assert part in done.stdout
     run = folder / "runs" / "tiny"
     assert sorted(p.name for p in run.iterdir()) == [
-        "checkpoints", "config.toml", "events.jsonl", "metrics.jsonl", "provenance.json"
+        "checkpoints", "config.toml", "events.jsonl", "metrics.jsonl", "provenance.json", "saved.json",
     ]  # fmt: skip
     assert [step for step, _ in losses(run)] == [1, 2, 3, 4]
     assert (run / "config.toml").read_text() == (run / "checkpoints" / "step-00000004" / "config.toml").read_text()
