@@ -101,6 +101,7 @@ def test_the_plugins_of_a_page_can_be_activated(block: Block, tmp_path: Path, mo
     name = f"page_{block.line}_{Path(block.argument).stem}"
     (tmp_path / f"{name}.py").write_text(block.text, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)  # a script may write when it is imported
     module: Any = __import__(name)
     classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == name]
     plugins = [c for c in classes if any(hasattr(m, "bigrun_impl") for m in vars(c).values())]
