@@ -154,7 +154,7 @@ class Redactor:
         if not equals:
             return REDACTED if word.strip("\"' ") in self._exact else self.text(word)
         if is_secret_name(name):
-            return f"{self.text(name)}={REDACTED}" if value else word
+            return f"{self.text(name)}={REDACTED if value else ''}"
         return self.text(f"{name}={self._word(value)}")
 
     def event(self, event: Event) -> Event:

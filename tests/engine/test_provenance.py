@@ -232,11 +232,13 @@ def test_versions_of_packages_that_are_there() -> None:
 
 
 def test_a_plugin_that_is_no_package_is_told_by_its_source(typed: Typed) -> None:
-    Path("mine.py").write_text("class Plugin:\n    pass\n")
-    assert typed.train("--plugin", "mine:Plugin").code == 0
-    plugin = starts(typed)[0]["plugins"]["mine:Plugin"]
-    assert plugin["file"] == str(typed.folder / "mine.py")
-    expected = subprocess.run(["sha256sum", "mine.py"], capture_output=True, text=True, check=True).stdout.split()[0]
+    Path("own_source.py").write_text("class Plugin:\n    pass\n")
+    assert typed.train("--plugin", "own_source:Plugin").code == 0
+    plugin = starts(typed)[0]["plugins"]["own_source:Plugin"]
+    assert plugin["file"] == str(typed.folder / "own_source.py")
+    expected = subprocess.run(
+        ["sha256sum", "own_source.py"], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
     assert plugin["sha256"] == expected
     made = type("Made", (), {})
     made.__module__ = "__main__"

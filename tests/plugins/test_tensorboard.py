@@ -115,6 +115,7 @@ def test_a_resumed_run_has_no_step_twice(bigrunner: Runner) -> None:
 def test_a_run_that_died_before_its_first_checkpoint_begins_its_curves_again(bigrunner: Runner) -> None:
     died = bigrunner.run("tensorboard", steps=3)
     shutil.rmtree(died.directory / "checkpoints")
+    (died.directory / "saved.json").unlink()
     again = bigrunner.run("tensorboard", steps=2, directory=died.directory, run={"max_steps": 2})
     again.assert_finished()
     assert_same_points(again.directory, points(again))

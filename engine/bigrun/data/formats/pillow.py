@@ -91,6 +91,8 @@ def describe_tiff(path: str, image: Image.Image) -> str | None:
                 f"{most}-bit {stored} samples (mode {image.mode}) cannot be read without loss; expected 8 or 16 bits "
                 "unsigned or float32 in [0, 1]: convert the file",
             )
+        if form == FLOATS and image.tag_v2.prefix == b"MM":  # type: ignore[attr-defined]
+            return "floats in big-endian order"  # of compressed ones Pillow (13.0) forgets the order, without a word
         if samples != len(image.getbands()) or (most > 8 and samples > 1) or image.mode == "LAB":
             return f"{samples} channels of {most} bits"
     image.seek(0)
