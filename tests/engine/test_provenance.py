@@ -232,12 +232,12 @@ def test_versions_of_packages_that_are_there() -> None:
 
 
 def test_a_plugin_that_is_no_package_is_told_by_its_source(typed: Typed) -> None:
-    Path("own_source.py").write_text("class Plugin:\n    pass\n")
-    assert typed.train("--plugin", "own_source:Plugin").code == 0
-    plugin = starts(typed)[0]["plugins"]["own_source:Plugin"]
-    assert plugin["file"] == str(typed.folder / "own_source.py")
+    Path("theirs.py").write_text("class Plugin:\n    pass\n")
+    assert typed.train("--plugin", "theirs:Plugin").code == 0
+    plugin = starts(typed)[0]["plugins"]["theirs:Plugin"]
+    assert plugin["file"] == str(typed.folder / "theirs.py")
     expected = subprocess.run(
-        ["sha256sum", "own_source.py"], capture_output=True, text=True, check=True
+        ["sha256sum", "theirs.py"], capture_output=True, text=True, check=True
     ).stdout.split()[0]
     assert plugin["sha256"] == expected
     made = type("Made", (), {})
