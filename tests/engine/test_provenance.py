@@ -236,9 +236,7 @@ def test_a_plugin_that_is_no_package_is_told_by_its_source(typed: Typed) -> None
     assert typed.train("--plugin", "theirs:Plugin").code == 0
     plugin = starts(typed)[0]["plugins"]["theirs:Plugin"]
     assert plugin["file"] == str(typed.folder / "theirs.py")
-    expected = subprocess.run(
-        ["sha256sum", "theirs.py"], capture_output=True, text=True, check=True
-    ).stdout.split()[0]
+    expected = subprocess.run(["sha256sum", "theirs.py"], capture_output=True, text=True, check=True).stdout.split()[0]
     assert plugin["sha256"] == expected
     made = type("Made", (), {})
     made.__module__ = "__main__"
