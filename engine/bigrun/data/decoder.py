@@ -85,12 +85,13 @@ class Decoder:
         return Decoded(images, np.array(taken, dtype=np.int64), epochs, tuple(faults))
 
     def candidates(self, epoch: int, index: int) -> Iterator[int]:
-        """The image itself, then others in the order of their draws, each once."""
+        """The image itself, then others in the order of their draws, each once; of a small data set all."""
         yield index
-        tried = {index}
+        tried, images = {index}, len(self.dataset)
         draws = uniforms(self.seed, "replacement", epoch, index, count=ATTEMPTS)
-        for candidate in (draws * len(self.dataset)).astype(np.int64).tolist():
-            if candidate not in tried:
+        drawn = (draws * images).astype(np.int64).tolist()
+        for candidate in (*drawn, *((index + k) % images for k in range(1, ATTEMPTS + 1))):
+            if candidate not in tried and len(tried) <= ATTEMPTS:
                 tried.add(candidate)
                 yield candidate
 
