@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -100,22 +99,7 @@ def fixed_images(run: Run) -> Iterator[Tensor]:
         DataError: none can be read.
     """
     config, dataset = run.config, run.dataset
-    plain = attrs.evolve(
-        config.views,
-        global_crops=2,  # the second is equal
-        local_crops=0,
-        global_size_px=config.views.pairs[0][0],
-        sizes_px=None,
-        size_weights=None,
-        share_colour=False,
-        global_scale=(1.0, 1.0),
-        aspect_ratio=(1.0, 1.0),
-        flip_probability=0.0,
-        colour_probability=0.0,
-        grayscale_probability=0.0,
-        blur_probability=(0.0, 0.0, 0.0),
-        solarise_probability=0.0,
-    )
+    plain = config.views.undistorted(config.views.pairs[0][0])
     views = Views(plain, config.model.in_channels, config.run.seed, tone=Steady(run.views.tone))
     count = min(IMAGES, len(dataset))
     wanted = [i * len(dataset) // count for i in range(count)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
 import torch
 from torch import Tensor
 
@@ -44,22 +43,7 @@ def middle_squares(run: Run, count: int, side_px: int) -> tuple[Tensor, Tensor, 
     indices = torch.tensor(list(found))
     samples = Samples.pack(list(found.values()), indices, torch.zeros_like(indices))
     config = run.config
-    plain = attrs.evolve(
-        config.views,
-        global_crops=2,  # the second is equal
-        local_crops=0,
-        global_size_px=side,
-        sizes_px=None,
-        size_weights=None,
-        share_colour=False,
-        global_scale=(1.0, 1.0),
-        aspect_ratio=(1.0, 1.0),
-        flip_probability=0.0,
-        colour_probability=0.0,
-        grayscale_probability=0.0,
-        blur_probability=(0.0, 0.0, 0.0),
-        solarise_probability=0.0,
-    )
+    plain = config.views.undistorted(side)
     views = Views(plain, config.model.in_channels, config.run.seed, tone=Steady(run.views.tone))
     crops = views(samples, torch.device("cpu"), step=1).global_crops[: len(found)]
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (config.views.mean, config.views.std))

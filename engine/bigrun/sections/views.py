@@ -107,6 +107,25 @@ class Views:
         """The sides (global, local) that occur, in pixels; local ones mean nothing without local crops."""
         return self.sizes_px or ((self.global_size_px, self.local_size_px),)
 
+    def undistorted(self, side_px: int) -> Views:
+        """For pictures and scores: the central square of each image at one size, normalised, with nothing drawn."""
+        return attrs.evolve(
+            self,
+            global_crops=2,  # the second is equal
+            local_crops=0,
+            global_size_px=side_px,
+            sizes_px=None,
+            size_weights=None,
+            share_colour=False,
+            global_scale=(1.0, 1.0),
+            aspect_ratio=(1.0, 1.0),
+            flip_probability=0.0,
+            colour_probability=0.0,
+            grayscale_probability=0.0,
+            blur_probability=(0.0, 0.0, 0.0),
+            solarise_probability=0.0,
+        )
+
     def sides(self) -> Iterator[tuple[str, int]]:
         """Every side that occurs, with the name of its option."""
         mixed = self.sizes_px is not None

@@ -1,9 +1,11 @@
-"""Checkpoints that are not where they were: a run does not begin anew over what it has written."""
+"""Found by a trial: checkpoints that are gone or litter beside them, a disk too small, a directory in use."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,11 @@ from acting import events
 from disks import small_disk
 from training import Training
 
+from bigrun.checkpoint import manifest
+from bigrun.checkpoint.listing import look
+from bigrun.errors import UsageError
+from bigrun.lock import RunLock
+from bigrun.replay.replay import replay
 from bigrun.saved import SAVED
 from bigrun.testing.runner import Runner
 
@@ -63,3 +70,54 @@ def test_a_disk_that_turns_out_to_be_too_small_keeps_two_from_then_on(bigrunner:
     assert failed.facts["failed_step"] == 4
     (event,) = events(result, "checkpoints-fewer")
     assert event.step == 4
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_what_a_look_at_a_folder_leaves_is_no_damage(bigrunner: Runner, name: str) -> None:
+    path = bigrunner.run(steps=2).directory / "checkpoints" / "step-00000002"
+    (path / name).write_bytes(b"\0")
+    assert manifest.verify(path) == []
+    (path / "extra.txt").touch()
+    (problem,) = manifest.verify(path)
+    assert problem.startswith("extra.txt: is not in MANIFEST.json: remove it")
+    assert next(entry for entry in look(path.parents[1]) if entry.step == 2).condition == "damaged"
+
+
+def test_a_supervisor_does_not_wait_to_take_over_the_run_of_another(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    assert training().returncode == 0
+    lock = RunLock(training.run)
+    lock.acquire()
+    try:
+        refused = training("--supervise", "--set", "run.max_steps=8")
+    finally:
+        lock.release()
+    assert refused.returncode == 2
+    assert "is in use by process" in refused.stderr
+    assert "restart" not in refused.stderr
+
+
+def test_a_lock_is_looked_at_without_a_trace(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path)
+    lock.check_free()
+    assert list(tmp_path.iterdir()) == []
+    lock.path.write_text('{"host": "elsewhere", "pid": 1, "started_utc": "then"}')
+    before = lock.path.read_text()
+    lock.check_free()  # nobody touches it: its owner is dead
+    assert lock.path.read_text() == before
+
+
+def test_a_step_behind_the_end_is_not_replayed(bigrunner: Runner) -> None:
+    result = bigrunner.run("demo-photos", steps=2, dataset=False)
+    with pytest.raises(UsageError, match=r"--step 9: the run has 2 steps"):
+        replay(result.directory, 9)
+
+
+def test_a_drill_in_a_file_is_refused(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    (tmp_path / "afile").touch()
+    words = [sys.executable, "-m", "bigrun", "drill", "tiny.toml", "--dir", "afile"]
+    done = subprocess.run(words, cwd=training.folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "--dir afile: no folder can be made there" in done.stderr
+    assert "Traceback" not in done.stderr
