@@ -4,7 +4,8 @@
     python benchmarks/png.py FOLDER --slices 4 --rounds 1
 
 `up` is the encoder of `bigrun data import`: every row as its difference from the row above. `Pillow` chooses a filter
-for each row. Both are read by Pillow, from memory, in turn.
+for each row. Both are read from memory, in turn, by Pillow and by imagecodecs (the extra `formats`), which reads slices
+where it is installed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -39,6 +41,9 @@ ENCODERS: dict[str, Callable[[Pixels, int], bytes]] = {"up": encode_png, "Pillow
 def read(data: bytes) -> Pixels:
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image)
+
+
+READERS: dict[str, Callable[[bytes], Pixels]] = {"Pillow": read, "imagecodecs": imagecodecs.png_decode}
 
 
 def load(folder: Path, count: int) -> list[Pixels]:
@@ -72,22 +77,26 @@ def main() -> None:
         writing[name, level] = milliseconds(lambda e=encode, at=level: [e(s, at) for s in slices]) / len(slices)
         files[name, level] = [encode(pixels, level) for pixels in slices]
         assert all(np.array_equal(read(data), s) for data, s in zip(files[name, level], slices, strict=True))
-    reading: dict[tuple[str, int], list[float]] = {kind: [] for kind in kinds}
+    ways = [(kind, reader) for kind in kinds for reader in READERS]
+    reading: dict[tuple[tuple[str, int], str], list[float]] = {way: [] for way in ways}
     for _ in range(options.rounds):
-        for kind in kinds:
-            reading[kind].append(milliseconds(lambda k=kind: [read(data) for data in files[k]]) / len(slices))
+        for kind, reader in ways:
+            decode = READERS[reader]
+            took = milliseconds(lambda k=kind, d=decode: [d(data) for data in files[k]])
+            reading[kind, reader].append(took / len(slices))
     print(header("16-bit slices as PNG files"))
     height, width = slices[0].shape
     what = f"{len(slices)} slices of {height} x {width}, CPU time; reading is the median of {options.rounds} rounds"
     print(f"work      {what}\n")
-    usual = statistics.median(reading["up", COMPRESS_LEVEL])
+    usual = statistics.median(reading[("up", COMPRESS_LEVEL), "Pillow"])
     rows = []
     for name, level in kinds:
-        took = statistics.median(reading[name, level])
+        times = [statistics.median(reading[(name, level), reader]) for reader in READERS]
         size = statistics.mean(map(len, files[name, level]))
-        numbers = (f"{size / 1e3:.0f}", f"{writing[name, level]:.1f}", f"{took:.2f}", f"{took / usual:.2f}")
-        rows.append((f"{name}, level {level}", *numbers))
-    print(table(("encoder", "kB", "write ms", "read ms", "read ratio"), rows))
+        read_in = [cell for took in times for cell in (f"{took:.2f}", f"{took / usual:.2f}")]
+        rows.append((f"{name}, level {level}", f"{size / 1e3:.0f}", f"{writing[name, level]:.1f}", *read_in))
+    columns = [cell for reader in READERS for cell in (f"{reader} read ms", "ratio")]
+    print(table(("encoder", "kB", "write ms", *columns), rows))
 
 
 if __name__ == "__main__":

@@ -312,6 +312,18 @@ def test_workers_micro_batches_and_memory_change_nothing(bigrunner: Runner, root
     assert parts.losses == pytest.approx(whole.losses, rel=1e-5)
 
 
+def test_an_export_has_no_processor_that_would_divide_hounsfield_units_by_255(
+    bigrunner: Runner, root: Path, tmp_path: Path
+) -> None:
+    result = train(bigrunner, root, steps=1, **run_views())
+    result.assert_finished()
+    folder = export_checkpoint(result.directory, "transformers", tmp_path / "out")
+    assert not (folder / "preprocessor_config.json").exists()
+    card = (folder / "README.md").read_text()
+    assert "There is no processor of images" in card
+    assert "CT in Hounsfield units: -700 HU becomes 0 and 700 HU becomes 1" in card
+
+
 def test_somebody_elses_data_set_keeps_its_own_tone(bigrunner: Runner, root: Path) -> None:
     result = bigrunner.run("ct-slices", config={}, steps=1)
     result.assert_finished()

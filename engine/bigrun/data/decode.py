@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bigrun.data.faults import BadImageError
 from bigrun.data.formats.contents import HEAD_BYTES, NAMES, describe_foreign, kind_of
+from bigrun.data.formats.grey16 import is_grey16, read_grey16
 from bigrun.data.formats.npy import read_npy
 from bigrun.data.formats.opening import fault_of_system, is_of_machine, open_regular
 from bigrun.data.formats.pillow import read_pillow
@@ -55,6 +56,11 @@ def decode(path: str, file: BinaryIO, channels: int | None) -> npt.NDArray[Any]:
             return read_npy(path, file, channels)
         if kind == "PNG" and is_deep(head):
             return read_png16(path, file, head)
+        if kind == "PNG" and is_grey16(head):
+            grey = read_grey16(file)
+            if grey is not None:
+                return grey
+            file.seek(0)
         return read_pillow(path, file, kind)
     except BadImageError:
         raise

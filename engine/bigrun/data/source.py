@@ -24,8 +24,12 @@ def read_source(
     """What PRESET|DIR and its overrides mean: an existing folder is one of images, anything else a preset.
 
     Raises:
-        UsageError: as `read_preset`.
+        UsageError: as `read_preset`, or it looks like a folder and is none.
     """
+    if "/" in source and not source.endswith(".toml") and not Path(source).exists():
+        raise UsageError(
+            f"{source}: no such folder; expected a folder of images, or a preset: a file that ends in .toml"
+        )
     if not Path(source).is_dir():
         return read_preset(source, sets, plugins, no_plugins)
     tables = {"data": {"path": source}}

@@ -58,14 +58,12 @@ def usage(target: Target, source: Source) -> str:
 
 
 def input_section(source: Source) -> str:
-    from bigrun.data.tone import FullRange  # of checkpoints that do not say it
-
     views, patch = source.views, source.model.patch_size_px
     sizes = " and ".join(str(size) for size in sorted({size for size, _ in views.pairs}))
     return (
-        f"## Input\n\nFloat (n, {source.model.in_channels}, H, W): values in [0, 1] "
-        f"({source.facts.get('tone') or FullRange().describe()}), minus the mean, divided by the standard deviation of "
-        f"each channel. Trained on crops of {sizes} pixels a side; any sides that are multiples of {patch} will do.\n\n"
+        f"## Input\n\nFloat (n, {source.model.in_channels}, H, W): values in [0, 1] ({source.tone}), minus the mean, "
+        f"divided by the standard deviation of each channel. Trained on crops of {sizes} pixels a side; any sides that "
+        f"are multiples of {patch} will do.\n\n"
         f"| | |\n|---|---|\n| mean | {numbers(views.mean)} |\n| standard deviation | {numbers(views.std)} |\n"
         "| resizing | bicubic, antialiased |"
     )

@@ -60,6 +60,20 @@ class Source:
         return max(size for size, _ in self.views.pairs)
 
     @property
+    def tone(self) -> str:
+        """What stored values become 0 and 1."""
+        from bigrun.data.tone import FullRange  # of checkpoints that do not say it
+
+        return str(self.facts.get("tone") or FullRange().describe())
+
+    @property
+    def has_full_range(self) -> bool:
+        """Whether that is the whole range of the stored type, which is what other libraries take for granted."""
+        from bigrun.data.tone import FullRange
+
+        return self.tone == FullRange().describe()
+
+    @property
     def parameters(self) -> int:
         """Numbers that were learned."""
         return sum(parameter.numel() for parameter in self.network().parameters())

@@ -24,7 +24,7 @@ KEY_BIAS = ".attention.k_proj.bias"
 
 
 class Transformers(Target):
-    """The model, and the processor of its images."""
+    """The model, and the processor of its images where they are prepared as transformers can."""
 
     name = "transformers"
     package = "transformers"
@@ -35,10 +35,9 @@ class Transformers(Target):
     def files(self, source: Source) -> dict[str, bytes]:
         weights = translate("transformers", source, layerscale=source.model.layerscale or 1.0)
         has_key_bias = complete_key_biases(weights)
-        documents = {
-            "config.json": model_config(source, has_key_bias=has_key_bias),
-            "preprocessor_config.json": processor_config(source),
-        }
+        documents = {"config.json": model_config(source, has_key_bias=has_key_bias)}
+        if source.has_full_range:
+            documents["preprocessor_config.json"] = processor_config(source)
         files = {name: (json.dumps(document, indent=2) + "\n").encode() for name, document in documents.items()}
         return files | {"model.safetensors": encode_weights(weights)}
 
@@ -53,9 +52,14 @@ with torch.no_grad():
 cls, patches = tokens[:, 0], tokens[:, {1 + source.model.storage_tokens}:]"""
 
     def notes(self, source: Source) -> str:
+        processor = (
+            '`AutoImageProcessor.from_pretrained(".")` prepares 8-bit images as above.'
+            if source.has_full_range
+            else "There is no processor of images: those of transformers only divide, which is not what is said below."
+        )
         return (
-            '`AutoImageProcessor.from_pretrained(".")` prepares 8-bit images as above. transformers 4.56 is the first '
-            "that has the model. The norm of local crops, which only pre-training needs, is not here."
+            f"{processor} transformers 4.56 is the first that has the model. The norm of local crops, which only "
+            "pre-training needs, is not here."
         )
 
     def version(self) -> str:
