@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from bigrun.data.faults import BadImageError
 from bigrun.data.formats.limits import require_size
+from bigrun.data.formats.png_rows import has_all_rows
 from bigrun.data.formats.tiff import NO_PAGE, read_tiff, stack
 from bigrun.data.formats.truncation import is_cut_tiff
 from bigrun.data.formats.values import unit_floats, upright
@@ -41,7 +42,10 @@ def read_pillow(path: str, file: BinaryIO, kind: str) -> Pixels:
     try:
         with without_warnings(), Image.open(file, formats=FORMATS) as image:
             if kind != "TIFF":
-                return pixels_of(path, image)
+                pixels = pixels_of(path, image)
+                if kind == "PNG" and has_dark_row(image) and not has_all_rows(file):
+                    raise BadImageError(path, "truncated", "truncated: its data end before its last row")
+                return pixels
             what = describe_tiff(path, image)
             if what is None:
                 return read_pages(path, image)
@@ -109,8 +113,10 @@ def pixels_of(path: str, image: Image.Image) -> Pixels:
     orientation = orientation_of(image)
     if image.mode.startswith("I;16"):
         deep = np.asarray(image).astype(np.uint16)[None]
-        inverted = image.format == "TIFF" and tag(image, PHOTOMETRIC, 1) == 0  # Pillow inverts up to 8 bits
-        return upright(65535 - deep if inverted else deep, orientation)
+        if image.format == "TIFF" and tag(image, PHOTOMETRIC, 1) == 0:  # Pillow inverts up to 8 bits
+            deep = 65535 - deep
+        clear = image.info.get("transparency") if image.format == "PNG" else None
+        return upright(deep if clear is None else np.where(deep == clear, np.uint16(65535), deep), orientation)
     if image.mode == "F":
         return upright(unit_floats(path, np.array(image, dtype=np.float32)[None]), orientation)
     if image.mode == "I":
@@ -119,6 +125,11 @@ def pixels_of(path: str, image: Image.Image) -> Pixels:
         )
     pixels = np.array(flatten(image))
     return upright(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), orientation)
+
+
+def has_dark_row(image: Image.Image) -> bool:
+    """Whether the last row as stored is all zero, as Pillow leaves a row that the file does not have."""
+    return not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
 
 
 def orientation_of(image: Image.Image) -> object:
