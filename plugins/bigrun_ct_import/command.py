@@ -21,10 +21,10 @@ __all__ = ["import_"]
 @click.option(
     "--min-slices", type=click.IntRange(min=1), default=1, show_default=True, help="Smaller series are skipped."
 )
-@click.option("--any-plane", is_flag=True, help="Coronal, sagittal and oblique DICOM series too.")
+@click.option("--any-plane", is_flag=True, help="Coronal, sagittal and oblique series too.")
 @click.option(
-    "--patient-from", type=click.Choice(["file", "folder"]), default="file", show_default=True,
-    help="NIfTI and NRRD name no patient: each file is one, or each folder directly below SRC.",
+    "--patient-from", type=click.Choice(["file", "folder"]),
+    help="NIfTI and NRRD name no patient: each file is one, or each folder directly below SRC.  [default: not known]",
 )  # fmt: skip
 @click.option(
     "--keep-names", is_flag=True, help="Series of NIfTI and NRRD are called as their files, which are public."
@@ -48,7 +48,7 @@ def import_(
     workers: int | None,
     min_slices: int,
     any_plane: bool,
-    patient_from: str,
+    patient_from: str | None,
     keep_names: bool,
     no_value_check: bool,
     modality: str,

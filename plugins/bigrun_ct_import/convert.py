@@ -3,6 +3,7 @@ one slice at a time."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from bigrun_ct_import.content import unreadable
 from bigrun_ct_import.find import Found
 from bigrun_ct_import.hounsfield import Encoding
 from bigrun_ct_import.pixels import PixelReader
@@ -18,7 +20,7 @@ from bigrun_ct_import.planes import quiet
 from bigrun_ct_import.skips import Refused, Skip
 from bigrun_ct_import.stacks import Stack
 from bigrun_ct_import.store import Record, write_series
-from bigrun_ct_import.volumes import Volume, read_volume, require_hounsfield
+from bigrun_ct_import.volumes import AIR_FRACTION, AIR_HU, read_volume, require_hounsfield
 
 __all__ = ["Names", "Settings", "Task", "convert"]
 
@@ -48,19 +50,28 @@ class Names:
 
 @attrs.frozen
 class Task:
-    """A series to be written to `out`."""
+    """A series to be written to `out`.
+
+    Attributes:
+        how, origin: see `Record`.
+        images: (name, what its file holds) of each plane, or of the volume.
+        before: names of the images of which the series is made that is there: none of them may get lost.
+    """
 
     out: Path
     names: Names
-    fingerprint: str
+    how: str
+    origin: str
+    images: tuple[tuple[str, str], ...] = attrs.field(repr=False)
     settings: Settings
     source: Stack | Found
+    before: frozenset[str] = frozenset()
 
     @property
     def paths(self) -> tuple[str, ...]:
         if isinstance(self.source, Found):
             return (str(self.source.path),)
-        return tuple(plane.path for plane in self.source.planes)
+        return tuple(dict.fromkeys(plane.path for plane in self.source.planes))
 
 
 @attrs.define
@@ -74,6 +85,7 @@ class Tally:
     low: int = 0
     high: int = 0
     unknown: int = 0
+    air: int = 0
 
     def encode(self, slices: Slices) -> Iterator[tuple[int, npt.NDArray[np.uint16]]]:
         for number, values in slices:
@@ -83,14 +95,16 @@ class Tally:
             self.low += int((values < self.encoding.low).sum())
             self.high += int((values > self.encoding.high).sum())
             self.unknown += int(np.isnan(values).sum())
+            self.air += int((values < AIR_HU).sum())
             yield number, self.encoding.encode(values)
 
 
 def convert(task: Task) -> tuple[Record | None, list[Skip]]:
-    """The record of a series that was written, and what was left out.
+    """The record of a series that was written, and what was left out; of slices its record says it, too.
 
     Raises:
         OSError: it cannot be written.
+        BigrunError: this process lacks what every file needs.
     """
     skips: list[Skip] = []
     with quiet():
@@ -99,37 +113,61 @@ def convert(task: Task) -> tuple[Record | None, list[Skip]]:
                 return convert_volume(task, task.source), skips
             return convert_stack(task, task.source, skips), skips
         except Refused as refused:
-            left = [skip.paths[0] for skip in skips]
-            paths = tuple(path for path in task.paths if path not in left)
-            skips.append(Skip(refused.reason, paths, refused.detail, series=True, images=len(task.paths) - len(left)))
-            return None, skips
+            return None, all_of(task, refused, skips)
+        except MemoryError as error:
+            raise unreadable(task.paths[0], error) from None
+
+
+def all_of(task: Task, refused: Refused, skips: list[Skip]) -> list[Skip]:
+    """What was left out where nothing was written, `skips` of it slice by slice."""
+    rest = len(task.images) - len(skips)
+    if not rest:
+        return [Skip(skips[0].reason, task.paths, skips[0].detail, series=True, images=len(skips))]
+    left = {path for skip in skips for path in skip.paths}
+    paths = tuple(path for path in task.paths if path not in left)
+    return [*skips, Skip(refused.reason, paths, refused.detail, series=True, images=rest)]
 
 
 def convert_volume(task: Task, found: Found) -> Record:
-    """Raises: Refused, OSError."""
+    """Raises: Refused, OSError, BigrunError."""
     volume = read_volume(found.path, found.kind)
+    if volume.plane != "axial" and not task.settings.any_plane:
+        raise Refused("not-axial", f"{volume.tilt_degrees:.1f} degrees")
     if task.settings.check_values:
         require_hounsfield(volume)
-    return write(task, volume.slices(), lambda tally: record_of_volume(task, volume, tally))
-
-
-def record_of_volume(task: Task, volume: Volume, tally: Tally) -> Record:
-    return record_of(
-        task,
-        tally,
-        spacing_mm=volume.spacing_mm,
-        tilt_degrees=round(volume.tilt_degrees, 2),
-        is_turned=volume.is_turned,
-    )
-
-
-def convert_stack(task: Task, stack: Stack, skips: list[Skip]) -> Record:
-    """Raises: Refused, OSError."""
 
     def record(tally: Tally) -> Record:
         return record_of(
             task,
             tally,
+            images=dict(task.images),
+            left={},
+            spacing_mm=volume.spacing_mm,
+            plane=volume.plane,
+            tilt_degrees=round(volume.tilt_degrees, 2),
+            is_turned=volume.is_turned,
+        )
+
+    return write(task, volume.slices(), record)
+
+
+def convert_stack(task: Task, stack: Stack, skips: list[Skip]) -> Record:
+    """Raises: Refused, OSError, BigrunError."""
+
+    def record(tally: Tally) -> Record:
+        written = set(tally.numbers)
+        images = {
+            name: held for number, (name, held) in zip(stack.numbers, task.images, strict=True) if number in written
+        }
+        if not task.before <= images.keys():
+            raise Refused("part-of-series", "slices that are in the data set cannot be read any more")
+        between = sum(tally.numbers[0] < number < tally.numbers[-1] for number in set(stack.numbers) - written)
+        return record_of(
+            task,
+            tally,
+            images=images,
+            left=dict(Counter(skip.reason for skip in skips)),
+            missing=stack.missing + between,
             spacing_mm=stack.spacing_mm,
             plane=stack.plane,
             tilt_degrees=round(stack.tilt_degrees, 2),
@@ -148,22 +186,21 @@ def read_stack(stack: Stack, skips: list[Skip]) -> Slices:
         try:
             values = reader.read(plane)
         except Refused as refused:
-            skips.append(Skip(refused.reason, (plane.path,), refused.detail))
+            skips.append(refused.skip(plane.path))
         else:
             yield number, stack.turn(values)
 
 
 def write(task: Task, slices: Slices, record: Callable[[Tally], Record]) -> Record:
-    """Raises: Refused where there are too few slices; nothing is there then."""
+    """Raises: Refused where there are too few slices, or `record` does; all is as it was then."""
     tally = Tally(task.settings.encoding)
 
-    def finish() -> Record | None:
-        return record(tally) if len(tally.numbers) >= task.settings.min_slices else None
+    def finish() -> Record:
+        if len(tally.numbers) < task.settings.min_slices:
+            raise Refused("few-slices", f"{len(tally.numbers)} slices")
+        return record(tally)
 
-    written = write_series(task.out, task.names.series, tally.encode(slices), finish)
-    if written is None:
-        raise Refused("few-slices", f"{len(tally.numbers)} slices")
-    return written
+    return write_series(task.out, task.names.series, tally.encode(slices), finish)
 
 
 def record_of(task: Task, tally: Tally, **facts: Any) -> Record:
@@ -177,12 +214,14 @@ def record_of(task: Task, tally: Tally, **facts: Any) -> Record:
         modality=settings.modality,
         slope=settings.encoding.slope,
         offset=settings.encoding.offset,
-        fingerprint=task.fingerprint,
+        how=task.how,
+        origin=task.origin,
         shape=tally.shape,
         numbers=tuple(tally.numbers),
         values=tally.values,
         low=tally.low,
         high=tally.high,
         unknown=tally.unknown,
+        has_air=settings.modality != "CT" or tally.air >= AIR_FRACTION * tally.values,
         **facts,
     )

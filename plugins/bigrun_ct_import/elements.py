@@ -54,10 +54,14 @@ def rescale(value: Callable[..., Any], modality: str) -> tuple[float, float]:
 
 
 def patient_of(header: Dataset, study: str) -> str:
-    """What stands for the patient: the number; name and birth date where there is none; else the study."""
+    """What stands for the patient: the number; name and birth date where there is none; else the study.
+
+    Whose number it is (IssuerOfPatientID) does not count: it is missing in half of an archive, and to take two patients
+    for one does no harm to a split, the other way round does.
+    """
     number = str(header.get("PatientID") or "").strip()
     if number:
-        return f"id\n{number}\n{str(header.get('IssuerOfPatientID') or '').strip()}"
+        return f"id\n{number}"
     name, born = str(header.get("PatientName") or "").strip(), str(header.get("PatientBirthDate") or "").strip()
     return f"name\n{name}\n{born}" if name else f"study\n{study}"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 
+from bigrun_ct_import.content import unreadable
 from bigrun_ct_import.skips import Skip
 
 __all__ = ["Found", "find", "kind_of"]
@@ -27,8 +28,6 @@ class Found:
     path: Path
     kind: str
     size: int
-    head: bytes = attrs.field(repr=False)
-    """The first 4 KiB, in which the whole header of a volume is; empty for DICOM."""
 
 
 def find(source: Path) -> Iterator[Found | Skip]:
@@ -48,11 +47,11 @@ def find(source: Path) -> Iterator[Found | Skip]:
         for name in sorted(files):
             yield look(Path(folder) / name)
     for error in errors:
-        yield Skip("unreadable", (str(error.filename),), f"a folder: {error.strerror}")
+        yield unreadable(str(error.filename), error).skip(str(error.filename))
 
 
 def look(path: Path) -> Found | Skip:
-    """What one file is; a pipe is not opened."""
+    """What one file is; a pipe is not opened. Raises: BigrunError, see `unreadable`."""
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
@@ -60,11 +59,11 @@ def look(path: Path) -> Found | Skip:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError as error:
-        return Skip("unreadable", (str(path),), str(error.strerror))
+        return unreadable(str(path), error).skip(str(path))
     kind = kind_of(head)
     if kind is None:
         return Skip("not-a-volume", (str(path),))
-    return Found(path, kind, facts.st_size, b"" if kind == "dicom" else head)
+    return Found(path, kind, facts.st_size)
 
 
 def kind_of(head: bytes) -> str | None:

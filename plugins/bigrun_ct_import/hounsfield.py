@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 import numpy as np
 import numpy.typing as npt
+
+from bigrun.errors import UsageError
 
 __all__ = ["CT", "Encoding", "other_encoding"]
 
@@ -44,8 +48,18 @@ CT = Encoding(0.1, OFFSET, -1024.0, 3071.0)
 
 
 def other_encoding(modality: str, scale: float) -> Encoding:
-    """Steps of `scale`: for CT within its range, for anything else as far as 16 bits reach on both sides of 0."""
+    """Steps of `scale`: for CT over its range, for anything else as far as 16 bits reach on both sides of 0.
+
+    Raises:
+        UsageError: so small steps do not reach over the range of CT.
+    """
     low, high = -OFFSET * scale, (LARGEST - OFFSET) * scale
-    if modality == "CT":
-        low, high = max(CT.low, low), min(CT.high, high)
-    return Encoding(scale, OFFSET, low, high)
+    if modality != "CT":
+        return Encoding(scale, OFFSET, low, high)
+    if low > CT.low or high < CT.high:
+        least = math.ceil(1e4 * CT.high / (LARGEST - OFFSET)) / 1e4
+        raise UsageError(
+            f"--scale {scale:g}: 16 bits hold {low:g} to {high:g} HU in such steps, expected {CT.low:g} to {CT.high:g} "
+            f"at least, or air or bone would be cut off: --scale {least:g} or more"
+        )
+    return Encoding(scale, OFFSET, CT.low, CT.high)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from bigrun_ct_import.content import unreadable
 from bigrun_ct_import.skips import Refused
 
 if TYPE_CHECKING:
@@ -29,13 +30,14 @@ class PixelReader:
 
         Raises:
             Refused: the file cannot be read or decoded, or its values are not as many as the header says.
+            BigrunError: see `unreadable`.
         """
         from pydicom.pixels.utils import pixel_array
 
         try:
             stored = pixel_array(self._open(plane), index=plane.frame, raw=True)
         except Exception as error:  # a decoder of hostile bytes may raise anything
-            raise Refused("unreadable", f"{type(error).__name__}: {error}") from None
+            raise unreadable(plane.path, error) from None
         if stored.shape != plane.shape:
             raise Refused("unreadable", f"{stored.shape} values, and the header says {plane.shape}")
         return stored.astype(np.float64) * plane.slope + plane.intercept

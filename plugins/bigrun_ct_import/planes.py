@@ -6,11 +6,11 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from bigrun_ct_import.content import digest, unreadable
 from bigrun_ct_import.elements import as_list, look_up, numbers, optional_mm, patient_of, require_axes, rescale
 from bigrun_ct_import.skips import Refused, Skip
 
@@ -23,11 +23,13 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MOST_PIXELS = 1 << 26  # 8192 x 8192: scanners make 512 x 512, some 2048 x 2048
 LOCALIZER = {"LOCALIZER", "SCOUT", "SCOUT MODE", "TOPOGRAM"}
 PROJECTION = {"MIP", "MINIP", "CSA MIP", "PROJECTION IMAGE", "VRT", "VOLUME_RENDERING", "MAX_IP", "MIN_IP"}
+MAPS = {"PERFUSION", "CBF", "CBV", "RBF", "RBV", "RCBF", "RCBV", "MTT", "TTP", "TMAX", "PBV"}
+"""Derived from scans over time, in millilitres, seconds and the like. Of an original image PERFUSION says what for."""
 SCREEN = {"SCREEN SAVE", "DOSE_INFO", "DOSE"}
 
 TAGS = [
-    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "PatientID",
-    "IssuerOfPatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber",
+    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "PatientID", "PatientName",
+    "PatientBirthDate", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber",
     "AcquisitionNumber", "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness", "Rows", "Columns",
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "RescaleSlope", "RescaleIntercept",
@@ -42,6 +44,7 @@ class Plane:
 
     Attributes:
         frame: its number in a file of several, from 0; None in a file of one.
+        content: SHA-256 of the file.
         spacing_mm: between rows, and between columns.
         orientation: directions of a row and of a column, (6,).
         position_mm: the centre of the first pixel, (3,).
@@ -51,7 +54,7 @@ class Plane:
 
     path: str
     frame: int | None
-    size: int
+    content: bytes
     image: str
     instance: int
     patient: str
@@ -86,7 +89,10 @@ def quiet() -> Iterator[None]:
 
 
 def read_planes(task: tuple[Sequence[str], str]) -> tuple[list[Plane], list[Skip]]:
-    """The planes of some files of one modality, and the files that have none; for a process of a pool."""
+    """The planes of some files of one modality, and the files that have none; for a process of a pool.
+
+    Raises: BigrunError, see `unreadable`.
+    """
     paths, modality = task
     planes: list[Plane] = []
     skips: list[Skip] = []
@@ -95,9 +101,9 @@ def read_planes(task: tuple[Sequence[str], str]) -> tuple[list[Plane], list[Skip
             try:
                 planes += planes_of(path, modality)
             except Refused as refused:
-                skips.append(Skip(refused.reason, (path,), refused.detail))
+                skips.append(refused.skip(path))
             except Exception as error:  # a reader of hostile bytes may raise anything
-                skips.append(Skip("unreadable", (path,), f"{type(error).__name__}: {error}"))
+                skips.append(unreadable(path, error).skip(path))
     return planes, skips
 
 
@@ -108,13 +114,13 @@ def planes_of(path: str, modality: str) -> list[Plane]:
     header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=True)
     require_image(header, modality)
     require_decoder(header)
-    size = Path(path).stat().st_size
+    content = digest(path)
     if "PerFrameFunctionalGroupsSequence" in header:
         frames = len(header.PerFrameFunctionalGroupsSequence)
-        return [plane_of(header, path, size, frame, modality) for frame in range(frames)]
+        return [plane_of(header, path, content, frame, modality) for frame in range(frames)]
     if int(header.get("NumberOfFrames") or 1) > 1:
         raise Refused("no-geometry", "several frames without a position each")
-    return [plane_of(header, path, size, None, modality)]
+    return [plane_of(header, path, content, None, modality)]
 
 
 def require_image(header: Dataset, modality: str) -> None:
@@ -133,6 +139,8 @@ def require_image(header: Dataset, modality: str) -> None:
         raise Refused("localizer")
     if kinds & PROJECTION:
         raise Refused("projection", ", ".join(sorted(kinds & PROJECTION)))
+    if modality == "CT" and "DERIVED" in kinds and kinds & MAPS:
+        raise Refused("not-hounsfield", f"a map of {', '.join(sorted(kinds & MAPS))}")
     if int(header.get("SamplesPerPixel") or 1) != 1 or header.get("PhotometricInterpretation") != "MONOCHROME2":
         raise Refused("colour", str(header.get("PhotometricInterpretation")))
     if int(header.Rows) * int(header.Columns) > MOST_PIXELS:
@@ -156,7 +164,7 @@ def require_decoder(header: Dataset) -> None:
         raise Refused("no-decoder", f"{syntax.name}: {'; '.join(decoder.missing_dependencies)}")
 
 
-def plane_of(header: Dataset, path: str, size: int, frame: int | None, modality: str) -> Plane:
+def plane_of(header: Dataset, path: str, content: bytes, frame: int | None, modality: str) -> Plane:
     """Raises: Refused where geometry or units are not there; ValueError for a number that is none."""
 
     def value(keyword: str, *sequences: str) -> Any:
@@ -170,12 +178,12 @@ def plane_of(header: Dataset, path: str, size: int, frame: int | None, modality:
     if min(spacing) <= 0:
         raise Refused("no-geometry", f"pixel spacing {spacing}")
     study = str(header.get("StudyInstanceUID") or header.SeriesInstanceUID)
-    content = ("FrameContentSequence",)
+    frame_content = ("FrameContentSequence",)
     return Plane(
         path=path,
         frame=frame,
-        size=size,
-        image=f"{header.get('SOPInstanceUID') or path}#{frame}",
+        content=content,
+        image=f"{header.get('SOPInstanceUID') or content.hex()}#{frame}",
         instance=int(header.get("InstanceNumber") or 0),
         patient=patient_of(header, study),
         study=study,
@@ -187,8 +195,8 @@ def plane_of(header: Dataset, path: str, size: int, frame: int | None, modality:
         phase=tuple(
             str(found)
             for found in (
-                value("FrameAcquisitionNumber", *content) or value("AcquisitionNumber"),
-                value("TemporalPositionIndex", *content) or value("TemporalPositionIdentifier"),
+                value("FrameAcquisitionNumber", *frame_content) or value("AcquisitionNumber"),
+                value("TemporalPositionIndex", *frame_content) or value("TemporalPositionIdentifier"),
                 value("NominalPercentageOfCardiacPhase", "CardiacSynchronizationSequence"),
             )
         ),

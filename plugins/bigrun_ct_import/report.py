@@ -26,12 +26,14 @@ class Report:
     Attributes:
         records: every series of the data set.
         made: names of those that this import has made; the others were there.
-        skips: what was left out.
+        skips: what was left out, but for single slices, which are in the records.
+        outdated: names of volumes whose file holds something else now.
     """
 
     records: Sequence[Record]
     made: frozenset[str]
     skips: Sequence[Skip]
+    outdated: frozenset[str] = frozenset()
 
     def to_json(self) -> str:
         """`import-report.json`."""
@@ -49,7 +51,7 @@ class Report:
 
     def totals(self, records: Sequence[Record]) -> dict[str, int]:
         return {
-            "patients": len({record.patient for record in records}),
+            "patients": len({record.patient for record in records} - {""}),
             "studies": len({record.study for record in records}),
             "series": len(records),
             "slices": sum(len(record.numbers) for record in records),
@@ -64,8 +66,9 @@ class Report:
         found: dict[str, dict[str, Any]] = {}
         for reason, meaning in REASONS.items():
             skips = [skip for skip in self.skips if skip.reason == reason]
-            if skips:
-                images, series = sum(skip.images for skip in skips), sum(skip.series for skip in skips)
+            slices = sum(record.left.get(reason, 0) for record in self.records)
+            if skips or slices:
+                images, series = slices + sum(skip.images for skip in skips), sum(skip.series for skip in skips)
                 found[reason] = {"images": images, "series": series, "meaning": meaning}
         return found
 
@@ -78,7 +81,10 @@ class Report:
             "turned": [r for r in self.records if r.is_turned],
             "not-axial": [r for r in self.records if r.plane != "axial"],
             "lossy": [r for r in self.records if r.is_lossy],
-            "clipped": [r for r in self.records if r.high],
+            "clipped": [r for r in self.records if r.high or (r.low and r.modality != "CT")],
+            "no-air": [r for r in self.records if not r.has_air],
+            "no-patient": [r for r in self.records if not r.patient],
+            "outdated": [r for r in self.records if r.series in self.outdated],
         }
         return {note: [record.series for record in records] for note, records in rules.items() if records}
 
@@ -103,19 +109,24 @@ class Report:
         missing = sum(record.missing for record in self.records)
         texts = {
             "gaps": f"slices are missing between others ({missing:,}); their numbers are left out in slice_index",
-            "irregular": "distances between slices are not regular",
+            "irregular": "distances between slices are not regular; only slices at the usual one are neighbours",
             "tilted": f"tilted by more than {TILTED_DEGREES:g} degree against the body's axis",
             "turned": "turned or flipped, so that columns go to the left, rows to the back, slices to the head",
             "not-axial": "not axial, left as stored",
             "lossy": "were compressed with loss before they came here",
-            "clipped": f"values above the range, such as metal, were clipped ({self.clipped_share()})",
+            "clipped": f"values out of range, such as metal, were clipped ({self.clipped_share()})",
+            "no-air": "hardly any value below -500, where air is: are these Hounsfield units?",
+            "no-patient": "nobody knows of which patient: --patient-from folder, or file, says it; a split needs it",
+            "outdated": "their files have changed, and are imported beside them; to be rid of the old ones, remove "
+            f"their folders and import again: {', '.join(notes.get('outdated', []))}",
         }
         for note, names in notes.items():
             yield f"{note:<12} {len(names):,} series: {texts[note]}"
 
     def clipped_share(self) -> str:
+        low = sum(record.low for record in self.records if record.modality != "CT")
         totals = self.totals(self.records)
-        return f"{totals['values_clipped_high'] / max(totals['values'], 1):.2g} of all values"
+        return f"{(totals['values_clipped_high'] + low) / max(totals['values'], 1):.2g} of all values"
 
 
 def series_facts(record: Record) -> dict[str, Any]:
@@ -133,4 +144,5 @@ def series_facts(record: Record) -> dict[str, Any]:
         "is_lossy": record.is_lossy,
         "clipped_low": record.low,
         "clipped_high": record.high,
+        "left_out": record.left,
     }

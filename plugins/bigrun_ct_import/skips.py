@@ -26,6 +26,7 @@ REASONS = {
     "no-decoder": "compressed in a way that needs another package",
     "copy": "a copy of an image that is there already",
     "same-position": "another image at the place of one that was taken",
+    "part-of-series": "a part of a series of which more is in the data set: import a folder that holds all of it",
     "few-slices": "a series of fewer slices than --min-slices",
 }
 """Every reason, and what it means. Nothing of a patient is in either."""
@@ -59,3 +60,7 @@ class Refused(Exception):
         self.reason = reason
         self.detail = detail
         super().__init__(f"{reason}: {detail}" if detail else reason)
+
+    def skip(self, path: str, series: bool = False) -> Skip:
+        """One file that was left out for it."""
+        return Skip(self.reason, (path,), self.detail, series)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 import numpy as np
-import numpy.typing as npt
 
 from bigrun_ct_import.geometry import Turn, normal_of, plane_name, tilt_degrees, turn_of_plane
+from bigrun_ct_import.numbering import number
 from bigrun_ct_import.planes import Plane
 from bigrun_ct_import.skips import Skip
 
 __all__ = ["Stack", "stacks_of"]
 
-SAME_MM = 0.01
-"""Positions closer than this are one position; the thinnest CT slices are 0.2 mm apart."""
 SAME_DIRECTION = 0.01
-GAP = 1.5
-"""A distance of so many times the usual one: at least one slice is missing."""
-IRREGULAR = 0.1
 
 
 @attrs.frozen
@@ -29,10 +24,10 @@ class Stack:
 
     Attributes:
         key: tells it from the other stacks of its series.
-        numbers: index of each plane, counted in the usual distance: a missing slice leaves its number out.
+        numbers: index of each plane, see `Numbering`.
         spacing_mm: between columns, rows and slices of what is written, that is after `turn`.
         tilt_degrees: between its normal and the axis of the body.
-        is_irregular: distances differ from the usual one, or its multiples, by more than a tenth.
+        missing: slices that are missing between others.
     """
 
     key: str
@@ -42,17 +37,8 @@ class Stack:
     turn: Turn
     plane: str
     tilt_degrees: float
+    missing: int
     is_irregular: bool
-
-    @property
-    def missing(self) -> int:
-        """Slices that are missing between others."""
-        return self.numbers[-1] + 1 - len(self.numbers)
-
-    @property
-    def gaps(self) -> int:
-        """Places where slices are missing."""
-        return sum(b - a > 1 for a, b in zip(self.numbers, self.numbers[1:], strict=False))
 
 
 def stacks_of(planes: Iterable[Plane], any_plane: bool = False) -> Iterator[Stack | Skip]:
@@ -72,19 +58,23 @@ def stacks_of(planes: Iterable[Plane], any_plane: bool = False) -> Iterator[Stac
 
 
 def without_copies(planes: Sequence[Plane]) -> tuple[list[Plane], list[Skip]]:
-    """Each image once, whichever files hold it, in an order that does not depend on the files' names."""
-    kept: dict[str, Plane] = {}
+    """Each image once, whichever files hold it, in an order that does not depend on the files' names.
+
+    Images that are not alike are no copies, though broken exports give all of a series one number.
+    """
+    kept: dict[tuple[str, tuple[float, ...], bytes], Plane] = {}
     copies = []
-    for plane in sorted(planes, key=lambda p: (p.instance, p.image, p.path)):
-        if plane.image in kept:
+    for plane in sorted(planes, key=lambda p: (p.instance, p.image, p.position_mm, p.content, p.path)):
+        identity = plane.image, plane.position_mm, plane.content
+        if identity in kept:
             copies.append(Skip("copy", (plane.path,)))
         else:
-            kept[plane.image] = plane
+            kept[identity] = plane
     return list(kept.values()), copies
 
 
 def split(planes: Sequence[Plane]) -> Iterator[tuple[str, list[Plane]]]:
-    """Planes of one size, spacing and orientation; then of one phase, where phases repeat positions."""
+    """Planes of one size, spacing and orientation; then of one phase, where that makes better stacks."""
     groups: list[list[Plane]] = []
     for plane in planes:
         for group in groups:
@@ -97,8 +87,8 @@ def split(planes: Sequence[Plane]) -> Iterator[tuple[str, list[Plane]]]:
         first = group[0]
         shape = f"{first.shape} {tuple(round(mm, 5) for mm in first.spacing_mm)}"
         key = f"{shape} {tuple(round(direction, 2) + 0.0 for direction in first.orientation)}"
-        for phase, members in by_phase(group):
-            yield key + phase, members
+        for members in by_phase(group):
+            yield f"{key} {common_phase(members)}", members
 
 
 def is_alike(a: Plane, b: Plane) -> bool:
@@ -109,29 +99,24 @@ def is_alike(a: Plane, b: Plane) -> bool:
     )
 
 
-def by_phase(planes: Sequence[Plane]) -> Iterator[tuple[str, list[Plane]]]:
-    """Phases apart if that leaves no position twice; else all together.
-
-    There are at most as many phases as images at one position: a scanner may number every slice as an acquisition. One
-    position alone, watched over time, is no volume, however it is split.
-    """
-    repeats = Counter(positions_of(planes))
-    most = 0 if len(repeats) == 1 else max(repeats.values())
-    for depth in (1, 2, 3) if most > 1 else ():
+def by_phase(planes: Sequence[Plane]) -> list[list[Plane]]:
+    """Phases apart if more slices have a neighbour at the usual distance then, as where phases repeat positions or are
+    shifted against each other; else all together, as where a scanner numbers every slice as an acquisition."""
+    best, most = [list(planes)], number(planes).joined
+    for depth in (1, 2, 3):
         phases: dict[tuple[str, ...], list[Plane]] = defaultdict(list)
         for plane in planes:
             phases[plane.phase[:depth]].append(plane)
-        is_clean = all(len(set(positions_of(members))) == len(members) for members in phases.values())
-        if is_clean and len(phases) <= most:
-            yield from ((f" {phase}", phases[phase]) for phase in sorted(phases))
-            return
-    yield "", list(planes)
+        joined = sum(number(members).joined for members in phases.values())
+        if joined > most:
+            best, most = [phases[phase] for phase in sorted(phases)], joined
+    return best
 
 
-def positions_of(planes: Sequence[Plane]) -> list[int]:
-    """Positions along the first plane's normal, in hundredths of a millimetre."""
-    along = np.array([plane.position_mm for plane in planes]) @ normal_of(planes[0].orientation)
-    return [int(step) for step in np.rint(along / SAME_MM)]
+def common_phase(planes: Sequence[Plane]) -> tuple[str, ...]:
+    """What planes have in common of acquisition, time and phase of the heart: the same whether other phases came with
+    them or come later."""
+    return tuple(names[0] if len(set(names)) == 1 else "" for names in zip(*(p.phase for p in planes), strict=True))
 
 
 def build(key: str, planes: Sequence[Plane], any_plane: bool) -> Iterator[Stack | Skip]:
@@ -142,37 +127,25 @@ def build(key: str, planes: Sequence[Plane], any_plane: bool) -> Iterator[Stack 
         paths = tuple(plane.path for plane in planes)
         yield Skip("not-axial", paths, name, series=True, images=len(planes))
         return
-    along = np.array([plane.position_mm for plane in planes]) @ normal
-    kept: list[int] = []
-    for i in np.argsort(along, kind="stable"):  # stable: the lower instance number first
-        if kept and along[i] - along[kept[-1]] < SAME_MM:
-            yield Skip("same-position", (planes[i].path,))
-        else:
-            kept.append(int(i))
-    ordered = tuple(planes[i] for i in kept)
-    distances = np.diff(along[kept])
-    usual = usual_distance(ordered, distances)
+    numbered = number(planes)
+    for i in numbered.twice:
+        yield Skip("same-position", (planes[i].path,))
+    ordered = tuple(planes[i] for i in numbered.kept)
+    usual = numbered.usual_mm or planes[0].between_mm or planes[0].thickness_mm
     if usual is None:
         paths = tuple(plane.path for plane in ordered)
         yield Skip("no-geometry", paths, "no distance between slices", series=True, images=len(ordered))
         return
-    steps = np.maximum(np.rint(distances / usual), 1)
     turn = turn_of_plane(ordered[0].orientation) if name == "axial" else Turn()
     rows_mm, columns_mm = ordered[0].spacing_mm[:: -1 if turn.transpose else 1]
     yield Stack(
         key=key,
         planes=ordered,
-        numbers=(0, *(int(number) for number in np.cumsum(steps))),
+        numbers=numbered.numbers,
         spacing_mm=(columns_mm, rows_mm, usual),
         turn=turn,
         plane=name,
         tilt_degrees=tilt_degrees(normal),
-        is_irregular=bool(np.any(np.abs(distances / usual - steps) > IRREGULAR)),
+        missing=numbered.missing,
+        is_irregular=numbered.is_irregular,
     )
-
-
-def usual_distance(planes: Sequence[Plane], distances: npt.NDArray[np.float64]) -> float | None:
-    """Between neighbours, in mm: the median of positions; of one slice alone what its header says."""
-    if len(distances):
-        return float(np.median(distances))
-    return planes[0].between_mm or planes[0].thickness_mm

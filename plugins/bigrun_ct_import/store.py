@@ -12,7 +12,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ __all__ = ["INDEX", "Record", "Store", "replace_file", "write_series"]
 MARK = "import.json"
 INDEX = "index.csv"
 FACTS = "series.json"
-FORMAT = 1
+FORMAT = 2
 DRAFT, OLD = ".partial-", ".old-"
 COLUMNS = (
     "png_path", "series_dir", "slice_index", "spacing", "spacing_x", "spacing_y", "spacing_z", "dataset", "patient",
@@ -42,8 +42,12 @@ class Record:
     """What is known of an imported series; of patient, study and series only pseudonyms.
 
     Attributes:
-        fingerprint: of what it was made of, and how: another one means that it has to be made again.
+        how: what decided how it was written, but for the patient: another one means that it has to be made again.
+        images: what it was made of: names of images and what their files held. The name of a volume is its place.
+        origin: the DICOM series of which it is all or a part; empty for a volume.
+        left: how many slices were left out by reason: it is tried again with them.
         numbers: index of each slice; a missing one leaves its number out.
+        missing: slices that are missing between others.
         low, high: values that were clipped, of `values` in all.
         unknown: values that were no numbers.
     """
@@ -55,10 +59,14 @@ class Record:
     modality: str
     slope: float
     offset: int
-    fingerprint: str
+    how: str
+    images: dict[str, str]
+    origin: str
+    left: dict[str, int]
     spacing_mm: tuple[float, float, float]
     shape: tuple[int, int]
     numbers: tuple[int, ...]
+    missing: int = 0
     plane: str = "axial"
     tilt_degrees: float = 0.0
     is_irregular: bool = False
@@ -68,19 +76,16 @@ class Record:
     low: int = 0
     high: int = 0
     unknown: int = 0
+    has_air: bool = True
     format: int = FORMAT
 
-    @property
-    def missing(self) -> int:
-        """Slices that are missing between others."""
-        return self.numbers[-1] - self.numbers[0] + 1 - len(self.numbers)
-
-    def rows(self) -> Iterator[tuple[str, ...]]:
+    def rows(self) -> Iterator[dict[str, str]]:
         """The series' rows of the index."""
         spacing = [f"{mm:.6g}" for mm in self.spacing_mm]
         for number in self.numbers:
             path = f"{self.series}/{file_name(number)}"
-            yield (path, self.series, str(number), " ".join(spacing), *spacing, self.dataset, self.patient, self.study)
+            row = (path, self.series, str(number), " ".join(spacing), *spacing, self.dataset, self.patient, self.study)
+            yield dict(zip(COLUMNS, row, strict=True))
 
 
 class Store:
@@ -137,23 +142,42 @@ class Store:
                 found[path.name] = Record(**facts)
         return found
 
-    def write_index(self, records: Iterable[Record]) -> None:
-        """The index of these series, whole or as it was before."""
+    def require_alike(self, dataset: str, modality: str, slope: float, offset: int) -> None:
+        """Raises: UsageError where series of the data set are there whose values are stored otherwise."""
+        for record in self.records().values():
+            there = (record.modality, record.slope, record.offset)
+            if record.dataset == dataset and there != (modality, slope, offset):
+                raise UsageError(
+                    f"{self.out}: its data set {dataset!r} holds {record.modality} in steps of {record.slope:g}, got "
+                    f"{modality} in steps of {slope:g}; one data set is read in one way: give those (--modality, "
+                    "--scale), another --dataset, or another folder"
+                )
+
+    def remove(self, series: str) -> None:
+        """Away with a series, whole or not at all."""
+        old = self.out / f"{OLD}{series}"
+        (self.out / series).rename(old)
+        sync_directory(self.out)
+        shutil.rmtree(old)
+
+    def write_index(self, records: Collection[Record]) -> None:
+        """The index of these series, whole or as it was before; without a column `patient` where nobody knows one."""
+        known = [name for name in COLUMNS if name != "patient" or any(record.patient for record in records)]
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer = csv.DictWriter(text, known, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
         for record in records:
             writer.writerows(record.rows())
         replace_file(self.out / INDEX, text.getvalue())
 
 
 def write_series(
-    out: Path, name: str, slices: Iterable[tuple[int, npt.NDArray[np.uint16]]], finish: Callable[[], Record | None]
-) -> Record | None:
+    out: Path, name: str, slices: Iterable[tuple[int, npt.NDArray[np.uint16]]], finish: Callable[[], Record]
+) -> Record:
     """Write the slices beside their place, and rename their folder into it.
 
     Args:
-        finish: called after the last slice; its record is written with them. None: nothing is published.
+        finish: called after the last slice; its record is written with them. If it raises, all stays as it was.
     """
     draft, place, old = out / f"{DRAFT}{name}", out / name, out / f"{OLD}{name}"
     shutil.rmtree(draft, ignore_errors=True)
@@ -162,8 +186,6 @@ def write_series(
         for number, pixels in slices:
             write_png(draft / file_name(number), pixels)
         record = finish()
-        if record is None:
-            return None
         (draft / FACTS).write_text(json.dumps(attrs.asdict(record)) + "\n", encoding="utf-8")
         sync(draft)
         if place.exists():  # made of other files before

@@ -13,10 +13,11 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from bigrun_ct_import.geometry import nearest_axes, tilt_degrees
+from bigrun_ct_import.content import unreadable
+from bigrun_ct_import.geometry import AXIAL_DEGREES, nearest_axes, tilt_degrees
 from bigrun_ct_import.skips import Refused
 
-__all__ = ["Volume", "read_volume", "require_hounsfield"]
+__all__ = ["AIR_FRACTION", "AIR_HU", "Volume", "read_volume", "require_hounsfield"]
 
 MOST_VALUES = 1 << 31
 """Four gigabytes of 16-bit values: 8,000 slices of 512 x 512."""
@@ -55,6 +56,11 @@ class Volume:
     tilt_degrees: float
 
     @property
+    def plane(self) -> str:
+        """What the slices are that it is cut into."""
+        return "axial" if self.tilt_degrees <= AXIAL_DEGREES else "oblique"
+
+    @property
     def is_turned(self) -> bool:
         """Whether slices, rows or columns are other than the file's."""
         return self.axes != (0, 1, 2) or any(self.reverse)
@@ -75,6 +81,7 @@ def read_volume(path: Path, kind: str) -> Volume:
 
     Raises:
         Refused: it is no single volume, does not say how it lies, or cannot be read.
+        BigrunError: see `unreadable`.
     """
     try:
         with path.open("rb") as file:
@@ -82,7 +89,7 @@ def read_volume(path: Path, kind: str) -> Volume:
     except Refused:
         raise
     except Exception as error:  # a reader of hostile bytes may raise anything
-        raise Refused("unreadable", f"{type(error).__name__}: {error}") from None
+        raise unreadable(str(path), error) from None
 
 
 def read_nifti(file: BinaryIO) -> Volume:
