@@ -9,7 +9,9 @@ A comment directly above a block says how it differs from the rule:
     <!-- test: slow -->             the commands run in the slow suite only
     <!-- test: skip because WHY --> the commands never run
 
-Commands (bash, sh, console) without a comment run; so does every other block that claims something.
+Commands (bash, sh, console) without a comment run; so does every other block that claims something. In a page that has
+
+    <!-- page: slow -->             anywhere, they run in the slow suite only: several runs, one after the other
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["COMMANDS", "ROOT", "Block", "blocks_of", "page_name", "pages"]
+__all__ = ["COMMANDS", "ROOT", "Block", "blocks_of", "is_slow", "page_name", "pages"]
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("bash", "sh", "console")
@@ -61,6 +63,11 @@ def pages() -> list[Path]:
     """Every page whose blocks are tested."""
     top = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     return top + sorted(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts)
+
+
+def is_slow(page: Path) -> bool:
+    """Whether the page says that its commands take long."""
+    return "<!-- page: slow -->" in page.read_text(encoding="utf-8").splitlines()
 
 
 def page_name(page: Path) -> str:

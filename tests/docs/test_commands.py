@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 import tomli
-from fenced import COMMANDS, Block, blocks_of, page_name, pages
+from fenced import COMMANDS, Block, blocks_of, is_slow, page_name, pages
 from shell import Shell, open_page
 
 from bigrun.activation import activate
 from bigrun.config import Document
 
-QUICK = [page for page in pages() if any(b.action not in ("slow", "skip") for b in blocks_of(page) if b.is_commands)]
+FOLLOWED = [
+    pytest.param(page, id=page_name(page), marks=[pytest.mark.slow] * is_slow(page))
+    for page in pages()
+    if any(b.action not in ("slow", "skip") for b in blocks_of(page) if b.is_commands)
+]
 SLOW = [block for page in pages() for block in blocks_of(page) if block.is_commands and block.action == "slow"]
 
 
@@ -51,7 +55,7 @@ def expect(block: Block, printed: str) -> None:
         assert found, f"{block.where}: not printed (or not in this order): {line}\nprinted:\n{printed}"
 
 
-@pytest.mark.parametrize("page", QUICK, ids=page_name)
+@pytest.mark.parametrize("page", FOLLOWED)
 def test_the_commands_of_a_page_run(page: Path, environment: dict[str, str], tmp_path: Path) -> None:
     ran = follow(page, open_page(tmp_path, environment))
     assert ran == [b for b in blocks_of(page) if b.is_commands and b.action not in ("slow", "skip")]
