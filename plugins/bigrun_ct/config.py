@@ -37,8 +37,8 @@ class CtConfig:
     hu_offset: float = option(32768.0, help="Stored value of 0 HU.")
     check_hu: bool = option(
         True,
-        help="A run is refused when the 1st percentile of some slices is not in -1100 to -800 HU, as of a body in air; "
-        "false: it is not looked at.",
+        help="A run is refused when values are no HU of a body in air: no slice has a 1st percentile of -1100 to -800 "
+        "HU, or some would have it in another encoding that is in use; false: it is not looked at.",
     )
     datasets: Mapping[str, Encoding] = option(
         MappingProxyType({}),

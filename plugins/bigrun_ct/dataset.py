@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,9 +18,10 @@ from bigrun.data.files import Files
 from bigrun.data.group_order import GroupOrder
 from bigrun.data.split import file_groups
 from bigrun_ct.config import CtConfig
-from bigrun_ct.ingest import hu_ranges
+from bigrun_ct.ingest import hu_checks
+from bigrun_ct.order import slice_order
 from bigrun_ct.series import Series, spacing_columns
-from bigrun_ct.slices import SliceCache, alike
+from bigrun_ct.slices import SliceCache
 
 __all__ = ["SliceDataset", "encodings"]
 
@@ -35,8 +35,9 @@ MIB = 2**20
 class SliceDataset:
     """Samples (C, H, W): a slice in the middle of its C - 1 neighbours, as stored.
 
-    A neighbour that is not there is the nearest one that is: at the ends of a series, at a gap, and where the slice
-    has another size. Neighbours come from all files, samples may be a part of them.
+    A neighbour that is not there is the nearest one that is, towards the middle: at the ends of a series, at a gap,
+    where the slice has another size, and where it cannot be read and is a sample itself, at which it is a bad file.
+    Neighbours come from all files, samples may be a part of them.
     """
 
     def __init__(self, files: Files, series: Series, channels: int, config: CtConfig) -> None:
@@ -50,8 +51,13 @@ class SliceDataset:
         self.config = attrs.evolve(config, datasets=dict(config.datasets))  # its empty default cannot be pickled
         self.slope, self.offset = encodings(series, config)
         self.spacing = spacing_columns(files)
-        self.centres = series.order[series.ranks() % config.z_stride == 0]
-        self.cache = SliceCache(config.cache_mib * MIB)
+        self._take(series.order[series.ranks() % config.z_stride == 0])
+
+    def _take(self, centres: Ints) -> None:
+        self.centres = centres
+        self.is_sample = np.zeros(len(self.files), dtype=np.bool_)
+        self.is_sample[centres] = True
+        self.cache = SliceCache(self.config.cache_mib * MIB)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"cache": SliceCache(self.cache.limit_bytes)}
@@ -60,15 +66,32 @@ class SliceDataset:
         return len(self.centres)
 
     def __getitem__(self, index: int, /) -> Tensor:
-        """(C, H, W), uint16 as a rule. Raises BadImageError for a file that cannot be read or is not grey."""
+        """(C, H, W) uint16. Raises BadImageError for a file that cannot be read, or is not grey with 16 bits: the
+        slice in the middle, or a neighbour that is no sample."""
         distance = self.channels // 2
-        slices = [self.slice(number) for number in self.series.reach(int(self.centres[index]), distance)]
-        above = joined(slices[distance:])
-        below = joined(slices[distance::-1])
-        return torch.cat([*below[:0:-1], *above])
+        near = self.series.reach(int(self.centres[index]), distance)
+        middle = self.slice(near[distance])
+        above = self._outwards(middle, near[distance + 1 :])
+        below = self._outwards(middle, near[:distance][::-1])
+        return torch.cat([*below[::-1], middle, *above])
+
+    def _outwards(self, middle: Tensor, numbers: list[int]) -> list[Tensor]:
+        """Neighbours of one side, from the middle on; from the first that is not there on the last one before that."""
+        found: list[Tensor] = []
+        for number in numbers:
+            try:
+                pixels = self.slice(number)
+            except BadImageError:
+                if not self.is_sample[number]:  # nobody else would count it
+                    raise
+                break
+            if pixels.shape != middle.shape:
+                break
+            found.append(pixels)
+        return found + [found[-1] if found else middle] * (len(numbers) - len(found))
 
     def slice(self, number: int) -> Tensor:
-        """One file, (1, H, W). Raises BadImageError."""
+        """One file, (1, H, W) uint16. Raises BadImageError."""
         return self.cache.get(number, self._decode)
 
     def _decode(self, number: int) -> Tensor:
@@ -76,6 +99,13 @@ class SliceDataset:
         if pixels.shape[0] != 1:
             raise BadImageError(
                 self.files.path(number), "unsupported", f"it has {pixels.shape[0]} channels, expected a grey slice"
+            )
+        if pixels.dtype != torch.uint16:
+            raise BadImageError(
+                self.files.path(number),
+                "unsupported",
+                f"its values are {str(pixels.dtype).removeprefix('torch.')}, expected uint16, of which hu_slope and "
+                "hu_offset are: write it with 16 bits",
             )
         return pixels
 
@@ -102,18 +132,12 @@ class SliceDataset:
     def subset(self, indices: Ints) -> SliceDataset:
         """The same with these samples only, in this order; neighbours are still those of all files."""
         fewer = copy.copy(self)
-        fewer.centres = self.centres[indices]
-        fewer.cache = SliceCache(self.cache.limit_bytes)
+        fewer._take(self.centres[indices])
         return fewer
 
     def order(self, seed: int, effective_batch: int) -> GroupOrder:
-        """Diverse in series, data sets by weight."""
-        dataset = self.series.dataset[self.centres]
-        _, first, group = np.unique(self.series.number[self.centres], return_index=True, return_inverse=True)
-        sizes = np.bincount(group).astype(np.float64)
-        slices = np.bincount(dataset, minlength=len(self.series.datasets))[dataset[first]].astype(np.float64)
-        weights = sizes / slices * slices ** (1 / self.config.temperature)
-        return GroupOrder(group, seed, effective_batch, weights=weights, stack=self.config.stack_slices)
+        """Diverse in series, data sets by weight: see `slice_order`."""
+        return slice_order(self, seed, effective_batch)
 
     def spacing_mm(self, indices: Ints) -> npt.NDArray[np.float32] | None:
         """(b, 3): x, y, z in mm, NaN where a table has none; None where it has none at all."""
@@ -143,12 +167,12 @@ class SliceDataset:
         if self.series.gaps:
             yield Finding("slice-gaps", f"{gaps_of(self.series)} in series: a slice is missing, or the distance of "
                           "slices changes; the slices on both sides have no neighbour there")  # fmt: skip
-        for seen in hu_ranges(self):
-            if not seen.is_plausible:
+        for seen in hu_checks(self):
+            if seen.wrong:
                 yield Finding("hu-range", seen.message(), refuses=True)
             if seen.other_sizes:
-                yield Finding("neighbour-size", f"{seen.name}: {seen.other_sizes} neighbours of {seen.slices} slices "
-                              "have another size and are not used")  # fmt: skip
+                yield Finding("neighbour-size", f"{seen.name}: {seen.other_sizes} neighbours of {len(seen.looks)} "
+                              "slices have another size and are not used")  # fmt: skip
 
     def sample_encodings(self) -> tuple[Floats, Floats]:
         """Slope and offset of every sample, (N,) each."""
@@ -158,12 +182,6 @@ class SliceDataset:
 
 def gaps_of(series: Series) -> str:
     return f"{series.gaps:,} gap{'s' if series.gaps > 1 else ''}"
-
-
-def joined(slices: list[Tensor]) -> list[Tensor]:
-    """A slice and those that follow it, up to the first of another kind; from there on the last one before that."""
-    kept = list(itertools.takewhile(lambda pixels: alike(pixels, slices[0]), slices))
-    return kept + [kept[-1]] * (len(slices) - len(kept))
 
 
 def encodings(series: Series, config: CtConfig) -> tuple[Floats, Floats]:

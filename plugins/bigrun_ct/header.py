@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bigrun.data.faults import BadImageError
 from bigrun.data.group_order import GroupOrder
 from bigrun_ct.dataset import MIB, SliceDataset
@@ -22,9 +24,11 @@ def slice_lines(run: Run) -> Iterator[str]:
         return
     order = dataset.order(config.run.seed, config.data.effective_batch)
     groups, most = len(order.sizes), order.most_of_a_group
+    series = len(np.unique(dataset.series.number[dataset.centres]))
+    short = f" ({series:,}, of which those of fewer than {order.stack} slices are joined)" * (groups < series)
     share = "one slice" if most == 1 else f"at most {most} slices: there are fewer series than samples in a batch"
     stack = f"{order.stack} neighbours follow each other on a lane" if order.stack > 1 else "no stacks"
-    yield f"order        each batch has of each of {groups:,} series {share}; {stack}"
+    yield f"order        each batch has of each of {groups:,} series{short} {share}; {stack}"
     yield from cache_lines(dataset, order, max(config.data.workers, 1))
     photographic = [
         f"views.{name}"

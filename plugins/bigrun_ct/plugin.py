@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bigrun.data.dataset import Dataset
     from bigrun.data.tone import Tone
     from bigrun.run import Run
+    from bigrun_ct.dataset import SliceDataset
 
 __all__ = ["CtSlices"]
 
@@ -25,10 +26,12 @@ class CtSlices:
     batches of slices of different series."""
 
     Config = CtConfig
-    state_version = 1
+    state_version = 2  # 1 says nothing of the slices
 
     def __init__(self, config: CtConfig) -> None:
         self.config = config
+        self._run: Run | None = None
+        self._slices: dict[str, Any] | None = None
 
     @hookimpl
     def build_dataset(self, run: Run) -> Dataset:
@@ -55,6 +58,7 @@ class CtSlices:
             raise NoImagesError(f"{data.path}: no slices: {INDEX} has no row that can be used")
         series = find_series(files, data.path)
         self._check_names(series.datasets)
+        self._run = run
         return SliceDataset(files, series, channels, self.config)
 
     def _check_names(self, known: tuple[str, ...]) -> None:
@@ -82,17 +86,55 @@ class CtSlices:
 
     def state_dict(self) -> dict[str, Any]:
         """What decides which slice is seen when, and what its values mean."""
-        kept = {name: getattr(self.config, name) for name in KEPT}
+        from bigrun_ct.identity import identity
+
+        if self._slices is None and (dataset := self._dataset()) is not None:
+            self._slices = identity(dataset)
         sets = {n: [e.hu_slope, e.hu_offset] for n, e in sorted(self.config.datasets.items())}
-        return {**kept, "datasets": {n: pair for n, pair in sets.items() if pair != [None, None]}}
+        kept = {name: getattr(self.config, name) for name in KEPT}
+        kept["datasets"] = {n: pair for n, pair in sets.items() if pair != [None, None]}
+        return {**kept, "slices": self._slices}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises RunDirectoryError when the run was begun with other slices, values or another order."""
-        now = self.state_dict()
-        changed = [f"  plugins.ct-slices.{k}: {state.get(k)!r} -> {now[k]!r}" for k in now if state.get(k) != now[k]]
+        from bigrun_ct.identity import differences
+
+        now, then = self.state_dict(), state.get("slices")
+        changed = [
+            f"  plugins.ct-slices.{k}: {state.get(k)!r} -> {now[k]!r}"
+            for k in now
+            if k != "slices" and state.get(k) != now[k]
+        ]
+        if then is not None and self._slices is not None:
+            changed += differences(then, self._slices)
         if changed:
             raise RunDirectoryError(
                 "this run was begun with other slices, or in another order:\n"
                 + "\n".join(changed)
                 + "\nrestore these values to continue it, or start beside it with --fresh"
             )
+        self._slices = self._slices or then
+        if "slices" not in state:
+            self._tell_of_order()
+
+    def _tell_of_order(self) -> None:
+        """Checkpoints of the first version have an order that this one no longer has for some slices."""
+        from bigrun_ct.order import is_as_at_first, slice_order
+
+        dataset, run = self._dataset(), self._run
+        if dataset is None or run is None:
+            return
+        order = slice_order(dataset, run.config.run.seed, run.config.data.effective_batch)
+        if not is_as_at_first(dataset, order):
+            text = (
+                "this run was begun when stacks were longer than some series, or shared no slice: from here on stacks "
+                f"have {order.stack} slices, and slices come in another order"
+            )
+            run.event("config-changed", text, "warning", key="plugins.ct-slices.stack_slices")
+
+    def _dataset(self) -> SliceDataset | None:
+        """The run's, if it is made of slices."""
+        from bigrun_ct.dataset import SliceDataset
+
+        dataset = None if self._run is None else self._run.dataset
+        return dataset if isinstance(dataset, SliceDataset) else None

@@ -29,11 +29,6 @@ class Series:
     below: Ints  # (N,) the file of the slice before
     gaps: int  # places in series where a slice is missing or the spacing changes
 
-    @property
-    def count(self) -> int:
-        """How many series there are."""
-        return int(self.number.max()) + 1 if len(self.number) else 0
-
     def reach(self, file: int, distance: int) -> list[int]:
         """The files of the slices z - distance to z + distance, clamped."""
         near = {0: file}
@@ -78,9 +73,13 @@ def find_series(files: Files, source: str) -> Series:
 
 def codes(column: npt.NDArray[np.generic]) -> tuple[tuple[str, ...], Ints]:
     """The distinct texts of a column, sorted, and which one each row has; None is "". Numbers are texts, too."""
-    texts = np.array(["" if value is None else str(value) for value in column.tolist()], dtype=object)
-    names, which = np.unique(texts.astype(str), return_inverse=True) if len(texts) else (np.array([]), np.zeros(0))
-    return tuple(names.tolist()), which.astype(np.int64)
+    found: dict[str, int] = {}
+    texts = ("" if value is None else str(value) for value in column.tolist())
+    met = np.fromiter((found.setdefault(text, len(found)) for text in texts), dtype=np.int64, count=len(column))
+    names = sorted(found)
+    place = np.empty(len(names), dtype=np.int64)
+    place[[found[name] for name in names]] = np.arange(len(names))
+    return tuple(names), place[met]
 
 
 def spacing_columns(files: Files) -> npt.NDArray[np.float32]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["SliceCache", "alike"]
+__all__ = ["SliceCache"]
 
 
 class SliceCache:
@@ -37,8 +37,3 @@ class SliceCache:
             _, oldest = self._slices.popitem(last=False)
             self.held_bytes -= oldest.nbytes
         return pixels
-
-
-def alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two slices can be channels of one image."""
-    return one.shape == other.shape and one.dtype == other.dtype

@@ -27,28 +27,31 @@ def cache_folder() -> Path:
 
 
 def is_fetched(target: Path, name: str) -> bool:
-    """Whether the data set is there, with as many files as it had.
+    """Whether the data set is there, with all files that it had; others, as an index of it, may have come.
 
     Raises:
-        UsageError: something else is there, or files were added or removed.
+        UsageError: something else is there, or files were removed.
     """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     try:
         facts = json.loads((target / MARK).read_text(encoding="utf-8"))
-        is_it, expected = facts["data_set"] == name, facts["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        is_it, expected = False, 0
+        is_it, expected = facts["data_set"] == name, list(facts.get("paths", []))  # the first marks list none
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        is_it, expected = False, []
     if not is_it:
         raise UsageError(f"{target}: is there and is not {name}; choose another place with --to")
-    if (found := count_files(target)) != expected:
-        raise UsageError(f"{target}: has {found:,} files, and was made with {expected:,}; remove it and fetch it again")
+    if missing := [path for path in expected if not (target / path).is_file()]:
+        raise UsageError(
+            f"{target}: lacks {len(missing):,} of the {len(expected):,} files that it was made with (first: "
+            f"{missing[0]}); remove it and fetch it again"
+        )
     return True
 
 
-def count_files(folder: Path) -> int:
-    """All files but the mark itself."""
-    return sum(path.is_file() for path in folder.rglob("*")) - (folder / MARK).is_file()
+def files_of(folder: Path) -> list[str]:
+    """All files, relative to the folder, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 @contextlib.contextmanager
@@ -85,11 +88,13 @@ def publish(folder: Path, target: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk is full, or something has come there meanwhile.
     """
+    paths = files_of(folder)
     marked = {
         **facts,
-        "files": count_files(folder),
+        "files": len(paths),
         "bigrun_version": bigrun.__version__,
         "fetched_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "paths": paths,
     }
     (folder / MARK).write_text(json.dumps(marked, indent=2) + "\n", encoding="utf-8")
     os.sync()  # 70,000 small files, one after the other, would take minutes

@@ -26,8 +26,8 @@ def middle_squares(run: Run, count: int, side_px: int) -> tuple[Tensor, Tensor, 
         side_px: cut down to a multiple of the patch.
 
     Returns:
-        (n, C, s, s) in [0, 1], the same normalised as for training, and the images' names; one that cannot be read is
-        left out. None when none is left.
+        (n, C, s, s) in [0, 1], the same normalised as for training, and the images' names: of a file also its folder,
+        for slices of two series are called alike. One that cannot be read is left out. None when none is left.
     """
     patch, dataset = run.config.model.patch_size_px, run.dataset
     side = max(side_px // patch, 1) * patch
@@ -48,5 +48,5 @@ def middle_squares(run: Run, count: int, side_px: int) -> tuple[Tensor, Tensor, 
     crops = views(samples, torch.device("cpu"), step=1).global_crops[: len(found)]
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (config.views.mean, config.views.std))
     describe = getattr(dataset, "describe", None)
-    names = [Path(describe(index)).name if describe else f"image {index}" for index in found]
+    names = ["/".join(Path(describe(index)).parts[-2:]) if describe else f"image {index}" for index in found]
     return (crops * std + mean).clamp(0, 1), crops, names

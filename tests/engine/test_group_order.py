@@ -10,8 +10,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from bigrun.data.dataset import Dataset
+from bigrun.data.decoder import Decoder
+from bigrun.data.faults import BadImageError
 from bigrun.data.group_order import LANES, GroupOrder
 from bigrun.data.order import EpochOrder, order_of
 from bigrun.data.visits import most_of_a_group, shares, visits_per_round
@@ -52,6 +55,31 @@ def test_a_batch_has_no_more_of_a_group_than_must_be(made: tuple[GroupOrder, Int
     for batch in groups[indices].reshape(count, order.batch).tolist():
         assert max(Counter(batch).values()) <= order.most_of_a_group
     assert (order.most_of_a_group == 1) == (len(order.sizes) >= order.batch)
+
+
+class Damaged(SyntheticImages):
+    """Every seventh sample cannot be used."""
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        if index % 7 == 0:
+            raise BadImageError(f"{index}.png", "empty", "it has no bytes")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("micro_batch", [2, 6])
+def test_a_replacement_is_of_the_same_group(micro_batch: int) -> None:
+    """So that a batch has no more of a group; but any sample where all of the group is damaged."""
+    groups = np.append(groups_of([12] * 8), [0, 0, 8])
+    order = GroupOrder(groups, 0, 6, stack=2)
+    decoder = Decoder(Damaged(len(groups)), order, micro_batch, 3, 0)
+    taken = [decoder(position) for position in range(0, 600, micro_batch)]
+    used, (_, due) = np.concatenate([batch.indices for batch in taken]), order.index(np.arange(600))
+    assert (used % 7 != 0).all()
+    assert (due[due % 7 != 0] == used[due % 7 != 0]).all()
+    assert (groups[due] == groups[used])[due != 98].all()
+    assert 98 in due
+    pairs = zip(np.concatenate([batch.epochs for batch in taken]).tolist(), used.tolist(), strict=True)
+    assert len(set(pairs)) == 600
 
 
 @settings(deadline=None, max_examples=25)
@@ -166,6 +194,14 @@ def test_stacks_become_shorter_where_there_are_few_samples() -> None:
     assert GroupOrder(np.repeat(np.arange(2), [48, 61]), 0, 32, stack=8).stack == 1
     assert GroupOrder(np.repeat(np.arange(40), 10), 0, 16, stack=8).stack == 3
     assert GroupOrder(np.repeat(np.arange(400), 10), 0, 16, stack=8).stack == 8
+    assert GroupOrder(np.repeat(np.arange(400), 5), 0, 16, stack=8).stack == 5  # no group has more
+
+
+def test_groups_of_one_sample_are_no_stacks() -> None:
+    order = GroupOrder(np.arange(1000), 0, 4, stack=8)
+    assert order.stack == 1
+    _, indices = order.index(np.arange(1000))
+    assert len(set(indices.tolist())) == 1000
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,20 @@ def test_an_image_that_cannot_be_read_is_left_out(bigrunner: Runner) -> None:
     assert middle_squares(result.run, 4, 37) is None
 
 
+class Named(SyntheticImages):
+    def describe(self, index: int) -> str:
+        return f"/data/scan-{index // 6}/000.png"
+
+
+def test_a_file_is_shown_with_its_folder(bigrunner: Runner) -> None:
+    """000.png alone would be both chest CTs."""
+    result = bigrunner.run(steps=1, dataset=Named(12))
+    assert result.run is not None
+    shown = middle_squares(result.run, 2, 32)
+    assert shown is not None
+    assert shown[2] == ["scan-0/000.png", "scan-1/000.png"]
+
+
 def test_one_channel_is_grey(bigrunner: Runner) -> None:
     class Grey(SyntheticImages):
         def __getitem__(self, index: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_neighbours_of_the_small_ct(tmp_path: Path) -> None:
         return [Path(names[k]).stem for k in series.reach(names.index(path), distance)]
 
     assert series.datasets == ("tenth", "whole")
-    assert series.count == 4
+    assert series.number.max() == 3
     assert series.gaps == 1
     assert near("a/one/002.png") == ["001", "002", "003"]
     assert near("a/one/000.png") == ["000", "000", "001"]
@@ -150,7 +151,7 @@ def test_neighbours_of_the_small_ct(tmp_path: Path) -> None:
 def test_series_of_the_same_name_in_two_data_sets_are_two(tmp_path: Path) -> None:
     entries = [Entry(f"{d}{k}.png", {"series": "s", "slice_index": k, "dataset": d}) for d in "ab" for k in range(2)]
     series = series_of(entries, tmp_path)
-    assert series.count == 2
+    assert series.number.max() == 1
     assert series.reach(1, 1) == [0, 1, 1]
 
 
@@ -158,6 +159,21 @@ def test_a_series_may_have_any_step_of_its_own(tmp_path: Path) -> None:
     series = series_of(entries_of([("s", index, None) for index in (0, 5, 10, 15, 25)]), tmp_path)
     assert [series.reach(k, 1) for k in (1, 3, 4)] == [[0, 1, 2], [2, 3, 3], [4, 4, 4]]
     assert series.gaps == 1
+
+
+def test_long_names_of_series_cost_no_memory(tmp_path: Path) -> None:
+    """One copy of each name: as an array of 16,000 texts of 2,000 characters they would be 128 MB."""
+    names = [f"{k:02000d}" for k in range(20)]
+    entries = [Entry(f"{k}.png", {"series": names[k % 20], "slice_index": k // 20}) for k in range(16_000)]
+    files = open_files(tmp_path, lambda: entries)
+    tracemalloc.start()
+    try:
+        series = find_series(files, "source")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert series.number[:41].tolist() == [*range(20), *range(20), 0]
+    assert peak < 20e6
 
 
 def test_another_distance_of_slices_is_a_gap(tmp_path: Path) -> None:

