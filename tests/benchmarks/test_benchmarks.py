@@ -36,6 +36,7 @@ def assert_header(lines: list[str]) -> None:
     assert [line.split()[0] for line in lines[1:5]] == ["command", "date", "hardware", "software"]
 
 
+@pytest.mark.slow
 def test_overhead_compares_loops_that_do_the_same_work() -> None:
     lines = run(
         "overhead.py",

@@ -65,6 +65,7 @@ def test_the_peak_is_known_for_listed_devices_and_never_guessed() -> None:
     assert peak_flops("cpu") is None
 
 
+@pytest.mark.slow
 def test_rows_are_measured_on_the_cpu_in_small() -> None:
     words = ["--device", "cpu", "--tiny", "--no-compile", "--steps", "2", "--only", "two-view", "ViT-S full recipe,"]
     facts, checkpointing, two_views = map(json.loads, run("gpu.py", *words))
@@ -78,6 +79,7 @@ def test_rows_are_measured_on_the_cpu_in_small() -> None:
         assert row["mfu"] is row["peak_gpu_gib"] is None
 
 
+@pytest.mark.slow
 def test_rows_that_would_begin_too_late_are_skipped() -> None:
     _, skipped = map(
         json.loads, run("gpu.py", "--device", "cpu", "--tiny", "--only", "Giant", "--no-compile", "--seconds", "-1")

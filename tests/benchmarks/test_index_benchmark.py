@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from test_benchmarks import assert_header, run, tables
 
 
+@pytest.mark.slow
 def test_index_has_a_row_for_each_phase(tmp_path: Path) -> None:
     lines = run("index.py", "--files", "1200", "--dir", str(tmp_path), "--workers", "0", "--pack")
     assert_header(lines)

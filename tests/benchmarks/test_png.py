@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bigrun_ct_import.png import write_png
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "png.py"
 
 
+@pytest.mark.slow
 def test_png_has_a_row_for_each_encoder_and_level(tmp_path: Path) -> None:
     (tmp_path / "series").mkdir()
     write_png(tmp_path / "series" / "000.png", np.random.default_rng(0).integers(0, 65536, (40, 30), dtype=np.uint16))

@@ -84,6 +84,7 @@ def test_a_worker_that_waits_ends_with_its_input(busy: Worker) -> None:
         os.kill(process.pid, 0)
 
 
+@pytest.mark.slow
 def test_bigrun_alone_when_there_is_no_peer() -> None:
     words = ["--model", "tiny", "--rounds", "1", "--warmup-rounds", "1", "--prototypes", "64", "--threads", "1"]
     lines = run("step.py", *words, "--no-compile")

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "views.py"
 
 
+@pytest.mark.slow
 def test_views_has_a_row_for_bigrun_and_says_who_is_missing() -> None:
     command = [sys.executable, str(SCRIPT), "--rounds", "1", "--images", "1", "--tile-px", "128"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -191,8 +191,8 @@ def test_a_kill_at_any_file_operation_leaves_the_old_or_the_new(
     ("action", "old", "new"),
     [
         ("save", {1: 1, 2: 2}, {1: 1, 2: 2, 3: 3}),
-        ("replace", {1: 1, 2: 2}, {1: 3, 2: 2}),
-        ("amend", {1: 1, 2: 2}, {1: 3, 2: 2}),
+        pytest.param("replace", {1: 1, 2: 2}, {1: 3, 2: 2}, marks=pytest.mark.slow),
+        pytest.param("amend", {1: 1, 2: 2}, {1: 3, 2: 2}, marks=pytest.mark.slow),
         ("delete", {1: 1, 2: 2}, {2: 2}),
     ],
 )

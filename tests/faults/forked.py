@@ -5,8 +5,7 @@ from __future__ import annotations
 import multiprocessing.context
 from multiprocessing import resource_tracker
 
-from bigrun.data.loader import blocked
-from bigrun.process import STOP_SIGNALS
+from bigrun.children import blocked
 
 __all__ = ["start"]
 
@@ -14,5 +13,5 @@ __all__ = ["start"]
 def start(process: multiprocessing.context.ForkServerProcess) -> None:
     """Start a process; its server, if it begins here, is born deaf to stop signals as the loader's own is."""
     resource_tracker.ensure_running()  # up to Python 3.12 this unblocks the signals
-    with blocked(STOP_SIGNALS):
+    with blocked():
         process.start()

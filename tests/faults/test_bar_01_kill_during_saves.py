@@ -143,6 +143,7 @@ def kill_trainings(folder: Path, kills: int, every: int, environment: dict[str, 
         newest = store.steps()[-1]
 
 
+@pytest.mark.slow
 def test_bar_01_kills_of_a_training_that_saves_in_the_background(tmp_path: Path) -> None:
     kill_trainings(tmp_path, 8, every=1)
 

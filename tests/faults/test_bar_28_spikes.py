@@ -46,6 +46,7 @@ def test_bar_28_a_spike_of_one_step_is_skipped(bigrunner: Runner) -> None:
     assert rollbacks(result) == []
 
 
+@pytest.mark.slow
 def test_bar_28_weights_that_were_damaged_are_left_behind_together_with_their_images(bigrunner: Runner) -> None:
     class Damage:
         """As a bad update does: the student is useless from one step on, until it is replaced."""

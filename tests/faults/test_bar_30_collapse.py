@@ -36,6 +36,7 @@ class OneHotTeacher:
         centre[0] = -100.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forced", "centring", "sign"),
     [

@@ -100,6 +100,7 @@ def test_bar_31_native_code_that_keeps_the_interpreter_is_a_hang_too(tmp_path: P
     assert "reads_for_ever" in (training.folder / event["facts"]["stacks"]).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [False, True], ids=["waiting for it", "on the way out"])
 def test_bar_31_a_disk_that_is_gone_ends_the_run(tmp_path: Path, background: bool) -> None:
     """Also a run that ends with an error, and waits for the save that is still being written."""
@@ -115,6 +116,7 @@ def test_bar_31_a_disk_that_is_gone_ends_the_run(tmp_path: Path, background: boo
     assert event["facts"]["activity"] == "checkpoint"
 
 
+@pytest.mark.slow
 def test_bar_31_a_plugin_that_does_not_finish_is_a_hang(tmp_path: Path) -> None:
     training = harmed(tmp_path, plugins={"watchdog": {"first_step_limit_seconds": 3.0}})
     done = training("--plugin", "harm:DoesNotFinish")
@@ -125,6 +127,7 @@ def test_bar_31_a_plugin_that_does_not_finish_is_a_hang(tmp_path: Path) -> None:
     assert event["facts"]["activity"] == "end"
 
 
+@pytest.mark.slow
 def test_bar_31_a_run_that_fails_waits_for_its_save_for_longer_than_for_a_step(tmp_path: Path) -> None:
     training = harmed(tmp_path, run={"background_checkpoints": True})
     done = training("--plugin", "harm:DiskIsSlow")

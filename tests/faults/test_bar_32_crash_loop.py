@@ -47,6 +47,7 @@ def check_gave_up(training: Training, restarts: int, *arguments: str) -> None:
     assert told == [(number, "exit code 1 (an error)") for number in range(2, restarts + 2)]
 
 
+@pytest.mark.slow
 def test_bar_32_a_step_that_always_fails_ends_with_a_report(tmp_path: Path) -> None:
     check_gave_up(harmed(tmp_path), 1, "--max-restarts", "1")
 
@@ -76,6 +77,7 @@ def ends(training: Training) -> list[tuple[int, int | None]]:
     return [(row["returncode"], row["step"]) for row in rows if row["what"] == "ended"]
 
 
+@pytest.mark.slow
 def test_bar_32_images_that_are_away_for_a_moment_do_not_end_a_run(tmp_path: Path) -> None:
     """The process after the crash finds none, which it refuses as it would a wrong path."""
     training = harmed(tmp_path)
@@ -85,6 +87,7 @@ def test_bar_32_images_that_are_away_for_a_moment_do_not_end_a_run(tmp_path: Pat
     assert "exit code 2 (refused) before training began; newest checkpoint: step 2; restart 2 of 2" in done.stderr
 
 
+@pytest.mark.slow
 def test_bar_32_what_a_restart_is_refused_for_ever_ends_with_a_report(tmp_path: Path) -> None:
     training = harmed(tmp_path)
     done = training("--supervise", "--max-restarts", "1", "--plugin", "harm:LosesItsImages")
@@ -93,6 +96,7 @@ def test_bar_32_what_a_restart_is_refused_for_ever_ends_with_a_report(tmp_path: 
     assert "correct it, or bring back what is missing" in done.stderr
 
 
+@pytest.mark.slow
 def test_bar_32_a_mistake_in_the_command_that_continues_a_run_stays_a_refusal(tmp_path: Path) -> None:
     training = harmed(tmp_path)
     assert training().returncode == 0
@@ -102,6 +106,7 @@ def test_bar_32_a_mistake_in_the_command_that_continues_a_run_stays_a_refusal(tm
     assert list((training.run / "supervisor").glob("report-*")) == []
 
 
+@pytest.mark.slow
 def test_bar_32_a_driver_that_crashed_does_not_move_a_run_to_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

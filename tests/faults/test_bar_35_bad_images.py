@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from spoiled import AT_START, IN_THE_RUN, TURNED, add_images, copy_beside, cut, image, spoil
+from torch import Tensor
 from training import Training, merge
 from typed import Done, Typed
 
+from bigrun.data.files import Entry, open_files
 from bigrun.errors import ExitCode
+from bigrun.testing.runner import Runner
 
 ALL = AT_START | IN_THE_RUN | TURNED
 TOLERANT: dict[str, Any] = {"data": {"max_bad_fraction": 0.5}}
@@ -56,6 +61,8 @@ def test_bar_35_every_kind_is_skipped_told_counted_and_replaced(typed: Typed) ->
     replaced = {event["facts"]["path"]: event["facts"]["replacement"] for event in typed.events("image-skipped")}
     assert all((replaced[path] is None) == (path in AT_START) for path in ALL)
     assert f"bad images   {len(AT_START)} cannot be used (" in done.said
+    (line,) = [line for line in done.said.splitlines() if line.startswith(f"bad images: {len(ALL)} cannot be used (")]
+    assert all(f"{count} {cause}" in line for cause, count in Counter(ALL.values()).items())
     cut_said = f"skipped {typed.folder}/images/cut.png: truncated: the PNG file ends too early"
     assert cut_said in " ".join(done.said.split())
     assert "takes its place" in done.said
@@ -170,6 +177,68 @@ def test_bar_35_a_broken_data_set_does_not_start_a_run(tmp_path: Path, monkeypat
     assert not typed.events("images-repaired")
 
 
+def test_bar_35_what_a_packed_form_knows_to_be_broken_does_not_start_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the folder's index does not."""
+    typed = Typed(tmp_path, monkeypatch)
+    for number in (2, 3, 5):
+        cut(tmp_path / "images" / f"{number}.png")
+    assert typed.type("data", "pack", "images", "packed", "--workers", "0").code == 0
+    done = typed.train("--set", "data.path=packed")
+    assert done.code == ExitCode.ERROR
+    assert "3 of 10 files cannot be used (3 truncated)" in done.said
+    assert typed.metrics() == []
+    done = typed.train("--set", "data.path=packed", "--set", "data.max_bad_fraction=0.3")
+    assert done.code == 0, done.said
+    assert listed(typed) == {f"{number}.png": "truncated" for number in (2, 3, 5)}
+
+
+def test_bar_35_what_an_index_knows_to_be_broken_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = Typed(tmp_path, monkeypatch)
+    for number in (2, 3, 5):
+        cut(tmp_path / "images" / f"{number}.png")
+    index = ("data", "index", "images", "--decode", "--workers", "0")
+    assert typed.type(*index).code == 0
+    assert "3 of 10 files cannot be used (3 truncated)" in typed.train().said
+    for number in (2, 3, 5):
+        image(number).save(tmp_path / "images" / f"{number}.png")
+    done = typed.train()
+    assert done.code == ExitCode.USAGE
+    assert "3 files that it leaves out are not as they were" in " ".join(done.said.split())
+    assert typed.type(*index).code == 0
+    assert typed.train().code == 0
+    assert listed(typed) == {}
+
+
+class Thirds:
+    """Samples of three files each."""
+
+    def __init__(self, root: Path) -> None:
+        names = [f"{number}.png" for number in range(12)]
+        self.files = open_files(root, lambda: map(Entry, names))
+
+    def __len__(self) -> int:
+        return len(self.files) // 3
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        return torch.cat([self.files[3 * index + k][:1, :40] for k in range(3)])
+
+
+def test_bar_35_the_fraction_is_of_files_where_there_are_files(bigrunner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    add_images(tmp_path / "images", range(12))
+    bad = [tmp_path / "images" / f"{number}.png" for number in (2, 3, 6)]
+    for path in bad:
+        cut(path)
+    dataset, options = Thirds(tmp_path / "images"), {"max_bad_fraction": 0.25, "micro_batch": 4, "effective_batch": 4}
+    bigrunner.run(dataset=dataset, data=options).assert_finished()
+    result = bigrunner.run(dataset=dataset, data=options | {"max_bad_fraction": 0.2})
+    assert "3 of 12 files cannot be used (3 truncated), more than the 2 that data.max" in str(result.error)
+
+
 def test_bar_35_one_bad_file_never_stops_a_run_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = Typed(tmp_path, monkeypatch, data={"max_bad_fraction": 0.0})
     cut(tmp_path / "images" / "3.png")
@@ -202,6 +271,6 @@ def test_bar_35_a_fifo_in_place_of_an_image_does_not_hang(tmp_path: Path) -> Non
     copy_beside(tmp_path)
     spoil(tmp_path / "images")
     training.configure(data={"workers": 2, "max_bad_fraction": 1.0}, run={"max_steps": 12})
-    done = training("--plugin", "spoiled:TurnsBad", timeout_seconds=100)
+    done = training("--plugin", "spoiled:TurnsBad")
     assert done.returncode == 0, done.stderr
     assert skipped(training) == ALL

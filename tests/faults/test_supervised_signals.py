@@ -80,6 +80,7 @@ def test_a_run_whose_supervisor_is_killed_saves_and_ends(tmp_path: Path) -> None
     assert not (training.run / LOCK).exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_stops_a_supervised_run_and_its_bar_works(tmp_path: Path) -> None:
     training = Training(tmp_path, **ENDLESS)
     process, terminal = begin_in_terminal(training.words("--supervise"), tmp_path)
@@ -96,6 +97,7 @@ def test_ctrl_c_in_a_terminal_stops_a_supervised_run_and_its_bar_works(tmp_path:
     assert len(list((training.run / "checkpoints").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_signal_of_the_terminal_is_not_passed_on_and_others_are(tmp_path: Path) -> None:
     script = (
         "from bigrun.supervisor.signals import blocked, next_signal\n"
@@ -115,6 +117,7 @@ def test_a_signal_of_the_terminal_is_not_passed_on_and_others_are(tmp_path: Path
         os.close(terminal)
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_waits_before_a_restart_can_be_stopped(tmp_path: Path) -> None:
     """And a run that cannot begin leaves no directory."""
     shutil.copy(Path(__file__).with_name("harm.py"), tmp_path)

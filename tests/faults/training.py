@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import tomli_w
+import warm
 from PIL import Image
 
 from bigrun.testing.runner import TINY
@@ -60,16 +61,9 @@ class Training:
         """Write the preset anew."""
         (self.folder / "tiny.toml").write_text(tomli_w.dumps(merge(TINY, PRESET, tables)), encoding="utf-8")
 
-    def __call__(self, *arguments: str, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`bigrun run tiny.toml ...` to its end."""
-        return subprocess.run(
-            self.words(*arguments),
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
+        return warm.bigrun(self.folder, "run", "tiny.toml", *arguments)
 
     @contextlib.contextmanager
     def begun(self, *arguments: str, step: int = 1) -> Iterator[subprocess.Popen[str]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from bigrun.activation import activate
 from bigrun.config import Config, read_preset, shipped_presets
@@ -21,9 +20,7 @@ def resolved(name: str) -> Config:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_check_passes_with_exact_parts_batch_length_and_reasons(name: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bigrun", "check", name], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = warm.bigrun(tmp_path, "check", name)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{name}: valid")
     for part in (

@@ -65,6 +65,7 @@ def test_check_says_what_is_trained_and_nothing_of_the_objective_that_is_not(
         assert word not in output
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_continues_after_it_died(environment: Environment, preset: Path) -> None:
     straight, died = environment.folder / "masked", environment.folder / "masked-died"
     output = finish(environment.bigrun("run", preset, "--plugin", NAME, "--run-dir", straight))
