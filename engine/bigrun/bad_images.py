@@ -16,9 +16,11 @@ from bigrun.errors import DataError, RunDirectoryError
 from bigrun.links import open_append
 
 if TYPE_CHECKING:
+    from bigrun.data.dataset import Dataset
+    from bigrun.data.files.entry import Files
     from bigrun.run import Run
 
-__all__ = ["BAD_IMAGES", "METRIC", "BadImages", "known_bad"]
+__all__ = ["BAD_IMAGES", "METRIC", "BadImages"]
 
 BAD_IMAGES = "bad-images.jsonl"
 """The list in a run directory: one JSON object per file."""
@@ -101,8 +103,14 @@ class BadImages:
         stops = ", so that a run stops at its start" if len(faults) > most else ""
         return f"{text}{stops} (data.max_bad_fraction)"
 
+    def outcome(self, run: Run) -> str | None:
+        """What is said of them when the run is over; None where there was none."""
+        if not self.faults:
+            return None
+        return f"{len(self.faults):,} cannot be used ({by_cause(self.faults.values())}); {run.directory / BAD_IMAGES}"
+
     def _at_start(self, run: Run) -> dict[str, Fault]:
-        return {(path := key(run, fault.path)): attrs.evolve(fault, path=path) for fault in known_bad(run.dataset)}
+        return {(path := key(run, fault.path)): attrs.evolve(fault, path=path) for fault in known_bad(run)}
 
     def _begin_list(self, run: Run) -> None:
         path = run.directory / BAD_IMAGES
@@ -127,18 +135,31 @@ class BadImages:
             self._list_failed = True
 
 
-def known_bad(dataset: Any) -> list[Fault]:
-    """Files that a data set knew to be bad when it was made: its `faults`, or those of its `files`."""
-    faults: Iterable[BadImageError] | None = getattr(dataset, "faults", None)
-    if faults is None:
-        faults = getattr(getattr(dataset, "files", None), "faults", ())
-    return [Fault.of(fault) for fault in faults]
+def known_bad(run: Run) -> list[Fault]:
+    """Files that the whole data set knew to be bad when it was made; those of a packed form have numbers."""
+    from bigrun.data.subset import known_faults
+
+    whole = undivided(run)
+    numbered: Mapping[int, BadImageError] = getattr(getattr(whole, "files", None), "bad", {})
+    return [Fault.of(fault) for fault in (*known_faults(whole), *numbered.values())]
+
+
+def undivided(run: Run) -> Dataset:
+    return run.dataset if run.undivided is None else run.undivided
+
+
+def count_files(run: Run) -> int:
+    """Of the whole data set: its files, or its samples where it has none, and those that have no number."""
+    from bigrun.data.subset import known_faults
+
+    whole = undivided(run)
+    files: Files | None = getattr(whole, "files", None)
+    return (len(whole) if files is None else len(files)) + len(known_faults(whole))
 
 
 def limit(run: Run) -> int:
     """So many files may be bad: a fraction of all of them, and one of however few."""
-    total = len(run.dataset) + len(known_bad(run.dataset))
-    return allowed(run.config.data.max_bad_fraction, total)
+    return allowed(run.config.data.max_bad_fraction, count_files(run))
 
 
 def key(run: Run, path: str) -> str:
@@ -176,13 +197,12 @@ def by_cause(faults: Iterable[Fault]) -> str:
 
 def too_many(run: Run, faults: Collection[Fault]) -> str:
     """The message of a run that stops."""
-    total = len(run.dataset) + len(known_bad(run.dataset))
     shown = [f"  {fault.message}" for fault in list(faults)[:SHOWN]]
     more = [f"  and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
     return "\n".join(
         [
-            f"{len(faults):,} of {total:,} files cannot be used ({by_cause(faults)}), more than the {limit(run):,} "
-            f"that data.max_bad_fraction = {run.config.data.max_bad_fraction:g} allows:",
+            f"{len(faults):,} of {count_files(run):,} files cannot be used ({by_cause(faults)}), more than the "
+            f"{limit(run):,} that data.max_bad_fraction = {run.config.data.max_bad_fraction:g} allows:",
             *shown,
             *more,
             f"all that were met so far are in {run.directory / BAD_IMAGES}. Repair them, or put other images in the "

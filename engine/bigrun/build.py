@@ -21,6 +21,7 @@ def build_data(run: Run) -> None:
     from bigrun.data.spacing import require_spacing
     from bigrun.data.split.apply import split_dataset
     from bigrun.data.split.manifest import Split
+    from bigrun.data.tone import ToneOfPart
     from bigrun.data.views import Views
     from bigrun.schedules import Schedules
     from bigrun.strategy import SingleProcess
@@ -32,8 +33,10 @@ def build_data(run: Run) -> None:
     run.split = Split.load(config.data.split) if config.data.split is not None else None
     run.dataset = run.undivided = run.hook.build_dataset(run=run)
     refuse_problems(run)
-    if len(run.dataset):
-        split_dataset(run)
+    tone = run.hook.build_tone(run=run)
+    training = split_dataset(run) if len(run.dataset) else None
+    if training is not None:
+        tone = ToneOfPart(tone, training)
     if config.model.scale_embedding:
         require_spacing(run.dataset)
     run.extra_views = merged(run.hook.extra_views(run=run), "extra view")
@@ -42,7 +45,7 @@ def build_data(run: Run) -> None:
         config.model.in_channels,
         config.run.seed,
         run.extra_views,
-        tone=run.hook.build_tone(run=run),
+        tone=tone,
         spacing_mm=getattr(run.dataset, "spacing_mm", None),
     )
     run.schedules = Schedules()

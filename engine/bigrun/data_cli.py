@@ -10,6 +10,7 @@ from bigrun.data.commands.check import check
 from bigrun.data.commands.index import index
 from bigrun.data.commands.pack import pack
 from bigrun.data.commands.split import split
+from bigrun.data.commands.verify import verify
 
 __all__ = ["COMMANDS", "data"]
 
@@ -67,5 +68,5 @@ def data() -> None:
     """
 
 
-for command in (check, index, pack, split):  # in the order of their names; `list_commands` sorts
+for command in (check, index, pack, split, verify):  # in the order of their names; `list_commands` sorts
     data.add_command(command)

@@ -35,7 +35,7 @@ class Hooks(Protocol):
     The run calls them in this order:
 
         configure_hooks, configure_runtime
-        build_dataset, extra_views, build_tone, build_objective, frozen_modules, configure_model, build_optimizer
+        build_dataset, build_tone, extra_views, build_objective, frozen_modules, configure_model, build_optimizer
         [a checkpoint is restored], build_loader, header_lines, on_start
         for every step:
             before_step
@@ -90,6 +90,19 @@ class Hooks(Protocol):
         If it raises: the run does not start.
         """
 
+    @hookspec(firstresult=True)
+    @changes_training
+    def build_tone(self, run: Run) -> Tone:
+        """Say what stored values mean: the straight line that brings them to [0, 1], for each view of each image.
+
+        When: after the data set is built and before a split divides it: `run.dataset` is what `build_dataset` gave.
+        Called: once, on every process, until one plugin answers.
+        Result: a `Tone` (`bigrun.data.tone`), or None to leave it to the next, as for a data set of somebody else's;
+            the default is the whole range of the stored type. It is asked of samples by their indices in the whole data
+            set. Extra views have the tone of their global crop.
+        If it raises: the run does not start.
+        """
+
     @hookspec
     @changes_training
     def extra_views(self, run: Run) -> list[Mapping[str, ExtraView]]:
@@ -100,18 +113,6 @@ class Hooks(Protocol):
         Result: name -> `ExtraView(factor, distorted)`; `factor` x the side of the global crops in use must be
             whole; with `distorted` the crops also share colours, blur and solarisation. They arrive, normalised,
             as `batch.extra[name]`, `(G*b, C, side, side)`.
-        If it raises: the run does not start.
-        """
-
-    @hookspec(firstresult=True)
-    @changes_training
-    def build_tone(self, run: Run) -> Tone:
-        """Say what stored values mean: the straight line that brings them to [0, 1], for each view of each image.
-
-        When: after the data set and the extra views are known, before anything is decoded.
-        Called: once, on every process, until one plugin answers.
-        Result: a `Tone` (`bigrun.data.tone`), or None to leave it to the next, as for a data set of somebody else's;
-            the default is the whole range of the stored type. Extra views have the tone of their global crop.
         If it raises: the run does not start.
         """
 

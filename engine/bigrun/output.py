@@ -38,6 +38,8 @@ class Output:
             say(f"stopped after step {run.step} ({run.stop_reason}); {how} continues")
         if run.saved_step is not None:
             say(f"checkpoint: {run.checkpoints.path(run.saved_step)}")
+        if (bad := run.bad_images.outcome(run)) is not None:
+            say(f"bad images: {bad}")
         for failure in run.plugins.failures.values():
             error = run.config.redactor().text(failure.error)
             say(f"quarantined: {failure.plugin} failed in {failure.hook} at step {failure.step}: {error}")

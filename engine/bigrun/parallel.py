@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
+from bigrun.children import begin_child, blocked, fork_server
 from bigrun.errors import BigrunError
+from bigrun.shortage import shortages_told
 
-__all__ = ["default_workers", "in_order"]
+__all__ = ["FEWER", "GOES_ON", "default_workers", "in_order"]
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -26,6 +25,8 @@ SHARED: list[object] = []
 """Of one of the processes: what was given to it when it began."""
 FEW = 400
 """So many files are done before the processes have begun, which import torch."""
+FEWER = "--workers 1 needs the least memory"
+GOES_ON = f"the same command goes on where this one stopped, {FEWER}"
 
 
 def default_workers(files: int) -> int:
@@ -34,7 +35,12 @@ def default_workers(files: int) -> int:
 
 
 def in_order(
-    work: Callable[..., Result], pieces: Iterable[Piece], workers: int, shared: object = None
+    work: Callable[..., Result],
+    pieces: Iterable[Piece],
+    workers: int,
+    shared: object = None,
+    *,
+    advice: str = FEWER,
 ) -> Iterator[Result]:
     """`work(piece)` for each piece, in the order of the pieces, computed by `workers` processes; 0: by this one.
 
@@ -44,32 +50,37 @@ def in_order(
     Args:
         work: a function of a module (it is pickled by its name); it raises what its caller is to get.
         shared: what all pieces need, given to each process once: `work(shared, piece)`.
+        advice: what to do when a process has died, or has no memory or no open files left.
 
     Raises:
-        BigrunError: a process died.
+        BigrunError: that has happened.
     """
-    if workers == 0:
-        yield from map(work if shared is None else functools.partial(work, shared), pieces)
-        return
+    with shortages_told(advice):
+        if workers == 0:
+            yield from map(work if shared is None else functools.partial(work, shared), pieces)
+        else:
+            yield from in_processes(work, pieces, workers, shared, advice)
+
+
+def in_processes(
+    work: Callable[..., Result], pieces: Iterable[Piece], workers: int, shared: object, advice: str
+) -> Iterator[Result]:
     theirs, ours = multiprocessing.Pipe(duplex=False)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__])
     begin = functools.partial(begin_process, theirs, shared)
     call = work if shared is None else functools.partial(with_shared, work)
+    context = fork_server(work.__module__)
     with ours, theirs, ProcessPoolExecutor(workers, mp_context=context, initializer=begin) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for piece in pieces:
-                waiting.append(pool.submit(call, piece))
+                with blocked():
+                    waiting.append(pool.submit(call, piece))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
-            raise BigrunError(
-                "a process that reads files died, for want of memory perhaps; the same command goes on where this one "
-                "stopped, --workers 1 needs the least memory"
-            ) from error
+            raise BigrunError(f"a process that reads files died, for want of memory perhaps; {advice}") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -79,15 +90,5 @@ def with_shared(work: Callable[..., Result], piece: object) -> Result:
 
 
 def begin_process(parent: Connection, shared: object) -> None:
-    """Ctrl-C is the parent's to hear, and nobody outlives it: a pool's processes would wait for ever."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    begin_child(parent)
     SHARED.append(shared)
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-
-
-def end_with(parent: Connection) -> None:
-    """Nothing is ever sent: reading ends when the other end is closed, by whatever ended its process."""
-    with suppress(EOFError, OSError):
-        parent.recv_bytes()
-    os._exit(1)

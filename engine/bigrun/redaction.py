@@ -4,7 +4,7 @@
 2. by its name, a text below a key that ends in one of `ENDINGS` (`hf_token`, `apiKey`, `Proxy-Authorization`), unless
    it is declared with `secret=False`; `cls_token` and its like (`NETWORK_TOKENS`) are parts of a network;
 3. the same text, of at least `SHORTEST` characters, wherever else it stands; also the values of environment variables
-   with such names, or with KEY, TOKEN, SECRET or PASSWORD in theirs;
+   with such names, or with KEY, TOKEN, SECRET or PASSWORD in theirs (not `KEYBOARD`, `TOKENIZERS_...`, `..._FILE`);
 4. in any text: user and password of a URL, signatures and keys in its query, `name=value` and `name: value` with such
    names, `Bearer ...`, and tokens of known shapes.
 
@@ -40,8 +40,11 @@ SHORTEST = 6
 
 ANY_ENDING = "|".join(ending.replace("_", r"[_\- ]?") for ending in sorted(ENDINGS, key=len, reverse=True))
 VALUE = r"""(?:"[^"\n]*"?|'[^'\n]*'?|(?:bearer|basic|digest|token)[ \t]+[^\s"',;&<>]+|[^\s"',;&<>]+)"""
-# What messages about an option say behind its name, or in place of a value.
-OWN_WORDS = r"(?:expected|is required|is not what|a secret was|unknown option|has no effect)(?=[ :\n]|\Z)|\.\.\."
+# What messages about an option, or a file of such a name, say behind it, or in place of a value.
+OWN_WORDS = (
+    r"(?:expected|is required|is not what|a secret was|unknown option|has no effect"
+    r"|no such (?:file|folder)|cannot be (?:read|written)|(?:is )?not a (?:file|folder))(?=[ :;\n]|\Z)|\.\.\."
+)
 ASSIGNMENT = re.compile(
     rf"""(?<![\w.\-])(?P<name>[\w.\-]{{0,200}}?(?:{ANY_ENDING}))"""
     rf"""(?P<sign>["']?[ \t]{{0,3}}[:=][ \t]{{0,3}})(?!{OWN_WORDS})(?P<value>{VALUE})""",

@@ -14,7 +14,8 @@ ENDINGS = (
 NETWORK_TOKENS = frozenset(
     ("cls", "class", "mask", "storage", "register", "patch", "dist", "distillation", "pad", "bos", "eos", "sep", "unk")
 )
-VARIABLE_WORDS = frozenset(("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD"))  # of an environment variable, anywhere
+# Of an environment variable, anywhere in its name.
+VARIABLE = re.compile(r"(?<!MON)KEY(?!BOARD|WORD)|TOKEN(?!IZER)|SECRET|PASSWORD|PASSWD")
 HARMLESS_VARIABLES = frozenset(("FILE", "PATH", "DIR", "HOME", "NAME", "TYPE", "SIZE", "COUNT", "LENGTH", "LIMIT"))
 QUERY_NAMES = frozenset({"sig", "key", "code"})  # of a URL only, and what ends in "signature"
 
@@ -31,13 +32,12 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret_variable(name: str) -> bool:
-    """Whether an environment variable holds a secret: `DEPLOY_KEY`, `TOKEN_2`, `DB_PASSWORD_OLD`; not `KEY_FILE`,
-    `TOKENIZERS_PARALLELISM`."""
+    """Whether an environment variable holds a secret: `DEPLOY_KEY`, `AWSKEY`, `TOKENS`, `DB_PASSWORD_OLD`; not
+    `KEY_FILE`, `TOKENIZERS_PARALLELISM`."""
     words = [word.upper() for word in WORDS.findall(name)]
     if words[-1:] and words[-1] in HARMLESS_VARIABLES:
         return False
-    speaks = any(word in VARIABLE_WORDS or "PASSWORD" in word or word.endswith(("TOKEN", "SECRET")) for word in words)
-    return speaks or is_secret_name(name)
+    return VARIABLE.search(name.upper()) is not None or is_secret_name(name)
 
 
 def is_query_secret(name: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from bigrun.errors import BigrunError, UsageError
-from bigrun.parallel import default_workers, in_order
+from bigrun.parallel import GOES_ON, default_workers, in_order
 from bigrun.progress import progress
 from bigrun_ct_import.content import content_of
 from bigrun_ct_import.convert import Settings, Task, convert
@@ -86,7 +86,8 @@ class Import:
         made: set[str] = set()
         slices: list[Skip] = []
         with progress("importing", len(new)) as advance:
-            for record, left in in_order(convert, new, self._workers(sum(map(effort, new)))):
+            workers = self._workers(sum(map(effort, new)))
+            for record, left in in_order(convert, new, workers, advice=GOES_ON):
                 (skips if record is None else slices).extend(left)
                 made |= {record.series} if record else set()
                 advance(1)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import errno
 import os
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bigrun.data.dataset import Samples
 from bigrun.data.faults import BadImageError
 from bigrun.errors import DataError
 
-__all__ = ["LENGTH", "Deadly", "Faulty", "Named", "OutOfFiles", "Processes", "Raising", "Slow", "Squares"]
+__all__ = [
+    "LENGTH", "Deadly", "Faulty", "Giving", "Named", "OutOfFiles", "Processes", "Raising", "Slow", "Squares",
+    "process_of",
+]  # fmt: skip
 
 LENGTH = 10
 
 
 class Squares:
-    """Image i is (C, i + 1, 2), filled with i; dtype and channels change with i."""
+    """Image i is (C, i + 1, 2), filled with i, with i / 10 as floats; dtype and channels change with i."""
 
     def __init__(self, broken: tuple[int, ...] = ()) -> None:
         self.broken = broken
@@ -30,7 +35,8 @@ class Squares:
         if index in self.broken:
             raise DataError(f"image-{index}.png: not a readable image")
         kind = (torch.uint8, torch.uint16, torch.float32)[index % 3]
-        return torch.full((1 if index % 2 else 3, index + 1, 2), index, dtype=torch.float32).to(kind)
+        value = index / LENGTH if kind.is_floating_point else index
+        return torch.full((1 if index % 2 else 3, index + 1, 2), value, dtype=torch.float32).to(kind)
 
 
 class Named(Squares):
@@ -39,13 +45,17 @@ class Named(Squares):
 
 
 class Processes:
-    """Every image is the id of the process that decoded it."""
+    """Every image is the id of the process that decoded it, as `process_of` reads it."""
 
     def __len__(self) -> int:
         return LENGTH
 
     def __getitem__(self, index: int, /) -> Tensor:
-        return torch.full((1, 1, 1), float(os.getpid()))
+        return torch.tensor(list(os.getpid().to_bytes(4, "big")), dtype=torch.uint8).view(1, 1, 4)
+
+
+def process_of(samples: Samples) -> int:
+    return int.from_bytes(bytes(samples.images[0].flatten().tolist()), "big")
 
 
 class Slow(Processes):
@@ -69,6 +79,17 @@ class Special(Processes):
 class Raising(Special):
     def happens(self) -> None:
         raise KeyError("scan")
+
+
+class Giving(Squares):
+    """Its image 6, which would be uint8 of 3 channels, is what it was given."""
+
+    def __init__(self, thing: Any) -> None:
+        super().__init__()
+        self.thing = thing
+
+    def __getitem__(self, index: int, /) -> Any:
+        return self.thing if index == 6 else super().__getitem__(index)
 
 
 class Faulty(Special):

@@ -281,6 +281,25 @@ def test_what_cannot_be_checked_ends_with_two(tmp_path: Path, folder: Path) -> N
     assert "expected a file in a folder that is there" in said
 
 
+def test_a_sample_is_judged_as_all_images_are(folder: Path, tmp_path: Path) -> None:
+    """Black images on both sides are no leak, whoever finds them: the index knows bytes, and no colours."""
+    split = tmp_path / "split.json"
+    own = {"format_version": 1, "rule": "list", "level": "folder", "validation_groups": ["a"]}
+    split.write_text(json.dumps(own))
+    for part in "ab":
+        Image.new("L", (9, 9)).save(folder / part / "black.png")
+    assert bigrun("data", "index", folder)[0] == 0
+    for some in ((), ("--sample", 3)):
+        code, report = check(folder, "--split", split, *some)
+        assert (code, report["may_start"]) == (0, True)
+        assert "duplicates" not in kinds_of(report)
+    shutil.copy(folder / "a" / "1.png", folder / "b" / "leak.png")
+    assert bigrun("data", "index", folder)[0] == 0
+    code, report = check(folder, "--split", split, "--sample", 3)
+    assert code == 1
+    assert "1 images for validation" in report["findings"][0]["message"]
+
+
 # -- samples that are not files ---------------------------------------------------------------------------------------
 
 CENTRES = """
@@ -291,14 +310,14 @@ from bigrun.data.check import Intensity
 from bigrun.data.files import Entry, open_files
 from bigrun.data.split import file_groups
 
-ROWS = [("s1", "old"), ("s1", "old"), ("s2", "old"), ("s3", "new"), ("s3", None)]
+ROWS = [("s1", "old", "p1"), ("s1", "old", "p1"), ("s2", "old", None), ("s3", "new", "p2"), ("s3", None, "p2")]
 
 def rows():
-    for number, (series, dataset) in enumerate(ROWS):
-        yield Entry(f"{number}.png", {"series": series, "dataset": dataset})
+    for number, (series, dataset, patient) in enumerate(ROWS):
+        yield Entry(f"{number}.png", {"series": series, "dataset": dataset, "patient": patient})
 
 class Centres:
-    levels = ("series",)
+    levels = ("patient", "series")
     def __init__(self, root):
         self.files = open_files(root, rows)
         self.centres = np.array([0, 2, 3])
@@ -330,7 +349,10 @@ def test_files_are_decoded_and_samples_are_divided(tmp_path: Path, monkeypatch: 
     done = typed.type("data", "check", "tiny.toml", "--json")
     report = json.loads(done.said)
     assert (report["samples"], report["images"], report["data_sets"]) == (3, 5, {"-": 1, "new": 1, "old": 3})
-    assert report["split"]["training"] == {"groups": 2, "samples": 2}
+    assert report["split"]["training"] == {"groups": 2, "samples": 2, "patients": 1, "series": 2}
+    assert "training: 2 samples of 2 series groups, 1 patients\n" in typed.type("data", "check", "tiny.toml").said
+    (gap,) = [finding["message"] for finding in report["findings"] if finding["kind"] == "split-level"]
+    assert gap == "1 of 3 samples have no patient: two series groups of one patient may be on both sides"
     low = {kind["data_set"]: (kind["unit"], kind["percentiles"]["0"]) for kind in report["kinds"]}
     stored = [int(np.asarray(Image.open(f"slices/{number}.png")).min()) for number in range(5)]
     assert low["old"] == ("HU", min(stored[:3]) - 1024)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bigrun.data.decode import read_image
+from bigrun.data.faults import BadImageError
 from bigrun.data.files import Entry, Files, open_files
 from bigrun.data.files.index import build_index, index_place
 from bigrun.data.files.indexed import IndexedFiles
@@ -266,13 +268,13 @@ def test_an_index_of_another_format_is_refused(root: Path) -> None:
 
 def test_files_that_vanish_are_counted(root: Path) -> None:
     entries = [Entry(f"a/{number}.png") for number in range(5)]
-    of_source(root, entries)
+    of_source(root, entries, fingerprint=lambda: "table")
     (root / "a" / "1.png").unlink()
     (root / "a" / "3.png").write_bytes(b"no")
     with pytest.raises(
         DataIndexError, match=r"of 5 files that were looked at, 1 changed, 1 missing \(first: a/1\.png\)"
     ):
-        open_files(root, list)
+        open_files(root, list, fingerprint=lambda: "table")
 
 
 def test_a_copy_with_other_times_is_the_same_data_set(root: Path, tmp_path: Path) -> None:
@@ -296,11 +298,149 @@ def test_an_index_of_another_source_is_refused(root: Path) -> None:
         open_files(root, list)
 
 
-def test_what_is_no_part_of_the_data_set_changes_nothing(root: Path) -> None:
+def test_an_index_without_what_the_source_says_is_not_to_be_made_again_as_it_was(root: Path) -> None:
+    """Nor the other way round: the same command would make the same index."""
+    named = [Entry("a/0.png", {"series": "s"}), Entry("a/1.png", {"series": "s"})]
     data("index", root)
+    with pytest.raises(DataIndexError) as caught:
+        open_files(root, lambda: named, fingerprint=lambda: "table")
+    message = str(caught.value)
+    assert "it has no columns, and they have the columns series" in message
+    assert re.search(r"made by `bigrun .*`bigrun data index PRESET`, or `bigrun data index .* --plugin NAME`", message)
+    assert "again" not in message
+    of_source(root, named, fingerprint=lambda: "table")
+    assert len(open_files(root, list, fingerprint=lambda: "table")) == 2
+    with pytest.raises(DataIndexError, match="it has the columns series, and they have no columns"):
+        ImageFolder.search(root)
+    with pytest.raises(DataIndexError, match="lists other files"):
+        open_files(root, lambda: named[:1], fingerprint=lambda: "shorter table")
+
+
+def test_what_is_no_part_of_the_data_set_changes_nothing(root: Path) -> None:
+    """But a start takes longer, and says so: that they are none is known when all files were looked at."""
+    data("index", root, "--out", root / "index of mine")
+    data("split", root, "--out", root / "split.json")
     (root / ".DS_Store").touch()
-    (root / "bigrun-notes.txt").touch()
+    (root / "a" / "._0.png").write_bytes(b"\0\5\x16\7")
+    folder = ImageFolder.search(root, index=root / "index of mine")
+    assert isinstance(folder.files, IndexedFiles)
+    assert len(folder) == 9
+    assert re.search(
+        ", and listed anew since other files have come or gone: `.*` spares that; 4 other", folder.summary()
+    )
+
+
+@pytest.mark.parametrize("name", [".hidden.png", "bigrun-logo.png", "photo.txt"])
+def test_whatever_a_search_would_take_makes_the_index_stale(root: Path, name: str) -> None:
+    data("index", root)
+    Image.fromarray(noise(9, 9)).save(root / name, format="PNG")
+    with pytest.raises(DataIndexError, match="lists other files"):
+        ImageFolder.search(root)
+    data("index", root)
+    assert len(ImageFolder.search(root)) == 10
+
+
+def test_the_index_of_a_source_without_a_fingerprint_knows_when_files_come(root: Path) -> None:
+    def listed() -> list[Entry]:
+        return [Entry(str(path.relative_to(root)), {"kind": path.suffix}) for path in sorted(root.rglob("*.png"))]
+
+    of_source(root, listed())
+    (root / "notes.txt").touch()
+    assert len(open_files(root, listed)) == 7
+    save(root / "new.png", noise(9, 9))
+    with pytest.raises(DataIndexError, match="lists other files"):
+        open_files(root, listed)
+
+
+def test_a_table_that_says_the_same_in_other_words_is_the_same(root: Path) -> None:
+    """Columns and their order count, and values that are not known."""
+    values: list[dict[str, Any]] = [
+        {"series": "s", "z": 1, "mm": 0.5}, {"series": None, "z": 2, "mm": None}, {"series": "t", "z": 3, "mm": 2}
+    ]  # fmt: skip
+    refused = Entry("no.png", fault=BadImageError("no.png", "other", "its row is wrong"))
+    entries = [*(Entry(f"a/{number}.png", columns) for number, columns in enumerate(values)), refused]
+    of_source(root, entries, fingerprint=lambda: "one")
+    files = open_files(root, lambda: entries, fingerprint=lambda: "two")
+    assert files.column("series").tolist() == ["s", None, "t"]
+    others: list[list[Entry]] = [
+        entries[:3],
+        [*entries[1::-1], *entries[2:]],
+        [Entry("a/0.png", values[0] | {"z": 9}), *entries[1:]],
+        [Entry("a/0.png", values[0] | {"series": "t"}), *entries[1:]],
+        [Entry("a/0.png", values[0] | {"mm": None}), *entries[1:]],
+        [*entries[:2], Entry("a/2.png", fault=refused.fault), refused],
+    ]
+    for other in others:
+        with pytest.raises(DataIndexError, match="lists other files"):
+            open_files(root, partial(list, other), fingerprint=lambda: "two")
+
+
+@pytest.mark.parametrize("name", ["a/1.png", "page.png"])
+def test_files_that_were_repaired_are_not_left_out_for_ever(root: Path, name: str) -> None:
+    """Neither those that were damaged inside nor those that were none."""
+    cut_short(root / "a" / "1.png")
+    (root / "page.png").write_text("<html>404</html>")
+    data("index", root, "--decode")
+    assert len(ImageFolder.search(root)) == 8
+    shutil.copy(root / "a" / "2.png", root / name)
+    with pytest.raises(DataIndexError, match=f"1 files that it leaves out are not as they were .first: {name}.; run"):
+        ImageFolder.search(root)
+    data("index", root)
     assert len(ImageFolder.search(root)) == 9
+
+
+def test_a_file_that_was_missing_is_looked_for_again(root: Path) -> None:
+    entries = [Entry("a/0.png"), Entry("later.png")]
+    of_source(root, entries, fingerprint=lambda: "table")
+    assert len(open_files(root, list, fingerprint=lambda: "table")) == 1
+    save(root / "later.png", noise(9, 9))
+    with pytest.raises(DataIndexError, match=r"not as they were \(first: later\.png\)"):
+        open_files(root, list, fingerprint=lambda: "table")
+    of_source(root, entries, fingerprint=lambda: "table")
+    assert len(open_files(root, list, fingerprint=lambda: "table")) == 2
+
+
+def test_what_a_source_refuses_is_looked_at_again_when_it_is_another_file(root: Path) -> None:
+    """And then it is for the source to say what becomes of it."""
+    refused = BadImageError(str(root / "b" / "deep.png"), "other", "its row is wrong")
+    entries = [Entry("a/0.png"), Entry("b/deep.png", fault=refused)]
+    of_source(root, entries, fingerprint=lambda: "table")
+    assert len(open_files(root, list, fingerprint=lambda: "table")) == 1
+    os.utime(root / "b" / "deep.png", ns=(0, 0))  # a copy
+    assert len(open_files(root, list, fingerprint=lambda: "table")) == 1
+    save(root / "b" / "deep.png", noise(9, 9))
+    with pytest.raises(DataIndexError, match=r"not as they were \(first: b/deep\.png\)"):
+        open_files(root, list, fingerprint=lambda: "table")
+    of_source(root, entries, fingerprint=lambda: "table")
+    assert len(open_files(root, list, fingerprint=lambda: "table")) == 1
+
+
+def test_a_check_decodes_all_that_an_index_leaves_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/1.png", "a/2.png", "a/3.png"):
+        cut_short(root / name)
+    data("index", root, "--decode")
+    monkeypatch.setattr("bigrun.data.files.freshness.SAMPLE", 1)  # a start looks at one
+    save(root / "a" / "2.png", noise(9, 9))
+    assert len(ImageFolder.search(root)) == 6
+    result = data("check", root, "--set", "data.max_bad_fraction=0.9")
+    assert result.exit_code == ExitCode.ERROR
+    assert "index-out-of-date: 1 files that the index leaves out are not as they were: a/2.png; run" in result.output
+
+
+def test_an_index_with_arrays_is_for_a_model_of_so_many_channels(root: Path) -> None:
+    """For they tell the axes of an array; a second index for others reads the arrays again, and nothing else."""
+    np.save(root / "i.npy", np.zeros((4, 5, 3), np.uint8))
+    np.save(root / "j.npy", np.zeros((4, 5, 5), np.uint8))
+    data("index", root)
+    assert [error.path for error in ImageFolder.search(root, channels=3).files.faults] == [str(root / "j.npy")]
+    with pytest.raises(DataIndexError, match=r"made for model\.in_channels = 3, which is 5 now; .*bigrun data index P"):
+        ImageFolder.search(root, channels=5)
+    views = ("views.mean=[0,0,0,0,0]", "views.std=[1,1,1,1,1]", "views.colour_probability=0.0",
+             "views.grayscale_probability=0.0", "model.in_channels=5")  # fmt: skip
+    report = data_json("index", root, *(word for option in views for word in ("--set", option)))
+    assert [fault["path"] for fault in report["faults"]] == ["i.npy"]
+    files = ImageFolder.search(root, channels=5).files
+    assert (files.path(len(files) - 1), files[len(files) - 1].shape) == ("j.npy", (5, 4, 5))
 
 
 def test_a_file_that_comes_while_the_others_are_read_makes_the_index_stale(root: Path) -> None:

@@ -98,6 +98,20 @@ def test_what_an_index_leaves_out_is_left_out(root: Path, out: Path) -> None:
     assert np.array_equal(hashes, source.hashes())
 
 
+def test_what_was_packed_is_called_as_its_index_is(root: Path, tmp_path: Path) -> None:
+    """Without an index: as the one that decodes, for packing does, too."""
+    cut_short(root / "a" / "2.png")
+    data("pack", root, tmp_path / "plain")
+    hashes = []
+    for words in ((), ("--decode",)):
+        data("index", root, *words)
+        data("pack", root, tmp_path / f"packed{len(words)}")
+        packed = ImageFolder.search(tmp_path / f"packed{len(words)}").files
+        assert packed.content_hash == ImageFolder.search(root).files.content_hash
+        hashes.append(packed.content_hash)
+    assert hashes[0] != hashes[1] == ImageFolder.search(tmp_path / "plain").files.content_hash
+
+
 def test_what_only_decoding_finds_keeps_its_number(root: Path, out: Path) -> None:
     cut_short(root / "a" / "2.png")
     data("index", root)
@@ -152,7 +166,7 @@ def test_arrays_depend_on_the_models_channels_and_are_packed_for_it(tmp_path: Pa
     assert isinstance(source, ListedFiles)
     write_pack(source, out)
     assert open_files(out, list, channels=3)[0].shape == (3, 4, 5)
-    with pytest.raises(DataIndexError, match=r"packed for model\.in_channels = 3, which is 4 now"):
+    with pytest.raises(DataIndexError, match=r"made for model\.in_channels = 3, which is 4 now"):
         open_files(out, list, channels=4)
 
 
@@ -186,7 +200,7 @@ def test_a_packed_form_on_a_read_only_disk(root: Path, out: Path) -> None:
     data("pack", root, out)
     with read_only(out):
         assert_same(ImageFolder.search(root).files, ImageFolder.search(out).files)
-        assert "verified, 9 images" in data("pack", root, out, "--verify").output
+        assert "verified, 9 images" in data("verify", out).output
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -266,7 +280,7 @@ def test_nothing_is_overwritten(root: Path, out: Path) -> None:
     data("pack", root, out)
     again = data("pack", root, out)
     assert again.exit_code == ExitCode.USAGE
-    assert "is packed already; --verify" in again.output
+    assert "is packed already; `bigrun data verify`" in again.output
     assert "lies in the folder of the data set" in data("pack", root, root / "packed").output
     assert not (root / "packed").exists()
     assert "packed already" in data("pack", out, root.parent / "twice").output
@@ -310,13 +324,16 @@ def test_a_file_that_has_changed_since_it_was_indexed_is_not_packed(root: Path, 
 
 
 def test_damage_is_found(root: Path, out: Path) -> None:
+    source = data("verify", root)
+    assert source.exit_code == ExitCode.USAGE
+    assert "no packed data set" in source.output
     data("pack", root, out)
-    assert data("pack", root, out, "--verify").exit_code == 0
+    assert data("verify", out).exit_code == 0
     shard = out / "shard-00000.npy"
     pixels = bytearray(shard.read_bytes())
     pixels[HEADER + 100] ^= 1
     shard.write_bytes(pixels)
-    found = data("pack", root, out, "--verify")
+    found = data("verify", out)
     assert found.exit_code == ExitCode.USAGE
     assert "1 of 9 images are not what was written (first: a/0.png)" in found.output
     shard.write_bytes(pixels[:-1])

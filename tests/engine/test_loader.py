@@ -3,22 +3,37 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import resource
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 import pytest
 import torch
-from decoded import LENGTH, Deadly, Faulty, Named, OutOfFiles, Processes, Raising, Slow, Squares
+from decoded import (
+    LENGTH,
+    Deadly,
+    Faulty,
+    Giving,
+    Named,
+    OutOfFiles,
+    Processes,
+    Raising,
+    Slow,
+    Squares,
+    process_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigrun.data.dataset import Samples
-from bigrun.data.decoder import Decoder
+from bigrun.data.decoder import REPLACED, Decoder
 from bigrun.data.loader import Restart, build_loader
 from bigrun.data.order import EpochOrder
 from bigrun.errors import DataError
@@ -114,7 +129,35 @@ def test_an_image_that_cannot_be_used_is_replaced_and_told(workers: int) -> None
     assert torch.equal(samples[1].images[1].float(), Squares()[replacement].float())
     others = [i for i, index in enumerate(indices) if index != bad]
     assert torch.cat([s.indices for s in samples])[others].tolist() == indices[others].tolist()
-    assert torch.cat([s.epochs for s in samples]).tolist() == epochs.tolist()
+    expected = [REPLACED + i if i not in others else epoch for i, epoch in enumerate(epochs.tolist())]
+    assert torch.cat([s.epochs for s in samples]).tolist() == expected
+
+
+def test_no_image_is_seen_twice_in_the_same_way() -> None:
+    """What is drawn for a sample is drawn from its epoch and index."""
+    with stream(workers=0, dataset=Squares(broken=tuple(range(LENGTH - 2)))) as batches:
+        seen = [
+            pair
+            for s in itertools.islice(batches, 10)
+            for pair in zip(s.epochs.tolist(), s.indices.tolist(), strict=True)
+        ]
+    assert {index for _, index in seen} == {LENGTH - 2, LENGTH - 1}
+    assert len(set(seen)) == len(seen)
+
+
+class InGroups(EpochOrder):
+    """Images are replaced by others of the same five."""
+
+    def substitutes(self, index: int) -> npt.NDArray[np.int64]:
+        return index // 5 * 5 + np.arange(5)
+
+
+def test_an_order_says_what_an_image_may_be_replaced_by() -> None:
+    decoder = Decoder(Squares(), InGroups(LENGTH, seed=3), 1, 3, seed=3)
+    for epoch in range(50):
+        whole = list(decoder.candidates(epoch, 6))
+        assert (whole[0], set(whole[1:5])) == (6, {5, 7, 8, 9})
+        assert sorted(whole) == list(range(LENGTH)), "all of the five may be bad"
 
 
 @settings(max_examples=20, deadline=None)
@@ -178,19 +221,15 @@ def test_an_image_with_other_channels_than_the_model_is_replaced() -> None:
 
 def test_workers_and_their_server_outlive_stop_signals() -> None:
     with stream(workers=2, dataset=Processes(), prefetch=1, micro_batch=1) as batches:
-        workers = {int(s.images[0]) for s in itertools.islice(batches, 4)}
+        workers = {process_of(s) for s in itertools.islice(batches, 4)}
         servers = {psutil.Process(worker).ppid() for worker in workers}
         assert len(workers) == 2
         assert os.getpid() not in workers | servers
         for process in workers | servers:
             os.kill(process, signal.SIGINT)
             os.kill(process, signal.SIGTERM)
-        assert {int(s.images[0]) for s in itertools.islice(batches, 6)} == workers
+        assert {process_of(s) for s in itertools.islice(batches, 6)} == workers
         assert {psutil.Process(worker).ppid() for worker in workers} == servers
-
-
-def process_of(samples: Samples) -> int:
-    return int(samples.images[0][0, 0, 0])
 
 
 def test_after_a_killed_worker_the_stream_goes_on_with_the_same_samples() -> None:
@@ -287,6 +326,49 @@ def test_a_worker_that_fails_says_why() -> None:
     assert {restart.cause for restart in restarts} == {"failed"}
 
 
+def descriptors() -> list[int]:
+    return [int(path.name) for path in Path("/proc/self/fd").iterdir()]
+
+
+@contextmanager
+def open_files(free: int) -> Iterator[None]:
+    """A process that may open so many more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + 1 + free, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        for descriptor in held[:free]:
+            os.close(descriptor)
+        del held[:free]
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in held:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_a_process_that_may_open_no_more_files_says_so(free: int) -> None:
+    with stream(workers=1) as batches:
+        next(batches)
+        with open_files(free), pytest.raises(DataError, match=r"may open no more than \d+ files.*`ulimit -n`"):
+            next(batches)
+        with open_files(free), pytest.raises(DataError, match=r"cannot be started: .*`ulimit -n`"):
+            next(batches)
+
+
+def test_micro_batches_that_are_kept_take_no_open_files() -> None:
+    with stream(workers=1) as batches:
+        kept = [next(batches)]
+        before = len(descriptors())
+        kept += [next(batches) for _ in range(5)]
+        assert len(descriptors()) == before
+    assert all(samples.images[0].shape[2] == 2 for samples in kept)
+
+
 def test_a_data_set_that_cannot_be_sent_is_one_message() -> None:
     class Local(Squares):
         pass
@@ -305,6 +387,30 @@ def test_shared_memory_has_nothing_to_do_with_dev_shm() -> None:
         assert "memfd:bigrun-images" not in Path("/proc/self/maps").read_text()
 
 
+@pytest.mark.parametrize(
+    ("thing", "said"),
+    [
+        (None, "gave a NoneType, expected a torch.Tensor"),
+        (np.zeros((3, 4, 4), np.uint8), "gave a ndarray, expected a torch.Tensor"),
+        (
+            torch.zeros(3, 4, 4, dtype=torch.int16),
+            r"gave torch.int16 of shape (3, 4, 4), expected (C, H, W) of torch.uint8",
+        ),
+        (torch.zeros(3, 4, 4, dtype=torch.float64), "gave torch.float64 of shape (3, 4, 4)"),
+        (torch.zeros(4, 4, dtype=torch.uint8), "gave torch.uint8 of shape (4, 4)"),
+        (torch.zeros(3, 0, 4, dtype=torch.uint8), "gave torch.uint8 of shape (3, 0, 4)"),
+        (torch.full((3, 4, 4), 255.0), "gave floats from 255 to 255, expected [0, 1]"),
+        (torch.tensor([[[0.5, torch.nan]]]), "gave floats from nan to nan, expected [0, 1]"),
+    ],
+)
+def test_whatever_a_data_set_gives_is_looked_at(thing: object, said: str) -> None:
+    with stream(workers=0, dataset=Giving(thing), micro_batch=LENGTH) as batches:
+        (fault,) = next(batches).faults
+    assert (fault.number, fault.cause) == (6, "unsupported")
+    assert fault.message.startswith("image 6 of the data set: its data set ")
+    assert said in fault.message
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_whatever_a_data_set_raises_is_a_fault_of_that_image(workers: int) -> None:
     with stream(workers=workers, dataset=Raising(), micro_batch=LENGTH) as batches:
@@ -314,7 +420,7 @@ def test_whatever_a_data_set_raises_is_a_fault_of_that_image(workers: int) -> No
 
 def test_workers_stop_with_the_stream() -> None:
     with stream(workers=2, dataset=Processes(), micro_batch=1) as batches:
-        workers = {int(s.images[0]) for s in itertools.islice(batches, 4)}
+        workers = {process_of(s) for s in itertools.islice(batches, 4)}
     for _ in range(50):
         if not any(psutil.pid_exists(worker) for worker in workers):
             return

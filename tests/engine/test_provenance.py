@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -203,6 +204,46 @@ def test_nothing_that_a_repository_names_is_started(committed: Path, tmp_path: P
     assert repository(committed) is not None
     assert not (tmp_path / "started").exists()
     git(committed, "status")
+    assert (tmp_path / "started").exists()  # git itself would have
+
+
+@pytest.mark.parametrize("name", ["x", "a.b'$(d)", "Upper.Clean", os.fsdecode(b"\xe9"), "a=b"])
+@pytest.mark.parametrize("kind", ["clean", "process"])
+def test_no_filter_that_a_repository_names_is_started(committed: Path, tmp_path: Path, name: str, kind: str) -> None:
+    """One that git has no way to switch off is not risked."""
+    git(committed, "config", f"filter.{name}.required", "true")
+    git(committed, "config", f"filter.{name}.{kind}", f"touch {tmp_path / 'started'}; exit 1")
+    (committed / ".git" / "info" / "attributes").write_bytes(b"a.toml filter=" + os.fsencode(name) + b"\n")
+    os.utime(committed / "a.toml", (1, 1))  # as large as before: only its contents would tell
+    found = repository(committed)
+    assert found is not None
+    assert not (tmp_path / "started").exists()
+    if "=" in name:
+        assert "filters that cannot be switched off" in found["problem"]
+    else:
+        assert found["is_dirty"] is False
+    subprocess.run(["git", "-C", str(committed), "status"], capture_output=True, check=False)
+    assert (tmp_path / "started").exists()  # git itself would have
+
+
+def test_nothing_is_fetched_for_a_partial_clone(committed: Path, tmp_path: Path) -> None:
+    """What its configuration names would be started for it."""
+    script = tmp_path / "upload-pack"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    script.chmod(0o755)
+    tree = git(committed, "rev-parse", "HEAD^{tree}")
+    (committed / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+    options = {
+        "core.repositoryFormatVersion": "1", "extensions.partialClone": "origin", "remote.origin.promisor": "true",
+        "remote.origin.url": str(committed), "remote.origin.uploadpack": str(script),
+    }  # fmt: skip
+    for option, value in options.items():
+        git(committed, "config", option, value)
+    found = repository(committed)
+    assert found is not None
+    assert found["is_dirty"] is None
+    assert not (tmp_path / "started").exists()
+    subprocess.run(["git", "-C", str(committed), "status"], capture_output=True, check=False)
     assert (tmp_path / "started").exists()  # git itself would have
 
 

@@ -175,6 +175,7 @@ def test_no_option_of_the_engine_is_a_secret_by_its_name() -> None:
         ("curl -H 'Bearer abcdefgh1234'", "curl -H 'Bearer [redacted]'"),
         ("run --api-key abc --steps 5", "run --api-key [redacted] --steps 5"),
         ("cls_token: (1, 1, 384)", "cls_token: (1, 1, 384)"),
+        *((f"images/passwd: {words}",) * 2 for words in ("no such file (any more)", "cannot be read", "is not a file")),
         ("model.storage_tokens: expected int, got '4'", "model.storage_tokens: expected int, got '4'"),
         ("hf_dinov3_vitl16_pretrain_lvd1689m", "hf_dinov3_vitl16_pretrain_lvd1689m"),
         (f"ghp_{36 * 'a'} is mine", "[redacted] is mine"),
@@ -329,7 +330,8 @@ def test_a_redacted_command_has_as_many_words_and_no_secret(words: list[str]) ->
     ("name", "expected"),
     [
         *((name, True) for name in ("DEPLOY_KEY", "KEY", "TOKEN_2", "DB_PASSWORD_OLD", "MYTOKEN", "aws_secret",
-                                    "PGPASSWORD", "AWS_ACCESS_KEY_ID", "SECRET_SAUCE", "MysqlPassword")),
+                                    "PGPASSWORD", "AWS_ACCESS_KEY_ID", "SECRET_SAUCE", "MysqlPassword", "AWSKEY",
+                                    "ENCRYPTIONKEY", "AUTH_KEYS", "TOKENS", "TOKENFOO", "apikeys")),
         *((name, False) for name in ("KEYBOARD", "TOKENIZERS_PARALLELISM", "KEY_FILE", "SECRETS_PATH", "PATH", "MONKEY",
                                      "TOKEN_TYPE", "HOME", "")),
     ],

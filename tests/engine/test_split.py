@@ -32,7 +32,7 @@ from bigrun.errors import UsageError
 class Grouped:
     """Samples that are nothing but the patient they are of."""
 
-    def __init__(self, patients: list[str | None], **other: list[str]) -> None:
+    def __init__(self, patients: list[str | None], **other: list[str | None]) -> None:
         self.columns: dict[str, list[Any]] = {"patient": patients, **other}
         self.levels = tuple(self.columns)
 
@@ -155,6 +155,19 @@ def test_what_may_be_on_both_sides_is_said() -> None:
     both.levels = ("series",)
     (text,) = make_split(both, "x", fraction=0.5, seed=1).warnings
     assert text == "there is no column `patient`: two series groups of one patient may be on both sides"
+
+
+def test_gaps_in_a_coarser_column_are_said_and_do_not_matter() -> None:
+    series: list[str | None] = list("123456")
+    division = make_split(
+        Grouped(["a", "a", None, None, "b", "b"], series=series), "x", fraction=0.5, seed=1, level="series"
+    )
+    assert division.warnings == (
+        "2 of 6 samples have no patient: two series groups of one patient may be on both sides",
+        "1 of 2 patient groups are on both sides (the first: a)",
+    )
+    with pytest.raises(UsageError, match="2 of 6 samples have no patient"):
+        make_split(Grouped(["a", "a", None, None, "b", "b"], series=series), "x", fraction=0.5, seed=1)
 
 
 def test_one_group_cannot_be_divided_and_the_next_level_is_named() -> None:

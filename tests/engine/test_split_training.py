@@ -13,14 +13,17 @@ import pytest
 from typed import Typed, train_once
 
 from bigrun.checkpoint.facts import load_facts
+from bigrun.data.dataset import Samples
 from bigrun.data.order import EpochOrder
 from bigrun.data.split import Split
+from bigrun.data.tone import describe_tone
 from bigrun.errors import ExitCode, UsageError
 from bigrun.markers import hookimpl
 from bigrun.run import Run
 from bigrun.testing.runner import Runner, SyntheticImages
 
 VALIDATION = ["p2", "p5"]
+Floats = npt.NDArray[np.float64]
 
 
 def manifest(folder: Path, groups: list[str] = VALIDATION, level: str = "patient") -> str:
@@ -88,6 +91,44 @@ def test_a_part_of_the_data_is_trained_on_as_if_it_were_all(bigrunner: Runner, t
     alone = bigrunner.run(dataset=Patients(Patients().patients[:20]))
     assert divided.losses == alone.losses
     assert len(divided.losses) == 3
+
+
+class OfEachPatient:
+    """A tone of a data set of patients, with a number for each of its samples, and no opinion on another data set."""
+
+    def __init__(self) -> None:
+        self.lit: list[str] = []
+
+    @hookimpl
+    def build_tone(self, run: Run) -> OfEachPatient | None:
+        if not isinstance(run.dataset, Patients):
+            return None
+        self.patients = run.dataset.patients
+        return self
+
+    def describe(self) -> str:
+        return "of each patient"
+
+    def affine(self, samples: Samples, views: npt.NDArray[np.int64], seed: int) -> tuple[Floats, None]:
+        self.lit += [f"slice of {self.patients[int(index)]}" for index in samples.indices]
+        gain, _ = self.typical(samples)
+        return np.tile(gain, (len(views), 1)), None
+
+    def typical(self, samples: Samples) -> tuple[Floats, None]:
+        return np.full(len(samples), 1 / 255), None
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_tone_of_a_data_set_is_that_of_its_parts(bigrunner: Runner, tmp_path: Path, own: bool) -> None:
+    """Whether the engine divides the data set or the data set itself; each sample has its own."""
+    watcher, tone = Watcher(), OfEachPatient()
+    dataset = OwnSubset() if own else Patients()
+    result = bigrunner.run(steps=5, dataset=dataset, companions=[watcher, tone], data={"split": manifest(tmp_path)})
+    result.assert_finished()
+    assert tone.lit == watcher.seen
+    assert len(set(tone.lit)) == 10
+    assert result.run is not None
+    assert describe_tone(result.run.views.tone) == "of each patient"
 
 
 def test_a_data_set_that_does_not_know_the_level_is_refused(bigrunner: Runner, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ for line in sys.stdin:
             os.dup2(opened, descriptor)
             os.close(opened)
         sys.argv = ["bigrun", *job["arguments"]]
+        sys.orig_argv = [sys.executable, "-m", *sys.argv]
         runpy.run_module("bigrun", run_name="__main__", alter_sys=True)
         sys.exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

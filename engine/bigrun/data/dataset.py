@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bigrun.data.faults import Fault
 
-__all__ = ["Batch", "Dataset", "Layout", "Samples", "require_channels"]
+__all__ = ["Batch", "Dataset", "Layout", "Samples", "other_channels", "require_channels"]
 
 ALIGNMENT = 16  # bytes; every dtype may be viewed at a multiple of its own size
 Layout: TypeAlias = tuple[tuple[torch.dtype, tuple[int, ...]], ...]
@@ -41,7 +41,8 @@ class Dataset(Protocol):
         """(C, H, W) uint8 in [0, 255], uint16 in [0, 65535] or float32 in [0, 1].
 
         Raises:
-            BadImageError: the image cannot be used, and another takes its place; so after any other exception.
+            BadImageError: the image cannot be used, and another takes its place; so after any other exception, and for
+                what is no such tensor.
         """
         ...
 
@@ -129,10 +130,15 @@ def padded_bytes(entry: tuple[torch.dtype, tuple[int, ...]]) -> int:
 def require_channels(image: Tensor, channels: int, name: str) -> None:
     """Raises: DataError when an image (C, H, W) is neither grey nor of `channels` channels."""
     if image.shape[0] not in (1, channels):
-        raise DataError(
-            f"{name}: the image has {image.shape[0]} channels, expected {describe_channels(channels)} "
-            f"(model.in_channels = {channels}); set model.in_channels to the data's or convert the images"
-        )
+        raise DataError(f"{name}: {other_channels(image, channels)}")
+
+
+def other_channels(image: Tensor, channels: int) -> str:
+    """What is wrong with the channels of an image (C, H, W), and what to do."""
+    return (
+        f"the image has {image.shape[0]} channels, expected {describe_channels(channels)} (model.in_channels = "
+        f"{channels}); set model.in_channels to the data's or convert the images"
+    )
 
 
 def describe_channels(channels: int) -> str:

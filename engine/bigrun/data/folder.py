@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from bigrun.data.decode import read_image
 from bigrun.data.files import Entry, Files, open_files
 from bigrun.data.files.open import open_listed
 from bigrun.data.formats.contents import NAMES
-from bigrun.data.search import Found, find_images, regular_files
+from bigrun.data.search import Found, find_images
 from bigrun.errors import NoImagesError
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["ImageFolder", "names_hash", "read_image"]
+__all__ = ["ImageFolder", "read_image"]
 
 SHOWN = 5  # broken files that the message for a folder without images names
 
@@ -60,7 +59,6 @@ class ImageFolder:
         folder.files = open_files(
             Path(root),
             lambda: folder._listed(os.fspath(root)),
-            fingerprint=lambda: names_hash(os.fspath(root)),
             index=None if index is None else Path(index),
             follow_links=True,
             channels=channels,
@@ -98,20 +96,6 @@ class ImageFolder:
     def describe(self, index: int) -> str:
         """The file's path."""
         return str(self.files.root / self.files.path(index))
-
-
-def names_hash(root: str) -> str:
-    """SHA-256 over the names of all files below a folder, but for hidden ones and bigrun's own.
-
-    It is another when a file was added, renamed or removed. Nothing is opened: a start from an index of a million files
-    took 3.5 s of CPU time, most of it here.
-    """
-    digest = hashlib.sha256()
-    start = len(os.path.join(root, ""))  # noqa: PTH118 - every path begins with it
-    for path in regular_files(root):
-        if not path.startswith((".", "bigrun-"), path.rfind("/") + 1):
-            digest.update(os.fsencode(path[start:]) + b"\0")
-    return digest.hexdigest()
 
 
 def no_images(root: str, found: Found) -> str:

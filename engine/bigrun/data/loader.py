@@ -10,16 +10,16 @@ import torch
 
 from bigrun.data.dataset import Samples
 from bigrun.data.decoder import Decoder
-from bigrun.data.worker import blocked
 from bigrun.data.workers import Restart, Workers
 from bigrun.errors import DataError
+from bigrun.shortage import describe_shortage
 
 if TYPE_CHECKING:
     from bigrun.data.dataset import Dataset
     from bigrun.data.order import Order
     from bigrun.sections import Data
 
-__all__ = ["Restart", "blocked", "build_loader"]
+__all__ = ["Restart", "build_loader"]
 
 
 def build_loader(
@@ -64,6 +64,6 @@ def decoded_here(decoder: Decoder, position: int) -> Generator[Samples, None, No
         try:
             batch = decoder(start)
         except (OSError, MemoryError) as error:
-            raise DataError(f"images cannot be decoded any more ({type(error).__name__}: {error})") from error
+            raise DataError(f"images cannot be decoded any more: {describe_shortage(error)}") from error
         indices, epochs = torch.from_numpy(batch.indices), torch.from_numpy(batch.epochs)
         yield Samples.pack(batch.images, indices, epochs, faults=batch.faults)

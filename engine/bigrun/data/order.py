@@ -26,7 +26,10 @@ Words = npt.NDArray[np.uint64]
 class Order(Protocol):
     """Which image stands at which position. A position counts the images consumed since the start of the run.
 
-    A pure function, so that it is the same for any number of workers and needs nothing saved; pickled once to each.
+    A pure function, so that it is the same for any number of workers and needs nothing saved; pickled once to each. It
+    may also have `substitutes(index) -> (n,) int64`: images of which one is to take the place of an image that cannot
+    be used, where what the order promises would not hold with any other; without it, or where 10 of them cannot be
+    used, it is one of all images.
     """
 
     def index(self, position: npt.ArrayLike) -> tuple[Indices, Indices]:

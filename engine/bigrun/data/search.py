@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from bigrun.data.faults import BadImageError
 from bigrun.data.formats.contents import HEAD_BYTES, IMAGE_SUFFIXES, describe_foreign, kind_of
 from bigrun.data.formats.opening import fault_of_system, open_regular
 
-__all__ = ["Found", "find_images", "regular_files"]
+__all__ = ["Found", "find_images", "names_hash"]
 
 
 @attrs.define
@@ -51,6 +52,22 @@ def find_images(root: str) -> Found:
     found.others.sort()
     found.faults.sort(key=lambda fault: fault.path)
     return found
+
+
+def names_hash(root: str, ignored: str) -> str:
+    """SHA-256 over the names of all files below a folder: another when a file was added, renamed or removed.
+
+    Nothing is opened: a start from an index of a million files took 3.5 s of CPU time, most of it here.
+
+    Args:
+        ignored: beginning of the names of files that may come and go.
+    """
+    digest = hashlib.sha256()
+    start = len(os.path.join(root, ""))  # noqa: PTH118 - every path begins with it, and pathlib costs 5 us a file
+    for path in regular_files(root):
+        if not path.startswith(ignored, path.rfind("/") + 1):
+            digest.update(os.fsencode(path[start:]) + b"\0")
+    return digest.hexdigest()
 
 
 def regular_files(root: str, faults: list[BadImageError] | None = None) -> Iterator[str]:

@@ -6,7 +6,6 @@ counts as memory of the process, and only that can run out.
 
 from __future__ import annotations
 
-import mmap
 import os
 
 import torch
@@ -19,7 +18,7 @@ def new_buffer(size: int) -> tuple[int, Tensor]:
     """A file descriptor, to be sent and closed, and its memory, (size,) uint8.
 
     Raises:
-        OSError: there are too many open files, or no memory.
+        OSError, RuntimeError: there are too many open files, or no memory.
     """
     descriptor = os.memfd_create("bigrun-images", os.MFD_CLOEXEC)
     try:
@@ -31,5 +30,11 @@ def new_buffer(size: int) -> tuple[int, Tensor]:
 
 
 def map_buffer(descriptor: int, size: int) -> Tensor:
-    """The memory behind a descriptor, which may be closed then, (size,) uint8; freed with the last tensor on it."""
-    return torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
+    """The memory behind a descriptor, which may be closed then, (size,) uint8; freed with the last tensor on it.
+
+    By its name, for `mmap.mmap` keeps a descriptor of its own as long as it lives, one for each micro-batch.
+
+    Raises:
+        RuntimeError: there are too many open files, or no memory.
+    """
+    return torch.from_file(f"/proc/self/fd/{descriptor}", shared=True, size=size, dtype=torch.uint8)

@@ -77,10 +77,10 @@ class Subset:
         return levels_of(self.dataset)
 
     def groups(self, level: str) -> npt.NDArray[np.object_]:
-        """(len(self),) the group of each sample."""
-        from bigrun.data.split.groups import groups_of
+        """(len(self),) the group of each sample, None where it is not known."""
+        from bigrun.data.split.groups import known_groups
 
-        return groups_of(self.dataset, level, type(self.dataset).__name__)[self.indices]
+        return known_groups(self.dataset, level, type(self.dataset).__name__)[self.indices]
 
 
 def known_faults(dataset: Dataset) -> tuple[BadImageError, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from bigrun.data.dataset import Samples
 
-__all__ = ["FullRange", "Steady", "Tone", "describe_tone"]
+__all__ = ["FullRange", "Steady", "Tone", "ToneOfPart", "describe_tone"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -31,7 +32,7 @@ class Tone(Protocol):
         """Of views of b images in training.
 
         Args:
-            samples: the images, with their epochs and indices.
+            samples: the images, with their epochs, and their indices in the whole data set.
             views: (V,) numbers of the views: global crops count from 0, local crops go on behind them.
             seed: of the run; drawn numbers are functions of (seed, epoch, index, view), as `bigrun.data.draws` makes
                 them.
@@ -83,3 +84,30 @@ class Steady:
     def typical(self, samples: Samples) -> tuple[Floats, Floats | None]:
         """Those of the other tone."""
         return self.tone.typical(samples)
+
+
+class ToneOfPart:
+    """A tone that numbers the samples of a whole data set, asked of samples that are numbered in a part of it."""
+
+    def __init__(self, tone: Tone, indices: Ints) -> None:
+        """
+        Args:
+            indices: (n,) in the whole of the part's samples.
+        """
+        self.tone = tone
+        self.indices = indices
+
+    def describe(self) -> str:
+        """As the tone of the whole."""
+        return describe_tone(self.tone)
+
+    def affine(self, samples: Samples, views: Ints, seed: int) -> tuple[Floats, Floats | None]:
+        """Those of the tone of the whole."""
+        return self.tone.affine(self._whole(samples), views, seed)
+
+    def typical(self, samples: Samples) -> tuple[Floats, Floats | None]:
+        """Those of the tone of the whole."""
+        return self.tone.typical(self._whole(samples))
+
+    def _whole(self, samples: Samples) -> Samples:
+        return attrs.evolve(samples, indices=torch.from_numpy(self.indices[samples.indices.numpy()]))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import connection, reduction, resource_tracker
+from contextlib import suppress
+from multiprocessing import connection, reduction
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -18,18 +15,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bigrun.children import begin_child, fork_server
 from bigrun.data.dataset import Layout, Samples
 from bigrun.data.decoder import Decoder
 from bigrun.data.faults import Fault
+from bigrun.data.formats.opening import is_of_machine
 from bigrun.data.shared import map_buffer, new_buffer
 from bigrun.errors import DataError
-from bigrun.process import STOP_SIGNALS
+from bigrun.shortage import too_many_files
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from multiprocessing.context import ForkServerContext
 
-__all__ = ["Worker", "WorkerLostError", "blocked"]
+__all__ = ["Worker", "WorkerLostError"]
 
 TICK_SECONDS = 1.0
 START_SECONDS = 60.0  # that it has at least before its first image: it imports modules and unpickles the data set
@@ -77,7 +75,7 @@ class Worker:
             OSError, EOFError: the server that starts processes is gone.
             Exception: the data set cannot be pickled.
         """
-        context = worker_context()
+        context = fork_server()
         self.connection, theirs = context.Pipe(duplex=True)
         self.progress: Any = context.RawArray("q", [0, -1])  # images begun, and the number of the last of them
         arguments = (decoder, theirs, alive, self.progress)
@@ -102,7 +100,7 @@ class Worker:
             patience_seconds: so long may one image take.
 
         Raises:
-            DataError: from the worker.
+            DataError: from the worker; or this process may open no more files.
             WorkerLostError: it has ended, has failed or does not move.
         """
         moved, since = self.progress[0], time.monotonic()
@@ -125,11 +123,16 @@ class Worker:
         raise self._lost("failed", f"has failed: {answer}")
 
     def _receive(self, packet: Packet) -> Samples:
-        descriptor = reduction.recv_handle(self.connection)
         try:
-            pixels = map_buffer(descriptor, packet.bytes)
-        finally:
-            os.close(descriptor)
+            descriptor = reduction.recv_handle(self.connection)
+            try:
+                pixels = map_buffer(descriptor, packet.bytes)
+            finally:
+                os.close(descriptor)
+        except (RuntimeError, OSError) as error:  # RuntimeError: it came without its descriptor, or cannot be mapped
+            if isinstance(error, OSError) and not is_of_machine(error):
+                raise
+            raise DataError(f"images cannot be taken from the process that decodes them: {too_many_files()}") from error
         indices, epochs = torch.from_numpy(packet.indices), torch.from_numpy(packet.epochs)
         return Samples(pixels, packet.layout, indices, epochs, packet.faults)
 
@@ -159,7 +162,8 @@ class Worker:
 
 def work(decoder: Decoder, main: Connection, alive: Connection, progress: Any) -> None:
     """What the process does: answer every position with its micro-batch, in shared memory."""
-    begin_worker(alive)
+    begin_child(alive)
+    torch.set_num_threads(1)
 
     def begin(number: int) -> None:
         progress[1] = number
@@ -194,43 +198,3 @@ def decoded(decoder: Decoder, position: int, begin: Any) -> tuple[Packet, int]:
     samples = Samples.pack(batch.images, torch.from_numpy(batch.indices), torch.from_numpy(batch.epochs), allocate)
     packet = Packet(samples.layout, batch.indices, batch.epochs, batch.faults, len(samples.pixels))
     return packet, descriptors[0]
-
-
-def begin_worker(alive: Connection) -> None:
-    """A stop is the main process's decision: a worker that died of the same Ctrl-C would break the last step.
-
-    But no worker outlives the main process. Its parent is the fork server, which lives as long as it does.
-    """
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=end_with, args=(alive,), daemon=True).start()
-    torch.set_num_threads(1)
-
-
-def end_with(alive: Connection) -> None:
-    """Nothing is ever sent: reading ends when the other end is closed, by whatever ended its process."""
-    with suppress(EOFError, OSError):
-        alive.recv_bytes()
-    os._exit(1)
-
-
-def worker_context() -> ForkServerContext:
-    """Workers are forked from a clean server that has imported torch, not from this process.
-
-    A fork of a process with threads and an initialised GPU may deadlock, and Python 3.12 warns of it. A process has one
-    server: where somebody else has started it before, without `blocked`, a stop signal ends it and the workers with it.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "bigrun.data.folder", __name__])
-    return context
-
-
-@contextmanager
-def blocked(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
-    """Start processes in it, so that none of them dies of a signal before it ignores it."""
-    resource_tracker.ensure_running()  # up to Python 3.12 this unblocks the signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

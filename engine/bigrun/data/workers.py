@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
+from bigrun.children import blocked
 from bigrun.data.decoder import name_of
+from bigrun.data.formats.opening import is_of_machine
 from bigrun.data.lost import STRIKES, advice
-from bigrun.data.worker import Worker, WorkerLostError, blocked
+from bigrun.data.worker import Worker, WorkerLostError
 from bigrun.errors import DataError
-from bigrun.process import STOP_SIGNALS
+from bigrun.shortage import describe_shortage
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -53,7 +55,7 @@ class Team:
         theirs, self.alive = multiprocessing.Pipe(duplex=False)
         atexit.register(self.close)  # before multiprocessing's own, which waits for processes that do not hear it
         try:
-            with theirs, blocked(STOP_SIGNALS):
+            with theirs, blocked():
                 for _ in range(data.workers):
                     self.workers.append(started(decoder, theirs))
         except BaseException:
@@ -86,9 +88,12 @@ class Team:
 
 
 def started(decoder: Decoder, alive: Connection) -> Worker:
+    """Raises: OSError where this process may open no more files."""
     try:
         return Worker(decoder, alive)
     except (OSError, EOFError) as error:
+        if is_of_machine(error):
+            raise
         raise WorkerLostError("not-started", f"cannot be started ({type(error).__name__}: {error})", None) from error
     except Exception as error:  # pickle raises anything: PicklingError, TypeError, AttributeError
         kind = type(decoder.dataset).__name__
@@ -106,7 +111,7 @@ class Workers:
     """
 
     def __init__(self, decoder: Decoder, data: Data, position: int, on_restart: Callable[[Restart], None]) -> None:
-        """Raises: DataError when the data set cannot be sent to another process."""
+        """Raises: DataError when the data set cannot be sent to another process, or this one may open no more files."""
         self.decoder = decoder
         self.data = data
         self.position = position
@@ -115,7 +120,7 @@ class Workers:
         self._delivered = 0
         self._team: Team | None = None
         with suppress(WorkerLostError):  # tried again when the first micro-batch is asked for
-            self._team = Team(decoder, data, position)
+            self._team = self._begin()
 
     def __iter__(self) -> Self:
         return self
@@ -125,7 +130,7 @@ class Workers:
         while True:
             try:
                 if self._team is None:
-                    self._team = Team(self.decoder, self.data, self.position)
+                    self._team = self._begin()
                 samples = self._team.next()
             except WorkerLostError as lost:
                 self.close()
@@ -137,6 +142,12 @@ class Workers:
                 self.position += self.decoder.micro_batch
                 self._delivered += 1
                 return samples
+
+    def _begin(self) -> Team:
+        try:
+            return Team(self.decoder, self.data, self.position)
+        except OSError as error:
+            raise DataError(f"processes that decode cannot be started: {describe_shortage(error)}") from error
 
     def _restart(self, lost: WorkerLostError) -> None:
         under_way = self.data.workers * self.data.prefetch

@@ -11,10 +11,20 @@ __all__ = ["repository"]
 
 SECONDS = 10
 """A question to git that takes longer is given up: a repository on a disk that sleeps keeps no run from starting."""
-# Nothing that a repository's configuration names is started, and nothing is written into it.
+# Nothing that a repository's configuration names is started, and nothing is written into it. `git status` would start
+# its file system monitor, its hooks, its filters, and what fetches the objects that a partial clone lacks
+# (core.sshCommand, remote.*.uploadpack). Pagers, editors, signatures, textconv and other diff programs belong to
+# commands that are not used here, or to a terminal; a submodule is not looked into.
 HARMLESS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+FILTERS = ("config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|required)$")
 STATUS = ("status", "--porcelain=v2", "--branch", "--untracked-files=no", "--ignore-submodules=dirty")
-ENVIRONMENT = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+ENVIRONMENT = {
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "LC_ALL": "C",
+}
 
 
 def repository(folder: Path) -> dict[str, Any] | None:
@@ -26,11 +36,11 @@ def repository(folder: Path) -> dict[str, Any] | None:
             said = top.stderr.strip().partition("\n")[0]
             return None if "not a git repository" in said else {"root": str(folder), "problem": said}
         root = top.stdout.rstrip("\n")
-        status = git(folder, *STATUS)
+        status = git(folder, *without_filters(folder), *STATUS)
         remote = git(folder, "config", "--get", "remote.origin.url").stdout.strip()
     except FileNotFoundError:
         return {"root": str(folder), "problem": "there is no git"} if looks_like_one(folder) else None
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         return {"root": str(folder), "problem": f"{type(error).__name__}: {error}"}
     lines = status.stdout.splitlines() if status.returncode == 0 else []
     facts = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# branch."))
@@ -44,7 +54,21 @@ def repository(folder: Path) -> dict[str, Any] | None:
     }
 
 
-def git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def without_filters(folder: Path) -> list[str]:
+    """Options that switch off every filter of the configuration, whoever set it.
+
+    Raises:
+        ValueError: there is one that cannot be: `-c` ends a name at its first `=`.
+    """
+    found = git(folder, *FILTERS, errors="surrogateescape")
+    names = {name.rpartition(".")[0] for name in found.stdout.split("\0") if name}
+    if found.returncode not in (0, 1) or any("=" in name for name in names):
+        raise ValueError("its configuration has filters that cannot be switched off, so git is not asked for changes")
+    off = ("clean=", "process=", "required=false")
+    return [word for name in sorted(names) for setting in off for word in ("-c", f"{name}.{setting}")]
+
+
+def git(folder: Path, *words: str, errors: str = "replace") -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.run(
         ["git", *HARMLESS, "-C", str(folder), *words],
@@ -52,7 +76,7 @@ def git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        errors="replace",
+        errors=errors,
         timeout=SECONDS,
         check=False,
     )

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from bigrun.data.check.duplicates import groups_of_equals
-from bigrun.data.check.examine import DIGEST, examine_all
+from bigrun.data.check.duplicates import find_copies
+from bigrun.data.check.examine import examine_all
 from bigrun.data.check.finding import Finding, Intensity
 from bigrun.data.check.images import Images
-from bigrun.data.check.judge import bad_images, constant_images, duplicates, kinds_of_images
-from bigrun.data.check.parts import division_of, split_findings
+from bigrun.data.check.judge import bad_images, constant_images, duplicates, kinds_of_images, left_out
+from bigrun.data.check.parts import division_of, people_of, split_findings
 from bigrun.data.check.problems import accept, ask_problems
 from bigrun.data.check.report import Report
 from bigrun.data.check.tally import Tally
@@ -71,6 +71,7 @@ def check_data(run: Run, source: str, *, sample: int | None = None, workers: int
         for examined in examine_all(images, numbers.tolist(), sets, processes):
             tally.add(examined, sets)
             advance(len(examined.seen))
+    copies = find_copies(images, tally, sets, processes)
     known = faults_below(dataset)
     bad = [*known, *((images.describe(seen.number), seen.cause or "other", seen.message) for seen in tally.bad)]
     report = Report(
@@ -83,7 +84,8 @@ def check_data(run: Run, source: str, *, sample: int | None = None, workers: int
         kinds=tally.rows(),
         bad=bad,
         division=division,
-        findings=list(accept(judge(run, images, tally, bad, division, keys), config.accept_findings)),
+        people={} if split is None or keys is None else people_of(dataset, split, keys),
+        findings=list(accept(judge(run, images, tally, copies, bad, division, keys), config.accept_findings)),
         seconds=time.perf_counter() - began,
     )
     return Checked(report, images, tally)
@@ -93,6 +95,7 @@ def judge(
     run: Run,
     images: Images,
     tally: Tally,
+    copies: tuple[list[npt.NDArray[np.int64]], str],
     bad: Sequence[tuple[str, str, str]],
     division: Division | None,
     keys: npt.NDArray[np.object_] | None,
@@ -100,21 +103,17 @@ def judge(
     """All findings, those that refuse first.
 
     Args:
+        copies: groups of equal images, and how they were found.
         keys: (samples,) the group of each sample at the split's level.
     """
     split = None if division is None else division.split
     of_images = None if split is None or keys is None else images.groups(split.level, keys)
     checked = tally.checked + len(bad) - len(tally.bad)  # what is known to be bad was looked at before
-    hashes = images.files.hashes() if images.files is not None and tally.checked < len(images) else None
-    if hashes is not None:
-        groups, by = groups_of_equals(hashes, np.arange(len(images))), "by the contents of all files, from the index"
-    else:
-        digests = np.frombuffer(bytes(tally.digests), dtype=np.uint8).reshape(-1, DIGEST)
-        groups, by = groups_of_equals(digests, np.array(tally.numbers, dtype=np.int64)), "pixel by pixel"
     findings = [
         *bad_images([entry[:2] for entry in bad], checked, allowed(run.config.data.max_bad_fraction, checked)),
+        *([] if tally.checked < len(images) else left_out(images.left_out_wrongly())),
         *ask_problems(run.dataset),
-        *duplicates(groups, images.describe, by, split, of_images),
+        *duplicates(*copies, images.describe, split, of_images),
         *constant_images(tally.constant, images.describe),
         *kinds_of_images(tally.rows()),
         *([] if division is None or keys is None else split_findings(run.dataset, division, keys)),

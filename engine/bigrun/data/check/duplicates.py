@@ -6,10 +6,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bigrun.data.check.examine import DIGEST, examine_all
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["groups_of_equals"]
+    from bigrun.data.check.images import Images
+    from bigrun.data.check.tally import Tally
+
+__all__ = ["find_copies", "groups_of_equals"]
+
+
+def find_copies(
+    images: Images, tally: Tally, sets: npt.NDArray[np.int64], workers: int
+) -> tuple[list[npt.NDArray[np.int64]], str]:
+    """Groups of equal images, those of one colour left out, and how they were found.
+
+    Args:
+        tally: of the images that were decoded; of a sample an index says more, by the bytes of all files.
+        sets: (len(images),) the data set of each image.
+        workers: processes that decode one image of each group that the index has, to leave out those of one colour.
+    """
+    hashes = images.files.hashes() if images.files is not None and tally.checked < len(images) else None
+    if hashes is None:
+        digests = np.frombuffer(bytes(tally.digests), dtype=np.uint8).reshape(-1, DIGEST)
+        return groups_of_equals(digests, np.array(tally.numbers, dtype=np.int64)), "pixel by pixel"
+    groups = groups_of_equals(hashes, np.arange(len(images)))
+    examined = examine_all(images, [int(group[0]) for group in groups], sets, workers)
+    several = {seen.number for piece in examined for seen in piece.seen if seen.cause is None and not seen.is_constant}
+    return [group for group in groups if int(group[0]) in several], "by the contents of all files, from the index"
 
 
 def groups_of_equals(digests: npt.NDArray[np.uint8], numbers: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from bigrun.data.check.histogram import BINS, Histogram
+from bigrun.data.check.histogram import Histogram
 from bigrun.data.decoder import usable
 from bigrun.data.faults import BadImageError
 from bigrun.errors import DataError
@@ -85,7 +85,6 @@ def examine(images: Images, piece: Piece) -> Examined:
 def examine_one(images: Images, number: int, of: int, histograms: dict[tuple[int, str], Histogram]) -> Seen:
     try:
         pixels = usable(images, number, images.channels).numpy()
-        require_values(pixels, images.describe(number))
     except BadImageError as error:
         return Seen(number, cause=error.cause, message=error.message)
     except DataError as error:
@@ -98,13 +97,3 @@ def examine_one(images: Images, number: int, of: int, histograms: dict[tuple[int
     flat = pixels.reshape(len(pixels), -1)
     is_constant = bool((flat == flat[:, :1]).all())
     return Seen(number, dtype, shape, is_constant, digest.digest()[:DIGEST])
-
-
-def require_values(pixels: npt.NDArray[np.generic], name: str) -> None:
-    """Raises: DataError for another dtype, and floats that are no numbers or outside [0, 1]."""
-    if str(pixels.dtype) not in BINS or pixels.size == 0:
-        raise DataError(f"{name}: {pixels.size} values of {pixels.dtype}, expected {', '.join(BINS)}")
-    if pixels.dtype == np.float32:
-        low, high = float(pixels.min()), float(pixels.max())
-        if not 0 <= low <= high <= 1:
-            raise DataError(f"{name}: floats from {low:g} to {high:g}, expected [0, 1]")

@@ -80,6 +80,12 @@ class Images:
             return file_groups(self.files, level)
         return None
 
+    def left_out_wrongly(self) -> list[str]:
+        """Paths of files that an index leaves out as bad, and that it would not leave out now."""
+        from bigrun.data.files.indexed import IndexedFiles
+
+        return self.files.usable_again() if isinstance(self.files, IndexedFiles) else []
+
     def sample(self, count: int) -> npt.NDArray[np.int64]:
         """(n,) numbers of `count` images, ascending: the same images in whatever order they are listed."""
         if count >= len(self):

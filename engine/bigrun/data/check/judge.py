@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bigrun.data.check.tally import Kind
     from bigrun.data.split.manifest import Split
 
-__all__ = ["SHOWN", "bad_images", "constant_images", "duplicates", "kinds_of_images"]
+__all__ = ["SHOWN", "bad_images", "constant_images", "duplicates", "kinds_of_images", "left_out"]
 
 SHOWN = 5
 """Files that are named; the others are counted."""
@@ -51,6 +51,20 @@ def bad_images(bad: Sequence[tuple[str, str]], checked: int, limit: int) -> Iter
         yield Finding("no-image", "not one image can be used", refuses=True)
 
 
+def left_out(paths: Sequence[str]) -> Iterator[Finding]:
+    """
+    Args:
+        paths: of files that the index leaves out as bad, and that are not as they were.
+    """
+    if paths:
+        yield Finding(
+            "index-out-of-date",
+            f"{len(paths):,} files that the index leaves out are not as they were: {named(paths, len(paths))}; run "
+            "`bigrun data index` again",
+            refuses=True,
+        )
+
+
 def constant_images(numbers: Sequence[int], name: Name) -> Iterator[Finding]:
     """
     Args:
@@ -65,8 +79,8 @@ def constant_images(numbers: Sequence[int], name: Name) -> Iterator[Finding]:
 
 def duplicates(
     groups: Sequence[npt.NDArray[np.int64]],
-    name: Name,
     by: str,
+    name: Name,
     split: Split | None,
     keys: npt.NDArray[np.object_] | None,
 ) -> Iterator[Finding]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from bigrun.data.check.finding import Finding
 from bigrun.data.fingerprint import fingerprint
-from bigrun.data.split.make import Division, divide, mixed
+from bigrun.data.split.groups import known_groups, levels_of
+from bigrun.data.split.make import PEOPLE, Division, divide, mixed
 from bigrun.data.split.read import read_document
 from bigrun.data.split.rule import normal
 
@@ -19,12 +20,31 @@ if TYPE_CHECKING:
     from bigrun.data.dataset import Dataset
     from bigrun.data.split.manifest import Split
 
-__all__ = ["division_of", "split_findings"]
+__all__ = ["division_of", "people_of", "split_findings"]
 
 
 def division_of(split: Split, keys: npt.NDArray[np.object_]) -> Division:
     """Groups and samples of each part."""
     return divide(split, Counter(map(normal, keys.tolist())))
+
+
+def people_of(dataset: Dataset, split: Split, keys: npt.NDArray[np.object_]) -> dict[str, tuple[int, int]]:
+    """How many patients, studies and series are in training and in validation, as far as the data set knows.
+
+    Args:
+        keys: (len(dataset),) the group of each sample.
+    """
+    is_validation = split.validation(keys)
+    counts = {}
+    for level in [name for name in levels_of(dataset) if name in PEOPLE]:
+        groups = known_groups(dataset, level, "data.split")
+        training, validation = (groups[part].tolist() for part in (~is_validation, is_validation))
+        counts[level] = count_groups(training), count_groups(validation)
+    return counts
+
+
+def count_groups(groups: list[str | None]) -> int:
+    return len({normal(group) for group in groups if group is not None})
 
 
 def split_findings(dataset: Dataset, division: Division, keys: npt.NDArray[np.object_]) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from bigrun.listing import table
 __all__ = ["Report"]
 
 TITLES = ("data set", "images", "stored", "channels", "smallest", "median", "largest")
+PLURALS = {"patient": "patients", "study": "studies", "series": "series"}
 STORED = {"uint8": "8 bit", "uint16": "16 bit", "float32": "float"}
 
 
@@ -35,6 +36,8 @@ class Report:
     bad: Sequence[tuple[str, str, str]]
     """Path, cause and message of what cannot be used."""
     division: Division | None
+    people: Mapping[str, tuple[int, int]]
+    """Patients, studies and series in training and in validation."""
     findings: Sequence[tuple[Finding, bool]]
     """And whether training must not start with it."""
     seconds: float
@@ -86,9 +89,17 @@ class Report:
         """How the split divides the samples."""
         if self.division is None:
             return
-        split = self.division.split
-        for name, (groups, samples) in (("training", self.division.training), ("validation", self.division.validation)):
-            yield f"{'split':<10}{name}: {samples:,} samples of {groups:,} {split.level} groups"
+        level = self.division.split.level
+        for place, (name, (groups, samples)) in enumerate(self.parts()):
+            others = [f"{people[place]:,} {PLURALS[of]}" for of, people in self.people.items() if of != level]
+            told = f", {', '.join(others)}" if others else ""
+            yield f"{'split':<10}{name}: {samples:,} samples of {groups:,} {level} groups{told}"
+
+    def parts(self) -> tuple[tuple[str, tuple[int, int]], ...]:
+        """Name, groups and samples of the split's parts."""
+        if self.division is None:
+            return ()
+        return ("training", self.division.training), ("validation", self.division.validation)
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -107,8 +118,11 @@ class Report:
             "split": self.division
             and {
                 "level": self.division.split.level,
-                "training": dict(zip(("groups", "samples"), self.division.training, strict=True)),
-                "validation": dict(zip(("groups", "samples"), self.division.validation, strict=True)),
+                **{
+                    name: {"groups": groups, "samples": samples}
+                    | {PLURALS[of]: people[place] for of, people in self.people.items()}
+                    for place, (name, (groups, samples)) in enumerate(self.parts())
+                },
             },
             "findings": [{**attrs.asdict(finding), "refuses": refuses} for finding, refuses in self.findings],
             "may_start": self.may_start,

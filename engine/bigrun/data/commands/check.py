@@ -47,12 +47,16 @@ def check(
 
     from bigrun.data.check.checking import check_data
     from bigrun.data.source import data_run, read_source
+    from bigrun.errors import BigrunError, UsageError
     from bigrun.terminal import say
 
     if split is not None:
         overrides["sets"] += (f"data.split={json.dumps(str(split))}",)
     with data_run(read_source(source, **overrides)) as run:
-        checked = check_data(run, source, sample=sample, workers=workers)
+        try:
+            checked = check_data(run, source, sample=sample, workers=workers)
+        except BigrunError as error:
+            raise UsageError(str(error)) from error
         report, redactor = checked.report, run.config.redactor()
         if html is not None:
             from bigrun.data.check.page import write_page

@@ -19,12 +19,11 @@ __all__ = ["pack"]
 @click.command()
 @source_options
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--verify", is_flag=True, help="Write nothing: read all of a packed OUT and compare it with its hashes.")
 @click.option(
     "--workers", type=click.IntRange(0, 1000), metavar="N", help="Processes that decode.  [default: one for each core]"
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs: everything, every fault included.")
-def pack(source: str, out: Path, verify: bool, workers: int | None, as_json: bool, **overrides: Any) -> None:
+def pack(source: str, out: Path, workers: int | None, as_json: bool, **overrides: Any) -> None:
     """Decode every file of a data set once, and write the pixels to the new folder OUT.
 
     A training with data.path = OUT decodes nothing, and takes the same batches bit for bit. OUT is several times as
@@ -38,9 +37,6 @@ def pack(source: str, out: Path, verify: bool, workers: int | None, as_json: boo
     from bigrun.progress import progress
     from bigrun.terminal import say
 
-    if verify:
-        check(out, workers)
-        return
     with data_run(read_source(source, **overrides)) as run:
         files = source_files(run, source, out)
         workers = default_workers(len(files)) if workers is None else workers
@@ -50,19 +46,6 @@ def pack(source: str, out: Path, verify: bool, workers: int | None, as_json: boo
         return
     for line in report.lines():
         say(line)
-
-
-def check(out: Path, workers: int | None) -> None:
-    from bigrun.data.pack.marker import read_marker
-    from bigrun.data.pack.verify import verify_pack
-    from bigrun.parallel import default_workers
-    from bigrun.progress import progress
-    from bigrun.terminal import say
-
-    files = read_marker(out)["files"]
-    with progress("verifying", files) as advance:
-        images = verify_pack(out, default_workers(files) if workers is None else workers, advance)
-    say(f"{out}: verified, {images:,} images are what was packed")
 
 
 def source_files(run: Run, name: str, out: Path) -> ListedFiles:

@@ -31,6 +31,10 @@ class Texts:
         """The column of these rows."""
         return Texts(self.codes[rows], self.values)
 
+    def equals(self, other: Column) -> bool:
+        """Whether another column has the same values."""
+        return isinstance(other, Texts) and np.array_equal(self.array(), other.array())
+
 
 @attrs.frozen(eq=False)
 class Numbers:
@@ -45,6 +49,11 @@ class Numbers:
     def take(self, rows: npt.NDArray[np.int64]) -> Numbers:
         """The column of these rows."""
         return Numbers(self.values[rows])
+
+    def equals(self, other: Column) -> bool:
+        """Whether another column has the same values, unknown where these are."""
+        same_type = isinstance(other, Numbers) and self.values.dtype == other.values.dtype
+        return same_type and np.array_equal(self.values, other.array(), equal_nan=True)
 
 
 Column = Texts | Numbers

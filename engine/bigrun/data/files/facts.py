@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from bigrun.data.files.paths import locate
 from bigrun.data.files.probe import decoded_shape, header_shape
 from bigrun.data.formats.opening import fault_of_system, open_regular
 
-__all__ = ["Facts", "Glance", "Piece", "examine"]
+__all__ = ["Facts", "Glance", "Piece", "difference", "examine", "facts_of_refused", "read_file"]
 
 
 @attrs.frozen
@@ -23,7 +25,7 @@ class Glance:
 
     size_bytes: int | None
     mtime_ns: int | None
-    decoded: int
+    decoded: int | None
     cause: str | None
 
     def suffices(self, *, decode: bool) -> bool:
@@ -43,7 +45,8 @@ class Facts:
     dtype: str | None = None
     mode: str | None = None
     sha256: bytes | None = None
-    decoded: int = 0
+    decoded: int | None = 0
+    """None for a file that its source has refused: whether it can be decoded does not matter."""
     cause: str | None = None
     message: str | None = None
 
@@ -94,6 +97,17 @@ def examine_file(piece: Piece, path: str, known: Glance | None) -> Facts | None:
     )
 
 
+def facts_of_refused(root: Path, path: str, error: BadImageError, *, confined: bool) -> Facts:
+    """Of a file that its source has refused: what shows when it is another one."""
+    size: int | None = None
+    mtime_ns: int | None = None
+    sha256: bytes | None = None
+    with contextlib.suppress(BadImageError):
+        data, size, mtime_ns = read_file(locate(root, path, confined=confined))
+        sha256 = hashlib.sha256(data or b"").digest()
+    return Facts(size, mtime_ns, sha256=sha256, decoded=None, cause=error.cause, message=error.message)
+
+
 def read_file(place: str, known: Glance | None = None) -> tuple[bytes | None, int, int]:
     """Contents, bytes and mtime of a regular file; no contents when the other two are as known.
 
@@ -109,3 +123,22 @@ def read_file(place: str, known: Glance | None = None) -> tuple[bytes | None, in
             return file.read(), status.st_size, status.st_mtime_ns
         except OSError as error:
             raise fault_of_system(place, error) from error
+
+
+def difference(place: Path, size: int, mtime_ns: int, sha256: bytes) -> str | None:
+    """How a file differs from what is known of it: `changed`, `missing`, `unreadable`, or not at all.
+
+    One of the same size and another time is read, and compared by its hash.
+    """
+    try:
+        status = place.stat()
+        if (status.st_size, status.st_mtime_ns) == (size, mtime_ns):
+            return None
+        if status.st_size != size or not stat.S_ISREG(status.st_mode):
+            return "changed"
+        with place.open("rb") as file:
+            return None if hashlib.file_digest(file, "sha256").digest() == sha256 else "changed"
+    except FileNotFoundError:
+        return "missing"
+    except OSError:
+        return "unreadable"

@@ -20,8 +20,9 @@ from bigrun.data.files.report import IndexReport
 from bigrun.data.files.schema import FACTS, INDEX, NAMES, connect_read_only, stored_text
 from bigrun.data.files.table import FileTable
 from bigrun.errors import DataIndexError
-from bigrun.parallel import in_order
+from bigrun.parallel import GOES_ON, in_order
 from bigrun.progress import Advance, Watch, quiet
+from bigrun.shortage import shortages_told
 
 __all__ = ["build_index", "index_place"]
 
@@ -59,12 +60,12 @@ def build_index(
 
     Raises:
         DataIndexError: it cannot be written, or another process is writing it.
-        BigrunError: a process that reads died.
+        BigrunError: a process that reads died, or there are no open files or no memory left.
     """
     began = time.monotonic()
     try:
-        with closing(open_seen(out)) as seen:
-            adopt(seen, out)
+        with shortages_told(GOES_ON), closing(open_seen(out)) as seen:
+            adopt(seen, out, source.channels)
             with watch("indexing", len(table.paths)) as advance:
                 read(seen, source, table, decode=decode, workers=workers, advance=advance)
             report = write_index(seen, source, table, out, command)
@@ -107,19 +108,29 @@ def open_seen(out: Path) -> sqlite3.Connection:
     raise AssertionError
 
 
-def adopt(seen: sqlite3.Connection, out: Path) -> None:
-    """Take over what the index before knows, where nothing newer is known."""
+def adopt(seen: sqlite3.Connection, out: Path, channels: int | None) -> None:
+    """Take over what the index before knows, where nothing newer is known.
+
+    What is known of NumPy arrays is forgotten where it was for a model of other channels, which tell their axes.
+    """
+    if seen.execute("PRAGMA user_version").fetchone() != (channels or 0,):
+        seen.execute("DELETE FROM seen WHERE mode = 'NPY'")
+        seen.execute(f"PRAGMA user_version = {channels or 0}")
     if out.is_file():
         places = ", ".join("?" * (1 + len(attrs.fields(Facts))))
         seen.execute("BEGIN")
-        seen.executemany(f"INSERT OR IGNORE INTO seen VALUES ({places})", rows_before(out))
+        seen.executemany(f"INSERT OR IGNORE INTO seen VALUES ({places})", rows_before(out, channels))
         seen.execute("COMMIT")
 
 
-def rows_before(out: Path) -> Iterator[tuple[Any, ...]]:
-    """Path and facts of every file of an index; one that is damaged knows nothing."""
+def rows_before(out: Path, channels: int | None) -> Iterator[tuple[Any, ...]]:
+    """Path and facts of the files of an index; one that is damaged knows nothing."""
+    query = (
+        f"SELECT path, {NAMES} FROM files WHERE mode IS NOT 'NPY' "
+        "OR (SELECT value FROM meta WHERE key = 'channels') = ? ORDER BY path"
+    )
     with closing(connect_read_only(out)) as old, contextlib.suppress(sqlite3.DatabaseError):
-        yield from old.execute(f"SELECT path, {NAMES} FROM files ORDER BY path")
+        yield from old.execute(query, (str(channels or ""),))
 
 
 def read(
@@ -136,7 +147,7 @@ def read(
     seen.execute("BEGIN")
     committed = time.monotonic()
     names = iter(table.paths)
-    for results in in_order(examine, pieces(seen, source, table, decode=decode), workers):
+    for results in in_order(examine, pieces(seen, source, table, decode=decode), workers, advice=GOES_ON):
         rows = [
             (stored_text(os.fsencode(name)), *attrs.astuple(facts, recurse=False))
             for facts, name in zip(results, names, strict=False)

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from bigrun.checkpoint.disk import sync_directory
-from bigrun.data.files.facts import Facts
+from bigrun.data.files.facts import Facts, facts_of_refused
 from bigrun.data.files.recorded import Source
 from bigrun.data.files.report import Changes, IndexReport
 from bigrun.data.files.schema import (
@@ -30,7 +30,7 @@ from bigrun.data.files.schema import (
 from bigrun.data.files.table import FileTable
 from bigrun.version import __version__
 
-__all__ = ["content_hash", "describe_columns", "new_place", "now_utc", "write_index"]
+__all__ = ["content_hash", "new_place", "now_utc", "write_index"]
 
 
 def write_index(seen: sqlite3.Connection, source: Source, table: FileTable, out: Path, command: str) -> IndexReport:
@@ -43,7 +43,7 @@ def write_index(seen: sqlite3.Connection, source: Source, table: FileTable, out:
     with closing(connect_new(new)) as index:
         create_tables(index, table.columns)
         index.execute("BEGIN")
-        insert_files(index, seen, table)
+        insert_files(index, seen, source, table)
         insert_columns(index, table.columns, len(table.paths))
         (count,) = index.execute("SELECT count(number) FROM files").fetchone()
         content = content_hash(index)
@@ -51,9 +51,10 @@ def write_index(seen: sqlite3.Connection, source: Source, table: FileTable, out:
             "format": FORMAT,
             "files": str(count),
             "content_sha256": content,
-            "columns": json.dumps(describe_columns(table)),
+            "columns": json.dumps(list(table.columns)),
             "fingerprint": source.fingerprint,
             "follow_links": str(int(source.follow_links)),
+            "channels": str(source.channels or ""),
             "command": command,
             "bigrun": __version__,
             "created_utc": now_utc(),
@@ -84,7 +85,7 @@ def new_place(out: Path) -> Path:
     return out.with_name(out.name + ".new")
 
 
-def insert_files(index: sqlite3.Connection, seen: sqlite3.Connection, table: FileTable) -> None:
+def insert_files(index: sqlite3.Connection, seen: sqlite3.Connection, source: Source, table: FileTable) -> None:
     """One row for each file in the source's order; the good ones are numbered. What the source refused comes last."""
     row, number = -1, 0
     places = ", ".join("?" * (3 + len(attrs.fields(Facts))))
@@ -102,28 +103,24 @@ def insert_files(index: sqlite3.Connection, seen: sqlite3.Connection, table: Fil
     index.executemany(insert, rows())
     for path, error in table.faults.items():
         row += 1
-        facts = Facts(cause=error.cause, message=error.message)
+        facts = facts_of_refused(source.root, path, error, confined=not source.follow_links)
         name = stored_text(os.fsencode(path))
         index.execute(insert, (row, None, name, *attrs.astuple(facts, recurse=False)))
 
 
 def content_hash(index: sqlite3.Connection) -> str:
-    """SHA-256 over (SHA-256 of the contents, path, NUL) of all numbered files, sorted; in hex.
+    """SHA-256 over (SHA-256 of the contents, path, NUL) of all good files, sorted; in hex.
 
     It says what the files are and what they are called below the root, not where that is and in which order they come.
     """
     digest = hashlib.sha256()
     rows = index.execute(
-        "SELECT sha256, CAST(path AS BLOB) AS name FROM files WHERE number IS NOT NULL ORDER BY sha256, name"
+        "SELECT sha256, CAST(path AS BLOB) AS name FROM files WHERE number IS NOT NULL AND cause IS NULL "
+        "ORDER BY sha256, name"
     )
     for sha256, name in rows:
         digest.update((sha256 or bytes(32)) + name + b"\0")
     return digest.hexdigest()
-
-
-def describe_columns(table: FileTable) -> list[str]:
-    """The names of the source's columns in their order."""
-    return list(table.columns)
 
 
 def now_utc() -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from bigrun.data.files.columns import Column, Numbers, Texts
 from bigrun.data.files.schema import FORMAT, quoted
 from bigrun.data.files.strings import Strings
 from bigrun.data.files.table import FileTable
+from bigrun.errors import DataIndexError
 
-__all__ = ["load_hashes", "load_meta", "load_numbers", "load_table"]
+__all__ = ["lists_the_same", "load_hashes", "load_meta", "load_numbers", "load_table", "require_axes"]
 
 CHUNK = 10_000
 
@@ -40,7 +41,7 @@ def load_meta(connection: sqlite3.Connection) -> dict[str, str | None]:
 
 def load_table(connection: sqlite3.Connection, meta: Mapping[str, str | None], root: Path) -> FileTable:
     """Paths, columns and faults. Raises sqlite3.Error, ValueError, KeyError, TypeError for a damaged file."""
-    paths = load_paths(connection)
+    paths = load_paths(connection, "number IS NOT NULL")
     if str(len(paths)) != meta["files"]:
         raise ValueError(f"it has {len(paths)} files, and says that it has {meta['files']}")
     names = json.loads(meta["columns"] or "[]")
@@ -49,10 +50,39 @@ def load_table(connection: sqlite3.Connection, meta: Mapping[str, str | None], r
     return FileTable(paths, columns, faults(connection, root))
 
 
-def load_paths(connection: sqlite3.Connection) -> Strings:
-    """Of the numbered files."""
+def lists_the_same(connection: sqlite3.Connection, names: Sequence[str], listed: FileTable) -> bool:
+    """Whether an index has the files, in their order, and the columns that its source lists now.
+
+    Args:
+        names: of the columns that the index has.
+    """
+    paths, refused = load_paths(connection, "decoded IS NOT NULL"), load_paths(connection, "decoded IS NULL")
+    if list(names) != list(listed.columns) or list(refused) != list(listed.faults):
+        return False
+    if paths.data != listed.paths.data or not np.array_equal(paths.ends, listed.paths.ends):
+        return False
+    return all(load_column(connection, name).equals(column) for name, column in listed.columns.items())
+
+
+def require_axes(
+    connection: sqlite3.Connection, meta: Mapping[str, str | None], channels: int | None, place: Path, advice: str
+) -> None:
+    """The axes of a NumPy array depend on the model's channels; images do not.
+
+    Raises:
+        DataIndexError: there are such, and they were read for a model of other channels; it ends with `advice`.
+    """
+    then, now = meta.get("channels"), str(channels or "")
+    if then != now and connection.execute("SELECT 1 FROM files WHERE mode = 'NPY' LIMIT 1").fetchone():
+        raise DataIndexError(
+            f"{place}: has NumPy arrays, and was made for model.in_channels = {then}, which is {now} now; {advice}"
+        )
+
+
+def load_paths(connection: sqlite3.Connection, condition: str) -> Strings:
+    """Of the files for which an SQL condition holds, in their order."""
     data, lengths = bytearray(), array("q")
-    cursor = connection.execute("SELECT CAST(path AS BLOB) FROM files WHERE number IS NOT NULL ORDER BY row")
+    cursor = connection.execute(f"SELECT CAST(path AS BLOB) FROM files WHERE {condition} ORDER BY row")
     while rows := cursor.fetchmany(CHUNK):
         names = list(chain.from_iterable(rows))
         data += b"".join(names)

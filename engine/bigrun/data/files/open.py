@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bigrun.data.files.recorded import Source, sources_heard
 from bigrun.data.files.schema import INDEX
 from bigrun.data.files.table import FileTable
 from bigrun.data.pack.files import is_packed, open_packed
+from bigrun.data.search import names_hash
 from bigrun.errors import DataIndexError
 
 __all__ = ["open_files", "open_listed"]
@@ -32,9 +34,11 @@ def open_files(
 
     Args:
         root: the data set's folder, `data.path`.
-        list_files: lists the source's files in their order; called only where there is neither.
+        list_files: lists the source's files in their order; called where there is neither, and where the fingerprint
+            is not that of the index.
         fingerprint: changes when what `list_files` would say changes, as the SHA-256 of a source's table does. An
-            index is refused when it is not what it was.
+            index is believed where it is what it was; else the files are listed and compared. The names of all files
+            below `root` if not given: a source whose files are in a table has to hash that.
         index: where the index lies if not in `root`: `data.index`.
         follow_links: files outside of `root` are taken if a symbolic link in it leads to them.
         channels: of the model, `model.in_channels`: tells the axes of a NumPy array.
@@ -44,6 +48,7 @@ def open_files(
         DataError: a column has text and numbers.
     """
     heard = sources_heard.get()
+    fingerprint = fingerprint or (lambda: names_hash(os.fspath(root), ignored=INDEX))
     if is_packed(root):
         if heard is not None:
             raise DataIndexError(f"{root}: is packed already, and knows of its files what an index would")
@@ -53,14 +58,12 @@ def open_files(
     if heard is None:
         place = index or root / INDEX
         if place.is_file():
-            return open_index(root, place, fingerprint, confined=not follow_links, channels=channels)
+            return open_index(root, place, list_files, fingerprint, confined=not follow_links, channels=channels)
         if index is not None:
             raise DataIndexError(
                 f"data.index: {index}: no such file; `bigrun data index {root} --out {index}` makes it"
             )
-    now = (
-        fingerprint() if heard is not None and fingerprint else None
-    )  # first: what comes while it lists makes it stale
+    now = fingerprint() if heard is not None else None  # first: what comes while it lists makes it stale
     files = open_listed(root, list_files(), follow_links=follow_links, channels=channels)
     if heard is not None:
         heard.append(Source(files, root, now, index, follow_links, channels))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from bigrun.data.faults import BadImageError
-from bigrun.data.files.load import load_hashes, load_meta, load_numbers, load_table
+from bigrun.data.files.load import load_hashes, load_meta, load_numbers, load_table, require_axes
 from bigrun.data.files.schema import connect_read_only
 from bigrun.data.files.table import FileTable
 from bigrun.data.pack.marker import TABLES, is_packed, read_marker
@@ -50,7 +50,8 @@ class PackedFiles:
     ) -> None:
         """
         Args:
-            bad: by number, what decoding has said of files that have a number all the same.
+            bad: by number, what decoding has said of files that have a number all the same; a run counts them at its
+                start.
         """
         self.root = root
         self.table = table
@@ -67,7 +68,7 @@ class PackedFiles:
 
     @property
     def faults(self) -> tuple[BadImageError, ...]:
-        """Files that were known to be bad before they were packed."""
+        """Files that were known to be bad before they were packed, and have no number."""
         return tuple(self.table.faults.values())
 
     @property
@@ -132,7 +133,7 @@ def open_packed(root: Path, channels: int | None = None) -> PackedFiles:
     try:
         with closing(connect_read_only(root / TABLES)) as tables:
             meta = load_meta(tables)
-            require_channels(tables, meta["channels"], str(channels or ""), root)
+            require_axes(tables, meta, channels, root, "pack it with this preset, into another folder")
             table = load_table(tables, meta, root)
             layout, bad = load_layout(tables), load_bad(tables, root)
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
@@ -140,15 +141,6 @@ def open_packed(root: Path, channels: int | None = None) -> PackedFiles:
             f"{root / TABLES}: damaged ({type(error).__name__}: {error}); pack the data set again, into another folder"
         ) from error
     return PackedFiles(root, table, layout, bad, marker["content_sha256"])
-
-
-def require_channels(tables: sqlite3.Connection, packed: str | None, now: str, root: Path) -> None:
-    """The axes of a NumPy array depend on the model's channels; images do not."""
-    if packed != now and tables.execute("SELECT 1 FROM files WHERE mode = 'NPY' LIMIT 1").fetchone():
-        raise DataIndexError(
-            f"{root}: has NumPy arrays, and was packed for model.in_channels = {packed}, which is {now} now; pack it "
-            "with this preset, into another folder"
-        )
 
 
 def load_layout(tables: sqlite3.Connection) -> Layout:

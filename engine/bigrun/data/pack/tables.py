@@ -10,7 +10,6 @@ from pathlib import Path
 
 import attrs
 
-from bigrun.data.files.index_file import describe_columns
 from bigrun.data.files.listed import ListedFiles
 from bigrun.data.files.schema import FORMAT, create_tables, insert_columns, stored_text, write_meta
 from bigrun.data.pack.marker import MARKER, TABLES
@@ -36,7 +35,7 @@ class Begun:
 def check_unused(out: Path) -> None:
     """Raises DataIndexError unless `out` is no folder yet, an empty one, or one in which packing has begun."""
     if (out / MARKER).is_file():
-        raise DataIndexError(f"{out}: is packed already; --verify reads all of it, another folder packs anew")
+        raise DataIndexError(f"{out}: is packed already; `bigrun data verify` reads it, another folder packs anew")
     if out.is_dir() and any(out.iterdir()) and not (out / TABLES).is_file():
         raise DataIndexError(f"{out}: holds something else; expected a folder that does not exist or is empty")
     if out.exists() and not out.is_dir():
@@ -108,7 +107,7 @@ def finish_tables(tables: sqlite3.Connection, files: ListedFiles) -> None:
         "INSERT INTO files (row, path, cause, message) VALUES (?, ?, ?, ?)",
         ((row, stored_text(os.fsencode(path)), error.cause, error.message) for row, (path, error) in refused),
     )
-    columns = json.dumps(describe_columns(files.table))
+    columns = json.dumps(list(files.columns))
     write_meta(
         tables,
         {

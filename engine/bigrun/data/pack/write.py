@@ -24,8 +24,9 @@ from bigrun.data.pack.shards import SHARD_BYTES, ShardWriter, shard_name
 from bigrun.data.pack.tables import check_unused, finish_tables, open_tables, reached
 from bigrun.data.pack.verify import require_verified
 from bigrun.errors import DataIndexError
-from bigrun.parallel import in_order
+from bigrun.parallel import GOES_ON, in_order
 from bigrun.progress import Watch, quiet
+from bigrun.shortage import shortages_told
 from bigrun.version import __version__
 
 __all__ = ["write_pack"]
@@ -59,13 +60,13 @@ def write_pack(
     Raises:
         DataIndexError: there is something else in `out`, the disk has no room or refuses, a file is another one than
             when it was indexed, or what was written is read back as something else.
-        BigrunError: a process that decodes died.
+        BigrunError: a process that decodes died, or there are no open files or no memory left.
     """
     began = time.monotonic()
     check_unused(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with closing(open_tables(out / TABLES, files)) as tables:
+        with shortages_told(GOES_ON), closing(open_tables(out / TABLES, files)) as tables:
             begun = reached(tables)
             require_room(files, out, already=begun.bytes)
             shards = ShardWriter(out, begun.shard, begun.size, shard_bytes)
@@ -74,7 +75,7 @@ def write_pack(
                 decode(tables, shards, files, begun.files, workers, advance)
                 shards.finish()
             finish_tables(tables, files)
-            content, last = content_hash(tables), shards.shard
+            content, last = files.content_hash or content_hash(tables), shards.shard
     except (OSError, sqlite3.Error) as error:
         raise DataIndexError(
             f"{out}: cannot be written ({error}); the same command goes on where this one stopped, once there is room"
@@ -111,7 +112,7 @@ def decode(
     insert = f"INSERT INTO files ({ROW}) VALUES ({', '.join('?' * len(ROW.split(', ')))})"
     rows: list[tuple[Any, ...]] = []
     number, waiting, committed = first, 0, time.monotonic()
-    for results in in_order(decode_portion, portions(files, first), workers):
+    for results in in_order(decode_portion, portions(files, first), workers, advice=GOES_ON):
         for decoded in results:
             if known is not None and decoded.facts.sha256 != known[number].tobytes():
                 raise DataIndexError(

@@ -16,6 +16,8 @@ from bigrun.errors import RunDirectoryError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    import numpy.typing as npt
+
     from bigrun.data.dataset import Dataset
     from bigrun.data.files.entry import Files
     from bigrun.run import Run
@@ -28,10 +30,13 @@ OPTION = "data.split"
 SHOWN = 3
 
 
-def split_dataset(run: Run) -> None:
+def split_dataset(run: Run) -> npt.NDArray[np.int64] | None:
     """Leave the training part of `run.dataset` there, and put the other into `run.validation`.
 
     A data set that knew of `run.split` and has only training samples stays as it is.
+
+    Returns:
+        (n,) what the training samples' indices were in the whole data set; None where it was not divided.
 
     Raises:
         UsageError: the data set does not know the level, cannot be divided, or is one part alone.
@@ -39,20 +44,22 @@ def split_dataset(run: Run) -> None:
     """
     split = run.split
     if split is None:
-        return
+        return None
     whole = run.dataset
     is_validation = split.validation(groups_of(whole, split.level, OPTION))
     if not is_validation.any():
-        return
+        return None
     if is_validation.all():
         raise UsageError(
             f"{OPTION}: {split.path}: all {len(whole):,} samples of the data set are in its validation part: there is "
             "nothing to train on; is it the manifest of another data set?"
         )
-    run.dataset = subset_of(whole, np.flatnonzero(~is_validation))
+    training = np.flatnonzero(~is_validation)
+    run.dataset = subset_of(whole, training)
     run.validation = subset_of(whole, np.flatnonzero(is_validation))
     if not isinstance(run.dataset, Subset):
         refuse_leak(run.dataset, split)
+    return training
 
 
 def refuse_leak(training: Dataset, split: Split) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bigrun.data.dataset import Dataset
     from bigrun.data.files.entry import Files
 
-__all__ = ["file_groups", "file_levels", "groups_of", "levels_of"]
+__all__ = ["file_groups", "file_levels", "groups_of", "known_groups", "levels_of"]
 
 COLUMNS = ("patient", "study", "series")
 ROOT = "."
@@ -49,6 +49,25 @@ def groups_of(dataset: Dataset, level: str, source: str) -> npt.NDArray[np.objec
         UsageError: the data set does not know the level, or not for every sample.
         DataError: its answer cannot be used.
     """
+    groups = known_groups(dataset, level, source)
+    unknown = np.flatnonzero([key is None for key in groups])
+    if len(unknown):
+        first = int(unknown[0])
+        describe = getattr(dataset, "describe", None)
+        raise UsageError(
+            f"{source}: {len(unknown):,} of {len(dataset):,} samples have no {level}, the first "
+            f"{describe(first) if describe else f'sample {first}'}: fill the column in, or choose another --level"
+        )
+    return groups
+
+
+def known_groups(dataset: Dataset, level: str, source: str) -> npt.NDArray[np.object_]:
+    """As `groups_of`, with None for a sample whose group the data set does not know.
+
+    Raises:
+        UsageError: the data set does not know the level.
+        DataError: its answer cannot be used.
+    """
     known = levels_of(dataset)
     if level not in known:
         raise UsageError(
@@ -62,16 +81,7 @@ def groups_of(dataset: Dataset, level: str, source: str) -> npt.NDArray[np.objec
     groups = own(level) if own is not None else file_groups(files, level)  # type: ignore[arg-type]
     if not isinstance(groups, np.ndarray) or groups.shape != (len(dataset),):
         raise DataError(f"{source}: {type(dataset).__name__}.groups: expected an array of {len(dataset)} texts")
-    groups = as_objects([as_key(key) for key in groups.tolist()])
-    unknown = np.flatnonzero([key is None for key in groups])
-    if len(unknown):
-        first = int(unknown[0])
-        describe = getattr(dataset, "describe", None)
-        raise UsageError(
-            f"{source}: {len(unknown):,} of {len(dataset):,} samples have no {level}, the first "
-            f"{describe(first) if describe else f'sample {first}'}: fill the column in, or choose another --level"
-        )
-    return groups
+    return as_objects([as_key(key) for key in groups.tolist()])
 
 
 def file_levels(files: Files) -> tuple[str, ...]:

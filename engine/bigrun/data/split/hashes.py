@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bigrun.data.faults import BadImageError
+from bigrun.data.files.facts import read_file
 from bigrun.data.files.paths import locate
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ __all__ = ["content_hashes"]
 
 PIECE = 64
 """Files that a process reads at a time."""
+ADVICE = "after `bigrun data index`, which takes --workers 1, nothing is read for a split"
 
 
 def content_hashes(files: Files) -> npt.NDArray[np.uint8]:
@@ -37,7 +37,7 @@ def content_hashes(files: Files) -> npt.NDArray[np.uint8]:
 
     digests: list[bytes] = []
     with progress("reading", len(files)) as advance:
-        for some in in_order(hash_files, pieces(files), default_workers(len(files))):
+        for some in in_order(hash_files, pieces(files), default_workers(len(files)), advice=ADVICE):
             digests += some
             advance(len(some))
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
@@ -57,12 +57,9 @@ def hash_files(piece: tuple[Path, bool, list[str]]) -> list[bytes]:
 
 
 def hash_file(root: Path, confined: bool, path: str) -> bytes:
-    """A pipe is opened without waiting for its other end, and not read."""
+    """SHA-256 of a file's bytes; of its path where they cannot be read. Raises OSError where that is not its fault."""
     try:
-        place = locate(root, path, confined=confined)
-        with open(os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return hashlib.file_digest(file, "sha256").digest()
-    except (OSError, BadImageError):
-        pass
-    return hashlib.sha256(b"unreadable\0" + path.encode("utf-8", "surrogatepass")).digest()
+        contents, _, _ = read_file(locate(root, path, confined=confined))
+    except BadImageError:
+        contents = b"unreadable\0" + path.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(contents or b"").digest()

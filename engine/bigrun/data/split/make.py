@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from bigrun.data.split.groups import groups_of, levels_of
+from bigrun.data.split.groups import groups_of, known_groups, levels_of
 from bigrun.data.split.manifest import LEVELS, Split
 from bigrun.data.split.rule import RULE, normal, place
 from bigrun.errors import UsageError
@@ -16,7 +16,7 @@ from bigrun.errors import UsageError
 if TYPE_CHECKING:
     from bigrun.data.dataset import Dataset
 
-__all__ = ["Division", "choose_level", "divide", "make_split"]
+__all__ = ["PEOPLE", "Division", "choose_level", "divide", "make_split"]
 
 PEOPLE = ("patient", "study", "series")
 FAR = 2.0
@@ -129,8 +129,15 @@ def mixed(dataset: Dataset, split: Split, keys: list[str], source: str) -> Itera
     if level in PEOPLE and "patient" not in known:
         yield f"there is no column `patient`: two {level} groups of one patient may be on both sides"
     for coarser in [name for name in known[: known.index(level)] if name in PEOPLE]:
+        groups = known_groups(dataset, coarser, source).tolist()
+        pairs = [(group, key) for group, key in zip(groups, keys, strict=True) if group is not None]
+        if unknown := len(keys) - len(pairs):
+            yield (
+                f"{unknown:,} of {len(keys):,} samples have no {coarser}: two {level} groups of one {coarser} may be "
+                "on both sides"
+            )
         parts: dict[str, set[bool]] = {}
-        for group, key in zip(groups_of(dataset, coarser, source).tolist(), keys, strict=True):
+        for group, key in pairs:
             parts.setdefault(group, set()).add(split.is_validation(key))
         both = [group for group, sides in parts.items() if len(sides) == 2]
         if both:
