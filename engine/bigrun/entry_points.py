@@ -69,8 +69,13 @@ def _says_observer(node: ast.stmt) -> bool:
 def installed() -> dict[str, Installed]:
     """Every installed plugin by name, sorted."""
     points = importlib.metadata.entry_points(group=GROUP)
+    distributions = {id(p.dist): p.dist for p in points if p.dist}
+    facts = {key: each.metadata for key, each in distributions.items()}  # 3 ms each
+    unknown = {"Name": "?", "Version": "?"}
     found = [
-        Installed(p.name, p.value, p.dist.name if p.dist else "?", p.dist.version if p.dist else "?") for p in points
+        Installed(p.name, p.value, described["Name"], described["Version"])
+        for p in points
+        for described in [facts.get(id(p.dist), unknown)]
     ]
     return {plugin.name: plugin for plugin in sorted(found, key=lambda plugin: plugin.name)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 __all__ = ["ENDINGS", "is_query_secret", "is_secret_name", "is_secret_variable"]
@@ -22,6 +23,7 @@ QUERY_NAMES = frozenset({"sig", "key", "code"})  # of a URL only, and what ends 
 WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
+@functools.lru_cache(maxsize=4096)  # a run asks some 2,000 times, for the same few hundred names
 def is_secret_name(name: str) -> bool:
     """Whether a text below this key is a secret: `HF_TOKEN`, `apiKey`, `X-Api-Key-2`; not `cls_token`, `token_file`."""
     words = [word.lower() for word in WORDS.findall(name)]
@@ -31,6 +33,7 @@ def is_secret_name(name: str) -> bool:
     return any(joined == ending or joined.endswith(f"_{ending}") for ending in ENDINGS)
 
 
+@functools.lru_cache(maxsize=4096)
 def is_secret_variable(name: str) -> bool:
     """Whether an environment variable holds a secret: `DEPLOY_KEY`, `AWSKEY`, `TOKENS`, `DB_PASSWORD_OLD`; not
     `KEY_FILE`, `TOKENIZERS_PARALLELISM`."""

@@ -189,6 +189,7 @@ def test_after_three_roll_backs_the_run_halts(bigrunner: Runner) -> None:
     assert 5 not in doctor.positions
 
 
+@pytest.mark.slow
 def test_old_roll_backs_are_forgotten(bigrunner: Runner) -> None:
     doctor = Once(Action.ROLL_BACK, {3, 6}, onset=None)
     short = {"max_rollbacks": 1, "rollback_memory_steps": 2}

@@ -357,6 +357,7 @@ def test_a_branch_that_is_killed_twice_ends_like_the_run_that_had_its_cooldown_f
     assert_same_state(checkpoint(folder / "runs" / "cool", 9), checkpoint(folder / "runs" / "straight", 9))
 
 
+@pytest.mark.slow
 def test_the_cooldown_in_place_is_two_options_of_the_same_command(
     bigrunner: Runner, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

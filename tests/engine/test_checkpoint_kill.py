@@ -172,7 +172,7 @@ def published(store: CheckpointStore) -> dict[int, int]:
     [
         ("save", [{1: 1, 2: 2}, {1: 1, 2: 2, 3: 3}]),
         ("replace", [{1: 1, 2: 2}, {1: 3, 2: 2}]),
-        ("amend", [{1: 1, 2: 2}, {1: 3, 2: 2}]),
+        pytest.param("amend", [{1: 1, 2: 2}, {1: 3, 2: 2}], marks=pytest.mark.slow),
         ("delete", [{1: 1, 2: 2}, {2: 2}]),
     ],
 )

@@ -54,6 +54,7 @@ def test_any_flipped_bit_names_its_file(checkpoint: Path, name: str) -> None:
         flip_bit(path, bit)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_manifest_is_found_wherever_it_matters(checkpoint: Path) -> None:
     path = checkpoint / "MANIFEST.json"
     before = manifest.read(checkpoint)

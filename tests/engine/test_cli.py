@@ -172,9 +172,8 @@ def run_until(folder: Path, run: str, step: int, number: signal.Signals, *argume
     return process.returncode, output
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_step_saves_and_the_run_continues_exactly(
     folder: Path, number: signal.Signals, code: int
 ) -> None:

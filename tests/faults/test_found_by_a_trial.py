@@ -83,6 +83,7 @@ def test_what_a_look_at_a_folder_leaves_is_no_damage(bigrunner: Runner, name: st
     assert next(entry for entry in look(path.parents[1]) if entry.step == 2).condition == "damaged"
 
 
+@pytest.mark.slow
 def test_a_supervisor_does_not_wait_to_take_over_the_run_of_another(tmp_path: Path) -> None:
     training = Training(tmp_path)
     assert training().returncode == 0

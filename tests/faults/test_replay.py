@@ -68,6 +68,7 @@ def cli(*words: str, folder: Path) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_a_nan_of_the_forward_pass_is_found_with_its_place(broken: Any) -> None:
     training, done = broken(FORWARD)
     assert done.returncode == 5, done.stderr

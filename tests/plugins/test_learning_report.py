@@ -127,6 +127,7 @@ def test_a_run_leaves_scores_and_two_pictures(bigrunner: Runner) -> None:
         assert re.search(rf"\b{name}\s+{scores[name]:.3f}\b", event.message)
 
 
+@pytest.mark.slow
 def test_the_untrained_score_is_of_the_first_start(bigrunner: Runner) -> None:
     straight = bigrunner.run("learning-report", config=COARSE)
     resumed = bigrunner.resume(straight, at_step=1)

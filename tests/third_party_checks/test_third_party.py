@@ -61,6 +61,7 @@ def test_a_mistyped_option_is_refused_with_its_path(environment: Environment) ->
     assert "plugins.variance-penalty.wieght: unknown option - did you mean 'weight'?" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_uses_them_and_continues_after_it_died(environment: Environment) -> None:
     straight, died = environment.folder / "straight", environment.folder / "died"
     options = (*BOTH, "--set", "plugins.variance-penalty.ramp_steps=8")
