@@ -23,7 +23,7 @@ def is_grey16(head: bytes) -> bool:
 
 
 def read_grey16(file: BinaryIO) -> npt.NDArray[np.uint16] | None:
-    """(1, H, W) uint16 by imagecodecs, in 0.7 of Pillow's time (benchmarks/png.py).
+    """(1, H, W) uint16 by imagecodecs, in 0.8 to 0.86 of Pillow's time (benchmarks/RESULTS.md).
 
     Args:
         file: at its start.
