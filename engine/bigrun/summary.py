@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bigrun.data.split.apply import split_line
+from bigrun.data.split.apply import split_line, split_warnings
 from bigrun.prototypes import image_warnings
 from bigrun.weights.coverage import Coverage
 
@@ -59,7 +59,8 @@ def plan(run: Run) -> list[str]:
     lines += [f"bad images   {line}"] if (line := run.bad_images.line(run)) else []
     lines += [f"init         {line}" for line in init_lines(run)]
     lines += [f"by rule      {c.path} = {_short(c.value)} ({c.why})" for c in config.choices]
-    lines += [f"warning      {text}" for text in (*config.warnings, *image_warnings(config, len(run.dataset)))]
+    warnings = (*config.warnings, *image_warnings(config, len(run.dataset)), *split_warnings(run))
+    lines += [f"warning      {text}" for text in warnings]
     return lines
 
 

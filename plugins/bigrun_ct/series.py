@@ -52,7 +52,10 @@ def find_series(files: Files, source: str) -> Series:
     """
     for name in ("series", "slice_index"):
         if name not in files.columns:
-            raise UsageError(f"{source}: its files have no column {name!r}; expected slices with an index.csv")
+            raise UsageError(
+                f"{source}: its files have no column {name!r}; expected slices with an index.csv. A packed form or an "
+                "index of such slices is made with the plugin, too: `bigrun data pack PRESET OUT` or --plugin ct-slices"
+            )
     names, dataset = codes(files.column("dataset") if "dataset" in files.columns else np.array([None] * len(files)))
     _, inside = codes(files.column("series"))
     _, number = np.unique(dataset * (len(files) + 1) + inside, return_inverse=True)
@@ -63,7 +66,11 @@ def find_series(files: Files, source: str) -> Series:
     twice = np.flatnonzero(same & (step == 0))
     if twice.size:
         one, other = (files.path(int(pair[twice[0]])) for pair in (here, there))
-        raise UsageError(f"{source}: {one} and {other} are the same slice of a series: remove one of them")
+        series, index = files.column("series")[here[twice[0]]], position[here[twice[0]]]
+        raise UsageError(
+            f"{source}: {one} and {other} are the same slice of a series ({index} of {series}), and so are "
+            f"{twice.size - 1:,} other pairs: remove one row of each from index.csv"
+        )
     joined = same & (step == typical(step, number[here], same)[number[here]])
     joined &= regular(spacing_columns(files)[:, 2], number)[here] & regular(spacing_columns(files)[:, 2], number)[there]
     above, below = np.arange(len(files)), np.arange(len(files))

@@ -79,7 +79,11 @@ def import_(
     for line in report.lines():
         say(line)
     if not report.records:
-        say("nothing was imported", error=True)
+        say(
+            f"{source}: nothing was imported; expected DICOM files, NIfTI (.nii, .nii.gz) or NRRD volumes in it or "
+            "below; what was left out, if there was anything, stands above, and --map FILE names every file of it",
+            error=True,
+        )
         click.get_current_context().exit(1)
     say(f"\nreport       {out / 'import-report.json'}")
     say(f"data.path    {out}")

@@ -549,3 +549,10 @@ def test_after_a_kill_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert report["content_sha256"] == content_of(root)
     assert report["changes"] == {"added": 1192, "changed": 0, "lost": 0, "kept": 8}
     assert sorted(path.name for path in root.glob("bigrun*")) == [INDEX]
+
+
+def test_a_place_for_the_index_that_there_is_not_is_said(root: Path, tmp_path: Path) -> None:
+    refused = data("index", root, "--out", tmp_path / "nowhere" / "index.sqlite")
+    assert refused.exit_code == ExitCode.USAGE
+    assert "there is no folder" in refused.output
+    assert not (tmp_path / "nowhere").exists()

@@ -151,6 +151,8 @@ def test_a_manifest_of_other_data_is_refused_or_said(bigrunner: Runner, tmp_path
     assert (
         f"split        by patient, {others}: no sample of the data set is in its validation part" in result.run.header
     )
+    warning = f"warning      data.split = {others}: keeps nothing apart, for no sample is in its validation part"
+    assert any(line.startswith(warning) for line in result.run.header)
 
 
 class OwnSubset(Patients):

@@ -185,7 +185,7 @@ def test_another_distance_of_slices_is_a_gap(tmp_path: Path) -> None:
 
 
 def test_a_slice_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"s/1-0\.png and s/1-2\.png are the same slice of a series"):
+    with pytest.raises(UsageError, match=r"s/1-0\.png and s/1-2\.png are the same slice of a series \(1 of s\)"):
         series_of(entries_of([("s", 1, None), ("s", 2, None), ("s", 1, None)]), tmp_path)
 
 

@@ -511,7 +511,7 @@ def test_an_import_of_nothing_ends_with_1_and_says_why(tmp_path: Path, out: Path
     (tmp_path / "in" / "readme.txt").touch()
     done = run_import(tmp_path / "in", out)
     assert done.exit_code == 1
-    assert "nothing was imported" in done.output
+    assert "nothing was imported; expected DICOM files, NIfTI" in done.output.replace("\n", " ")
     assert "not-a-volume" in done.output
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bigrun.config import Document, override, read_preset
+from bigrun.config import Document, override, read_preset, shipped_presets
 from bigrun.errors import UsageError
+from bigrun.values import did_you_mean
 
 if TYPE_CHECKING:
     from bigrun.data.dataset import Dataset
@@ -29,6 +30,12 @@ def read_source(
     if "/" in source and not source.endswith(".toml") and not Path(source).exists():
         raise UsageError(
             f"{source}: no such folder; expected a folder of images, or a preset: a file that ends in .toml"
+        )
+    if not (Path(source).is_dir() or "/" in source or source.endswith(".toml") or source in shipped_presets()):
+        folders = [path.name for path in Path().iterdir() if path.is_dir()]
+        raise UsageError(
+            f"{source}: no folder and no preset of that name{did_you_mean(source, [*folders, *shipped_presets()])}; "
+            "`bigrun presets` lists the presets that have a name; a file of your own ends in .toml"
         )
     if not Path(source).is_dir():
         return read_preset(source, sets, plugins, no_plugins)

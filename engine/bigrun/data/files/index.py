@@ -62,6 +62,8 @@ def build_index(
         DataIndexError: it cannot be written, or another process is writing it.
         BigrunError: a process that reads died, or there are no open files or no memory left.
     """
+    if not out.parent.is_dir():
+        raise DataIndexError(f"{out}: there is no folder {out.parent} to write it in: make it, or give another --out")
     began = time.monotonic()
     try:
         with shortages_told(GOES_ON), closing(open_seen(out)) as seen:

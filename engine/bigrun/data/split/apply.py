@@ -14,7 +14,7 @@ from bigrun.directory import replace_file
 from bigrun.errors import RunDirectoryError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     import numpy.typing as npt
 
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from bigrun.data.files.entry import Files
     from bigrun.run import Run
 
-__all__ = ["OPTION", "SPLIT", "check_same_split", "copy_split", "split_dataset", "split_facts", "split_line"]
+__all__ = [
+    "OPTION",
+    "SPLIT",
+    "check_same_split",
+    "copy_split",
+    "split_dataset",
+    "split_facts",
+    "split_line",
+    "split_warnings",
+]
 
 SPLIT = "split.json"
 """The manifest's copy in a run directory."""
@@ -110,6 +119,15 @@ def check_same_split(run: Run, saved: dict[str, Any] | None, checkpoint: Path, a
         f"round; the manifest of then is {checkpoint.parents[1] / SPLIT}. Restore it, start beside the run with "
         f"--fresh, or say --allow-change {OPTION} if that is meant"
     )
+
+
+def split_warnings(run: Run) -> Iterator[str]:
+    """What is likely to be a mistake."""
+    if run.split is not None and run.validation is None:
+        yield (
+            f"data.split = {run.split.path}: keeps nothing apart, for no sample is in its validation part; is it the "
+            "manifest of other data?"
+        )
 
 
 def split_line(run: Run) -> str | None:

@@ -72,7 +72,8 @@ def known_groups(dataset: Dataset, level: str, source: str) -> npt.NDArray[np.ob
     if level not in known:
         raise UsageError(
             f"{source}: its data set ({type(dataset).__name__}) knows no {level}, "
-            f"only {', '.join(known) or 'nothing'}: choose another --level, or another data set"
+            f"only {', '.join(known) or 'nothing'}; what a table in the folder says is known where a plugin reads it: "
+            "give the preset that has the plugin in place of the folder, or choose another level"
         )
     own: Any = getattr(dataset, "groups", None)
     files = sample_files(dataset)
