@@ -101,10 +101,10 @@ def test_a_folder_is_itself_and_anything_else_a_preset(tmp_path: Path) -> None:
 def test_what_is_no_data_set_of_files_says_so(tmp_path: Path) -> None:
     nowhere = data("index", str(tmp_path / "nowhere"))
     assert nowhere.exit_code == ExitCode.USAGE
-    assert "no such folder; expected a folder of images, or a preset" in nowhere.output
+    assert "no such folder, and no preset of that name; expected a folder of images, or a preset" in nowhere.output
     typed = data("index", "quickstrat")
     assert typed.exit_code == ExitCode.USAGE
-    assert "quickstrat: no folder and no preset of that name - did you mean 'quickstart'?" in typed.output
+    assert "quickstrat: no such folder, and no preset of that name - did you mean 'quickstart'?" in typed.output
     (tmp_path / "empty").mkdir()
     empty = data("index", tmp_path / "empty")
     assert empty.exit_code == ExitCode.USAGE

@@ -19,6 +19,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pngs import chunk
 
 from bigrun.data.decode import read_image
 from bigrun.data.faults import BadImageError
@@ -62,10 +63,6 @@ def npy(pixels: Pixels, *, pickled: bool = False) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, pixels, allow_pickle=pickled)
     return buffer.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(width: int, height: int, bits: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:

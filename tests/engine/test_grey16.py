@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pngs import chunk
 
 from bigrun.data.decode import read_image
 from bigrun.data.faults import BadImageError
@@ -23,10 +23,6 @@ from bigrun_ct_import.png import encode_png
 
 def slice_of(seed: int, height: int, width: int) -> Any:
     return np.random.default_rng(seed).normal(30000, 300, (height, width)).astype(np.uint16)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 @st.composite

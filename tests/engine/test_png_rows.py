@@ -15,14 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pngs import chunk
 
 from bigrun.data.decode import read_image
 from bigrun.data.faults import BadImageError
 from bigrun.data.formats.png_rows import PASSES
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def rows_of(pixels: Any, *, interlaced: bool) -> bytes:

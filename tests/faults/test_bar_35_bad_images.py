@@ -177,13 +177,19 @@ def test_bar_35_a_broken_data_set_does_not_start_a_run(tmp_path: Path, monkeypat
     assert not typed.events("images-repaired")
 
 
+def with_three_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """Of the ten images 2, 3 and 5 are truncated."""
+    typed = Typed(folder, monkeypatch)
+    for number in (2, 3, 5):
+        cut(folder / "images" / f"{number}.png")
+    return typed
+
+
 def test_bar_35_what_a_packed_form_knows_to_be_broken_does_not_start_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the folder's index does not."""
-    typed = Typed(tmp_path, monkeypatch)
-    for number in (2, 3, 5):
-        cut(tmp_path / "images" / f"{number}.png")
+    typed = with_three_cut(tmp_path, monkeypatch)
     assert typed.type("data", "pack", "images", "packed", "--workers", "0").code == 0
     done = typed.train("--set", "data.path=packed")
     assert done.code == ExitCode.ERROR
@@ -197,9 +203,7 @@ def test_bar_35_what_a_packed_form_knows_to_be_broken_does_not_start_a_run(
 def test_bar_35_what_an_index_knows_to_be_broken_is_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    typed = Typed(tmp_path, monkeypatch)
-    for number in (2, 3, 5):
-        cut(tmp_path / "images" / f"{number}.png")
+    typed = with_three_cut(tmp_path, monkeypatch)
     index = ("data", "index", "images", "--decode", "--workers", "0")
     assert typed.type(*index).code == 0
     assert "3 of 10 files cannot be used (3 truncated)" in typed.train().said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,18 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittle
 
 from bigrun.cli import main
 
-__all__ = ["AXIAL", "PATIENT", "Scan", "hounsfield", "read_index", "read_slices", "run_import"]
+__all__ = [
+    "AXIAL",
+    "PATIENT",
+    "Scan",
+    "hounsfield",
+    "read_index",
+    "read_slices",
+    "report",
+    "run_import",
+    "skipped",
+    "succeed",
+]
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 PATIENT = {"PatientName": "Mustermann^Erika", "PatientID": "HOSP-0815", "PatientBirthDate": "19641231"}
@@ -122,6 +134,22 @@ def save(path: Path, facts: dict[str, Any], stored: npt.NDArray[np.int16]) -> Pa
 def run_import(*words: object) -> Result:
     """`bigrun data import` in this process."""
     return CliRunner().invoke(main, ["data", "import", *map(str, words)])
+
+
+def succeed(*words: object) -> str:
+    """What an import prints that must succeed."""
+    done = run_import(*words)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def report(out: Path) -> dict[str, Any]:
+    return json.loads((out / "import-report.json").read_text())
+
+
+def skipped(out: Path) -> dict[str, int]:
+    """Images by the reason why they were left out."""
+    return {reason: facts["images"] for reason, facts in report(out)["skipped"].items()}
 
 
 def read_index(out: Path) -> list[dict[str, str]]:

@@ -14,43 +14,19 @@ import pydicom
 import pytest
 from click.testing import CliRunner
 from pydicom.uid import SecondaryCaptureImageStorage
-from scans import AXIAL, PATIENT, Scan, hounsfield, read_index, read_slices, run_import
+from scans import AXIAL, PATIENT, Scan, hounsfield, read_index, read_slices, report, run_import, skipped, succeed
 
 from bigrun.cli import main
 from bigrun_ct_import import job
 
+pytestmark = pytest.mark.usefixtures("own_salt")
+
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
-
-
-@pytest.fixture(autouse=True)
-def own_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's configuration of the test's own; where the salt will be."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return tmp_path / "config" / "bigrun" / "import-salt"
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return tmp_path / "Mustermann Erika" / "CT Thorax"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-def report(out: Path) -> dict[str, Any]:
-    return json.loads((out / "import-report.json").read_text())
-
-
-def skipped(out: Path) -> dict[str, int]:
-    return {reason: facts["images"] for reason, facts in report(out)["skipped"].items()}
-
-
-def succeed(*words: object) -> str:
-    done = run_import(*words)
-    assert done.exit_code == 0, done.output
-    return done.output
 
 
 def canonical(position: tuple[float, float, float], shape: tuple[int, int], spacing: tuple[float, float]) -> Any:

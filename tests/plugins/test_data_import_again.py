@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,38 +14,16 @@ import numpy as np
 import pydicom
 import pytest
 from click.testing import CliRunner
-from scans import Scan, read_index, read_slices, run_import
+from scans import Scan, read_index, read_slices, report, run_import, skipped, succeed
 
 from bigrun.cli import main
 
-
-@pytest.fixture(autouse=True)
-def own_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+pytestmark = pytest.mark.usefixtures("own_salt")
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return tmp_path / "in"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-def succeed(*words: object) -> str:
-    done = run_import(*words)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def report(out: Path) -> dict[str, Any]:
-    return json.loads((out / "import-report.json").read_text())
-
-
-def skipped(out: Path) -> dict[str, int]:
-    return {reason: facts["images"] for reason, facts in report(out)["skipped"].items()}
 
 
 def imported_now(out: Path) -> int:

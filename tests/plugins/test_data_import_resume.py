@@ -38,9 +38,7 @@ for n in range(int(count)):
 """
 
 
-@pytest.fixture(autouse=True)
-def own_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+pytestmark = pytest.mark.usefixtures("own_salt")
 
 
 @pytest.fixture

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
-from scans import Scan, read_index, run_import
+from scans import Scan, read_index, report, skipped, succeed
 
 from bigrun.data.files import open_files
 from bigrun_ct.index import read_index as read_entries
 from bigrun_ct.series import find_series
 
-
-@pytest.fixture(autouse=True)
-def own_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+pytestmark = pytest.mark.usefixtures("own_salt")
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return tmp_path / "in"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-def succeed(*words: object) -> str:
-    done = run_import(*words)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def report(out: Path) -> dict[str, Any]:
-    return json.loads((out / "import-report.json").read_text())
-
-
-def skipped(out: Path) -> dict[str, int]:
-    return {reason: facts["images"] for reason, facts in report(out)["skipped"].items()}
 
 
 def sizes(out: Path) -> list[int]:

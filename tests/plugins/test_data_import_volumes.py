@@ -24,15 +24,12 @@ from bigrun_ct_import.png import encode_png
 from bigrun_ct_import.pseudonyms import Pseudonyms
 from bigrun_ct_import.volumes import read_volume
 
+pytestmark = pytest.mark.usefixtures("own_salt")
+
 NIBABEL = Path(nibabel.__file__).parent / "tests" / "data"
 SHAPE, SPACING = (5, 4, 3), (1.0, 2.0, 3.0)  # along x, y, z of the patient
 SIGN = {"LPS": (1, 1, 1), "RAS": (-1, -1, 1), "LAS": (1, -1, 1)}
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
-
-
-@pytest.fixture(autouse=True)
-def own_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 def phantom() -> npt.NDArray[np.float64]:

@@ -25,22 +25,18 @@ def read_source(
     """What PRESET|DIR and its overrides mean: an existing folder is one of images, anything else a preset.
 
     Raises:
-        UsageError: as `read_preset`, or it looks like a folder and is none.
+        UsageError: as `read_preset`, or it is neither.
     """
-    if "/" in source and not source.endswith(".toml") and not Path(source).exists():
-        raise UsageError(
-            f"{source}: no such folder; expected a folder of images, or a preset: a file that ends in .toml"
-        )
-    if not (Path(source).is_dir() or "/" in source or source.endswith(".toml") or source in shipped_presets()):
-        folders = [path.name for path in Path().iterdir() if path.is_dir()]
-        raise UsageError(
-            f"{source}: no folder and no preset of that name{did_you_mean(source, [*folders, *shipped_presets()])}; "
-            "`bigrun presets` lists the presets that have a name; a file of your own ends in .toml"
-        )
-    if not Path(source).is_dir():
+    if Path(source).is_dir():
+        tables = {"data": {"path": source}}
+        return Document(source, Path(source).resolve().name, override(tables, sets, plugins, no_plugins))
+    if source.endswith(".toml") or source in shipped_presets() or Path(source).exists():
         return read_preset(source, sets, plugins, no_plugins)
-    tables = {"data": {"path": source}}
-    return Document(source, Path(source).resolve().name, override(tables, sets, plugins, no_plugins))
+    folders = [path.name for path in Path().iterdir() if path.is_dir()]
+    raise UsageError(
+        f"{source}: no such folder, and no preset of that name{did_you_mean(source, [*folders, *shipped_presets()])}; "
+        "expected a folder of images, or a preset: a file that ends in .toml, or a name of `bigrun presets`"
+    )
 
 
 @contextlib.contextmanager

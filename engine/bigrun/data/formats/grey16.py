@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from bigrun.data.formats.png_chunks import png_chunks
+
 __all__ = ["is_grey16", "read_grey16"]
 
 # Chunks that Pillow and imagecodecs make nothing of, besides the pixels (ISO/IEC 15948, 11.2 and 11.3).
@@ -51,12 +53,5 @@ def is_plain(data: bytes) -> bool:
     width, height = struct.unpack_from(">II", data, 16)
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         return False
-    place, kind = 8, b""
-    while kind != b"IEND":
-        if place + 8 > len(data):
-            return False
-        length, kind = struct.unpack_from(">I4s", data, place)
-        if kind not in PLAIN:
-            return False
-        place += 12 + length  # its length, its name, its data and their checksum
-    return place <= len(data)
+    kinds = [kind for kind, _ in png_chunks(data)]
+    return kinds[-1:] == [b"IEND"] and PLAIN.issuperset(kinds)

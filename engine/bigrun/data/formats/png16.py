@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -12,6 +11,7 @@ from PIL import Image
 
 from bigrun.data.formats.extra import imagecodecs
 from bigrun.data.formats.limits import require_size
+from bigrun.data.formats.png_chunks import png_chunks
 from bigrun.data.formats.values import on_white, upright
 
 __all__ = ["is_deep", "read_png16"]
@@ -40,22 +40,20 @@ def read_png16(path: str, file: BinaryIO, head: bytes) -> npt.NDArray[Any]:
     module = imagecodecs(path, f"16 bits per channel ({DEEP[colour]})")
     width, height = struct.unpack(">II", head[16:24])
     require_size(path, height, width, 4)
-    pixels = module.png_decode(file.read())
+    data = file.read()
+    pixels = module.png_decode(data)
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     if pixels.shape[0] in (2, 4):  # of colour type 2 as well, where one colour is transparent (tRNS)
         pixels = on_white(pixels, premultiplied=False)
-    return upright(pixels, orientation_of(file))
+    return upright(pixels, orientation_of(data))
 
 
-def orientation_of(file: BinaryIO) -> object:
+def orientation_of(data: bytes) -> object:
     """That of the chunk eXIf, 1 without it, or where it cannot be read."""
-    file.seek(8)
-    while len(start := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", start)
+    for kind, held in png_chunks(data):
         if kind == b"eXIf":
             exif = Image.Exif()
             with suppress(Exception):  # Pillow raises anything
-                exif.load(file.read(length))
+                exif.load(held)
                 return exif.get(0x0112, 1)
-        file.seek(length + 4, os.SEEK_CUR)  # its data and their checksum
     return 1

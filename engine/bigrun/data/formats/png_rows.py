@@ -6,6 +6,8 @@ import struct
 import zlib
 from typing import BinaryIO
 
+from bigrun.data.formats.png_chunks import png_chunks
+
 __all__ = ["has_all_rows"]
 
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # per pixel, by colour type (ISO/IEC 15948, 11.2.2)
@@ -29,14 +31,10 @@ def has_all_rows(file: BinaryIO) -> bool:
         rows * (1 + -(-columns * bits * SAMPLES[colour] // 8))
         for rows, columns in pass_sizes(width, height, interlaced=bool(interlaced))
     )
-    inflater, found, place = zlib.decompressobj(), 0, 8
-    while place + 8 <= len(data) and not inflater.eof:
-        length, kind = struct.unpack_from(">I4s", data, place)
-        if kind == b"IDAT":
-            found += len(inflater.decompress(data[place + 8 : place + 8 + length], expected + 1 - found))
-        if found > expected or kind == b"IEND":
-            break
-        place += 12 + length
+    inflater, found = zlib.decompressobj(), 0
+    for kind, packed in png_chunks(data):
+        if kind == b"IDAT" and not inflater.eof and found <= expected:
+            found += len(inflater.decompress(packed, expected + 1 - found))
     return found >= expected
 
 
