@@ -21,6 +21,7 @@ INDEX = "index.csv"
 REQUIRED = ("png_path", "series_dir", "slice_index")
 TEXTS = ("dataset", "patient", "study")
 AXES = ("spacing_x", "spacing_y", "spacing_z")
+SEPARATORS = {"semicolons": ";", "tabs": "\t"}
 SHOWN = 10
 
 FORM = "a table with the columns png_path, series_dir, slice_index and, if known, spacing, dataset, patient, study"
@@ -42,7 +43,8 @@ def read_index(path: Path) -> Iterator[Entry]:
         UsageError: it is no such table, or rows are wrong: the first ten, by line.
     """
     if not path.is_file():
-        raise NoImagesError(f"{path}: no such file; expected {FORM} (`bigrun data import` makes one) - check data.path")
+        lacking = f"{path}: no such file" if path.parent.is_dir() else f"{path.parent}: no such folder"
+        raise NoImagesError(f"{lacking}; expected {FORM} (`bigrun data import` makes one) - check data.path")
     problems: list[str] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -70,10 +72,16 @@ def read_index(path: Path) -> Iterator[Entry]:
 
 def check_header(path: Path, header: Sequence[str]) -> None:
     """Raises UsageError when a column is missing or there twice."""
+    if not header:
+        raise UsageError(f"{path}: is empty; expected {FORM}")
     missing = [name for name in REQUIRED if name not in header]
+    separator = next((name for name in SEPARATORS if len(header) == 1 and SEPARATORS[name] in header[0]), None)
+    if separator is not None:
+        raise UsageError(f"{path}: its columns are separated by {separator}; expected commas: save it so")
     if missing:
-        found = ", ".join(header) or "nothing"
-        raise UsageError(f"{path}: no column {', '.join(missing)}; expected {FORM}, got the columns {found}")
+        raise UsageError(
+            f"{path}: no column {', '.join(missing)}; expected {FORM}, got the columns {', '.join(header)}"
+        )
     twice = sorted({name for name in header if header.count(name) > 1 and name in (*REQUIRED, *TEXTS, *AXES)})
     if twice:
         raise UsageError(f"{path}: the column {', '.join(twice)} is there twice; expected {FORM}")

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,6 +14,7 @@ import attrs
 from bigrun_ct_import.content import digest, unreadable
 from bigrun_ct_import.elements import as_list, look_up, numbers, optional_mm, patient_of, require_axes, rescale
 from bigrun_ct_import.skips import Refused, Skip
+from bigrun_ct_import.whole import lacks_pixels
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -45,6 +47,7 @@ class Plane:
     Attributes:
         frame: its number in a file of several, from 0; None in a file of one.
         content: SHA-256 of the file.
+        is_cut: the end of the file is missing.
         spacing_mm: between rows, and between columns.
         orientation: directions of a row and of a column, (6,).
         position_mm: the centre of the first pixel, (3,).
@@ -55,6 +58,7 @@ class Plane:
     path: str
     frame: int | None
     content: bytes
+    is_cut: bool
     image: str
     instance: int
     patient: str
@@ -111,16 +115,18 @@ def planes_of(path: str, modality: str) -> list[Plane]:
     """Raises: Refused, or whatever the reader raises."""
     import pydicom
 
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=True)
-    require_image(header, modality)
-    require_decoder(header)
+    with Path(path).open("rb") as file:
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
+        require_image(header, modality)
+        require_decoder(header)
+        is_cut = lacks_pixels(file, header)
     content = digest(path)
     if "PerFrameFunctionalGroupsSequence" in header:
         frames = len(header.PerFrameFunctionalGroupsSequence)
-        return [plane_of(header, path, content, frame, modality) for frame in range(frames)]
+        return [plane_of(header, path, content, is_cut, frame, modality) for frame in range(frames)]
     if int(header.get("NumberOfFrames") or 1) > 1:
         raise Refused("no-geometry", "several frames without a position each")
-    return [plane_of(header, path, content, None, modality)]
+    return [plane_of(header, path, content, is_cut, None, modality)]
 
 
 def require_image(header: Dataset, modality: str) -> None:
@@ -164,7 +170,7 @@ def require_decoder(header: Dataset) -> None:
         raise Refused("no-decoder", f"{syntax.name}: {'; '.join(decoder.missing_dependencies)}")
 
 
-def plane_of(header: Dataset, path: str, content: bytes, frame: int | None, modality: str) -> Plane:
+def plane_of(header: Dataset, path: str, content: bytes, is_cut: bool, frame: int | None, modality: str) -> Plane:
     """Raises: Refused where geometry or units are not there; ValueError for a number that is none."""
 
     def value(keyword: str, *sequences: str) -> Any:
@@ -183,6 +189,7 @@ def plane_of(header: Dataset, path: str, content: bytes, frame: int | None, moda
         path=path,
         frame=frame,
         content=content,
+        is_cut=is_cut,
         image=f"{header.get('SOPInstanceUID') or content.hex()}#{frame}",
         instance=int(header.get("InstanceNumber") or 0),
         patient=patient_of(header, study),

@@ -58,13 +58,14 @@ def stacks_of(planes: Iterable[Plane], any_plane: bool = False) -> Iterator[Stac
 
 
 def without_copies(planes: Sequence[Plane]) -> tuple[list[Plane], list[Skip]]:
-    """Each image once, whichever files hold it, in an order that does not depend on the files' names.
+    """Each image once, whichever files hold it, in an order that does not depend on the files' names; files that were
+    cut short come last, so that they take no place from a whole one.
 
     Images that are not alike are no copies, though broken exports give all of a series one number.
     """
     kept: dict[tuple[str, tuple[float, ...], bytes], Plane] = {}
     copies = []
-    for plane in sorted(planes, key=lambda p: (p.instance, p.image, p.position_mm, p.content, p.path)):
+    for plane in sorted(planes, key=lambda p: (p.is_cut, p.instance, p.image, p.position_mm, p.content, p.path)):
         identity = plane.image, plane.position_mm, plane.content
         if identity in kept:
             copies.append(Skip("copy", (plane.path,)))
@@ -129,7 +130,7 @@ def build(key: str, planes: Sequence[Plane], any_plane: bool) -> Iterator[Stack 
         return
     numbered = number(planes)
     for i in numbered.twice:
-        yield Skip("same-position", (planes[i].path,))
+        yield Skip("unreadable" if planes[i].is_cut else "same-position", (planes[i].path,))
     ordered = tuple(planes[i] for i in numbered.kept)
     usual = numbered.usual_mm or planes[0].between_mm or planes[0].thickness_mm
     if usual is None:

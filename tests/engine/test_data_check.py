@@ -262,7 +262,7 @@ def test_a_sample_is_the_same_images_in_any_order_of_listing(folder: Path, tmp_p
     assert first["kinds"] == second["kinds"]
     assert sum(kind["images"] for kind in first["kinds"]) == 5
     assert check(folder, "--sample", 500)[1]["checked"] == 12
-    assert "images: 5 of 12 images decoded" in bigrun("data", "check", folder, "--sample", 5)[1]
+    assert "images: 5 of 12 images checked" in bigrun("data", "check", folder, "--sample", 5)[1]
 
 
 def test_copies_are_found_in_a_sample_by_the_index(folder: Path) -> None:
@@ -278,7 +278,17 @@ def test_what_cannot_be_checked_ends_with_two(tmp_path: Path, folder: Path) -> N
     assert bigrun("data", "check", folder, "--split", tmp_path / "no.json")[0] == ExitCode.USAGE
     code, said = bigrun("data", "check", folder, "--html", tmp_path / "no" / "page.html")
     assert code == ExitCode.USAGE
-    assert "expected a file in a folder that is there" in said
+    assert f"there is no folder {tmp_path / 'no'}" in said
+    code, said = bigrun("data", "check", folder, "--html", tmp_path)
+    assert code == ExitCode.USAGE
+    assert "that is a folder; expected a file" in said
+
+
+def test_a_table_beside_images_is_said_not_to_be_read(folder: Path) -> None:
+    (folder / "index.csv").write_text("png_path,series_dir,slice_index\n")
+    (finding,) = [f for f in check(folder)[1]["findings"] if f["kind"] == "table-not-read"]
+    assert str(folder / "index.csv") in finding["message"]
+    assert not finding["refuses"]
 
 
 def test_a_sample_is_judged_as_all_images_are(folder: Path, tmp_path: Path) -> None:

@@ -94,7 +94,10 @@ def test_of_many_bad_rows_the_first_ten_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "no column png_path, series_dir, slice_index"),
+        (b"", "is empty; expected a table"),
+        (b"png_path;series_dir;slice_index\n", "its columns are separated by semicolons; expected commas"),
+        (b"png_path\tseries_dir\tslice_index\n", "its columns are separated by tabs; expected commas"),
+        (b"path\n", "no column png_path, series_dir, slice_index"),
         (b"png_path,series_dir\n", "no column slice_index"),
         (b"png_path,png_path,series_dir,slice_index\n", "png_path is there twice"),
         (b"png_path,series_dir,slice_index\n\xff\xfe,s,0\n", "not a table of comma-separated values in UTF-8"),

@@ -149,6 +149,22 @@ def test_a_slice_that_cannot_be_read_is_a_missing_slice(source: Path, out: Path)
     assert skipped(out) == {"unreadable": 1}
 
 
+@pytest.mark.parametrize("kept", [0, 1, 100, -1])
+def test_a_file_that_was_cut_short_is_not_taken_for_a_good_copy_of_it(source: Path, out: Path, kept: int) -> None:
+    scan = Scan(source)
+    paths = [scan.add((0, 0, z)) for z in (0, 2, 4)]
+    for i, path in enumerate(paths):  # one of them has the smaller hash, the other the smaller name
+        content = path.read_bytes()
+        pixels = content.index(b"\xe0\x7f\x10\x00") + 12
+        (source / f"{'a' if i % 2 else 'z'}{i}.dcm").write_bytes(
+            content[: pixels + kept] if kept >= 0 else content[:-1]
+        )
+    succeed(source, out)
+    assert skipped(out) == {"unreadable": 3}
+    for number, values in read_slices(out).items():
+        assert np.array_equal(values, canonical((0, 0, 2 * number), (6, 9), (2, 1)))
+
+
 def test_copies_and_second_images_at_a_position_are_left_out(source: Path, out: Path) -> None:
     scan = Scan(source)
     paths = [scan.add((0, 0, z)) for z in (0, 2, 4)]

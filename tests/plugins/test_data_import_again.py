@@ -178,7 +178,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, pixels
     real: Callable[..., Any] = pydicom.dcmread
 
     def read(path: Any, **options: Any) -> Any:
-        if str(path).endswith(name) and ("stop_before_pixels" in options) != pixels:
+        if str(getattr(path, "name", path)).endswith(name) and ("stop_before_pixels" in options) != pixels:
             raise error
         return real(path, **options)
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bigrun.data.check.finding import Finding
 from bigrun.data.decode import read_image
 from bigrun.data.files import Entry, Files, open_files
 from bigrun.data.files.open import open_listed
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageFolder", "read_image"]
 
 SHOWN = 5  # broken files that the message for a folder without images names
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
 
 
 class ImageFolder:
@@ -85,6 +87,17 @@ class ImageFolder:
         others = f"; {len(self.others):,} other files are left alone ({names})" if self.others else ""
         origin = getattr(self.files, "origin", "")
         return f"{len(self):,} files{origin and f', {origin}'}{others}"
+
+    def problems(self) -> Iterator[Finding]:
+        """A table beside the images: who put it there may think that it is read."""
+        tables = [path for path in self.others if path.lower().endswith(TABLES)]
+        if tables:
+            yield Finding(
+                "table-not-read",
+                f"{tables[0]}{f' and {len(tables) - 1:,} more' if len(tables) > 1 else ''}: a folder of images is read "
+                "without tables, whatever they say of patients or neighbours; a source that reads one comes from a "
+                "plugin (--plugin NAME, or a preset that has it)",
+            )
 
     def __len__(self) -> int:
         return len(self.files)

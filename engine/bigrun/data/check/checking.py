@@ -110,7 +110,7 @@ def judge(
     of_images = None if split is None or keys is None else images.groups(split.level, keys)
     checked = tally.checked + len(bad) - len(tally.bad)  # what is known to be bad was looked at before
     findings = [
-        *bad_images([entry[:2] for entry in bad], checked, allowed(run.config.data.max_bad_fraction, checked)),
+        *bad_images(bad, checked, allowed(run.config.data.max_bad_fraction, checked)),
         *([] if tally.checked < len(images) else left_out(images.left_out_wrongly())),
         *ask_problems(run.dataset),
         *duplicates(*copies, images.describe, split, of_images),

@@ -28,23 +28,24 @@ def named(names: Sequence[str], count: int) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {count - SHOWN:,} more" if count > SHOWN else "")
 
 
-def bad_images(bad: Sequence[tuple[str, str]], checked: int, limit: int) -> Iterator[Finding]:
+def bad_images(bad: Sequence[tuple[str, str, str]], checked: int, limit: int) -> Iterator[Finding]:
     """
     Args:
-        bad: path and cause of each image that cannot be used.
+        bad: path, cause and message of each image that cannot be used.
         checked: images that were looked at.
         limit: so many a run leaves out without a word; it stops at more.
     """
     if not bad:
         return
-    causes = Counter(cause for _, cause in bad)
+    causes = Counter(cause for _, cause, _ in bad)
     told = ", ".join(f"{count:,} {cause}" for cause, count in causes.most_common())
     refuses = len(bad) > limit
     judged = "more than" if refuses else "within"
     yield Finding(
         "bad-images",
         f"{len(bad):,} of {checked:,} cannot be used ({told}), {judged} the {limit:,} that data.max_bad_fraction "
-        f"allows: {named([path for path, _ in bad], len(bad))}" + ("; repair or remove them" if refuses else ""),
+        f"allows: {named([f'{path} ({message})' for path, _, message in bad], len(bad))}"
+        + ("; repair or remove them" if refuses else ""),
         refuses,
     )
     if len(bad) == checked:

@@ -47,8 +47,10 @@ svg { width: 30rem; max-width: 100%; fill: currentColor; } svg text { font-size:
 
 def write_page(path: Path, checked: Checked, redactor: Redactor) -> None:
     """Write the page. Raises UsageError when the file cannot be written."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--html {path}: expected a file in a folder that is there")
+    if path.is_dir():
+        raise UsageError(f"--html {path}: that is a folder; expected a file, as {path / 'check.html'}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--html {path}: there is no folder {path.parent}; make it, or choose another")
     page = "<!DOCTYPE html>\n" + element("html", head(checked.report), body(checked), lang="en")
     replace_file(path, "".join(redacted(page, redactor)).encode("utf-8"))
 
@@ -83,7 +85,7 @@ def body(checked: Checked) -> Markup:
 
 def summary(report: Report) -> str:
     return (
-        f"{report.checked:,} of {report.images:,} images decoded, {report.samples:,} samples; "
+        f"{report.checked:,} of {report.images:,} images checked, {report.samples:,} samples; "
         f"root {report.root or 'none'}; bigrun {__version__}"
     )
 

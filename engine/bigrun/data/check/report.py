@@ -53,7 +53,7 @@ class Report:
             f"{self.checked:,} of {self.images:,} images" if self.checked < self.images else f"{self.images:,} images"
         )
         rate = self.checked / max(self.seconds, 1e-9)
-        yield f"{self.source}: {part} decoded in {self.seconds:.1f} s, {rate:,.0f} images/s"
+        yield f"{self.source}: {part} checked in {self.seconds:.1f} s, {rate:,.0f} images/s"
         yield ""
         yield from table(self.titles(), self.rows()).splitlines()
         others = [name for name in self.sets if name not in {kind.dataset for kind in self.kinds}]
