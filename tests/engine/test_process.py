@@ -29,7 +29,8 @@ torch.set_num_threads(1)
 with kept_memory(torch.device(sys.argv[1])):
     steps = [faults_of_a_step() for _ in range(8)]
     inside = resident_mib()
-print(steps[-1], faults_of_a_step(), round(inside - resident_mib()))
+outside = resident_mib()
+print(steps[-1], faults_of_a_step(), round(inside - outside))
 """
 
 

@@ -261,7 +261,7 @@ def test_the_sentinel_spares_who_moves_again(victim: subprocess.Popen[bytes], wa
 
 def test_the_sentinel_ends_with_the_run_and_not_with_a_signal_to_all(watcher: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + 30
-    while not ignores(watcher.pid, signal.SIGHUP):  # until it has begun
+    while not all(ignores(watcher.pid, number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
         assert time.monotonic() < until
         time.sleep(0.01)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
