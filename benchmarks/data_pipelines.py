@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,13 @@ class SampleStream:
         self.order = self.dataset.order(0, BATCH)
         self.position = 0
 
-    def take(self, count: int) -> list[Samples]:
+    def take(self, count: int) -> Iterator[Samples]:
         """The next `count` samples, in micro-batches of 16."""
-        taken = []
         for _ in range(0, count, SLICE_BATCH):
             epochs, indices = self.order.index(self.position + np.arange(SLICE_BATCH))
             images = [self.dataset[index] for index in indices.tolist()]
-            taken.append(Samples.pack(images, torch.from_numpy(indices), torch.from_numpy(epochs)))
             self.position += SLICE_BATCH
-        return taken
+            yield Samples.pack(images, torch.from_numpy(indices), torch.from_numpy(epochs))
 
     @property
     def turn_over(self) -> int:
@@ -63,8 +61,9 @@ class Predecessor:
         self.series = dataset.series
         self.random = np.random.default_rng(0)
 
-    def take(self, count: int) -> list[Tensor]:
-        return [self.sample(int(self.random.integers(len(self.files)))) for _ in range(count)]
+    def take(self, count: int) -> Iterator[Tensor]:
+        for _ in range(count):
+            yield self.sample(int(self.random.integers(len(self.files))))
 
     def sample(self, centre: int) -> Tensor:
         """(2, 3, 224, 224) fp32."""
@@ -99,7 +98,7 @@ def two_views() -> Callable[[Sequence[Samples]], list[Tensor]]:
 
 
 def pil_as_usual() -> tuple[str, Callable[[Path], object]] | None:
-    """How users of torchvision decode a file: Pillow, RGB (lossy for 16 bits), a tensor; None without torchvision."""
+    """How users of torchvision decode: Pillow, RGB (lossy for 16 bits), (C, H, W) for a batch; None without it."""
     try:
         version = importlib.import_module("torchvision").__version__
         to_tensor = importlib.import_module("torchvision.transforms.v2.functional").pil_to_tensor
@@ -108,6 +107,6 @@ def pil_as_usual() -> tuple[str, Callable[[Path], object]] | None:
 
     def load(path: Path) -> object:
         with Image.open(path) as image:
-            return to_tensor(image.convert("RGB"))
+            return to_tensor(image.convert("RGB")).contiguous()
 
     return f"torchvision {version.partition('+')[0]} + PIL", load

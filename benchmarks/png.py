@@ -4,8 +4,8 @@
     python benchmarks/png.py FOLDER --slices 4 --rounds 1
 
 `up` is the encoder of `bigrun data import`: every row as its difference from the row above. `Pillow` chooses a filter
-for each row. Both are read from memory, in turn, by Pillow and by imagecodecs (the extra `formats`), which reads slices
-where it is installed.
+for each row. Both are read from memory, in turn, by Pillow, by the libpng of imagecodecs, and by bigrun with the extra
+`formats` or `ct`: libdeflate of imagecodecs where all rows have one filter, else its libpng.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 from reporting import header, positive, table
 
+from bigrun.data.formats.grey16 import read_grey16
 from bigrun_ct_import.png import COMPRESS_LEVEL, encode_png
 
 Pixels = npt.NDArray[np.uint16]
@@ -43,7 +44,13 @@ def read(data: bytes) -> Pixels:
         return np.asarray(image)
 
 
-READERS: dict[str, Callable[[bytes], Pixels]] = {"Pillow": read, "imagecodecs": imagecodecs.png_decode}
+def read_here(data: bytes) -> Pixels:
+    pixels = read_grey16(io.BytesIO(data))
+    assert pixels is not None
+    return pixels[0]
+
+
+READERS: dict[str, Callable[[bytes], Pixels]] = {"Pillow": read, "libpng": imagecodecs.png_decode, "bigrun": read_here}
 
 
 def load(folder: Path, count: int) -> list[Pixels]:
@@ -76,7 +83,8 @@ def main() -> None:
         encode = ENCODERS[name]
         writing[name, level] = milliseconds(lambda e=encode, at=level: [e(s, at) for s in slices]) / len(slices)
         files[name, level] = [encode(pixels, level) for pixels in slices]
-        assert all(np.array_equal(read(data), s) for data, s in zip(files[name, level], slices, strict=True))
+        for decode in READERS.values():
+            assert all(np.array_equal(decode(data), s) for data, s in zip(files[name, level], slices, strict=True))
     ways = [(kind, reader) for kind in kinds for reader in READERS]
     reading: dict[tuple[tuple[str, int], str], list[float]] = {way: [] for way in ways}
     for _ in range(options.rounds):

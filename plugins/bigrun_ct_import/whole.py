@@ -33,7 +33,7 @@ def lacks_pixels(file: BinaryIO, header: FileDataset) -> bool:
     end = file.read(4) if is_explicit else start[4:]
     if len(end) < 4:
         return True
-    (length,) = struct.unpack(f"{order}I", end)
+    length: int = struct.unpack(f"{order}I", end)[0]
     if length != UNDEFINED:
         return file.tell() + length > size
     while len(item := file.read(8)) == 8:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,13 +27,30 @@ def slice_of(seed: int, height: int, width: int) -> Any:
     return np.random.default_rng(seed).normal(30000, 300, (height, width)).astype(np.uint16)
 
 
+def filtered(pixels: Any, filters: list[int]) -> bytes:
+    """A PNG whose rows have these filters: 0, none; 1, less the pixel before; 2, less the row above."""
+    height, width = pixels.shape
+    rows = pixels.astype(">u2").view(np.uint8).reshape(height, width, 2)
+    before, above = np.zeros_like(rows), np.zeros_like(rows)
+    before[:, 1:], above[1:] = rows[:, :-1], rows[:-1]
+    taken = [(0 * row, left, up)[of] for of, row, left, up in zip(filters, rows, before, above, strict=True)]
+    raw = b"".join(bytes([of]) + (row - less).tobytes() for of, row, less in zip(filters, rows, taken, strict=True))
+    packed, cut = zlib.compress(raw), 7
+    body = chunk(b"IDAT", packed[:cut]) + chunk(b"IDAT", packed[cut:])
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b"")
+
+
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
-    """A PNG by one of two encoders, with or without some harm."""
-    pixels = slice_of(draw(st.integers(0, 99)), draw(st.integers(1, 16)), draw(st.integers(1, 16)))
+    """A PNG by one of three encoders, with or without some harm."""
+    pixels = slice_of(draw(st.integers(0, 99)), draw(st.integers(1, 70)), draw(st.integers(1, 16)))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
-    data = bytearray(draw(st.sampled_from([buffer.getvalue(), encode_png(pixels, 6)])))
+    of = draw(st.sampled_from((0, 1, 2, None)))
+    filters = [draw(st.integers(0, 2)) if of is None else of for _ in pixels]
+    encoded = [buffer.getvalue(), encode_png(pixels, 6), filtered(pixels, filters)]
+    data = bytearray(draw(st.sampled_from(encoded)))
     harm = draw(st.sampled_from(("none", "bytes", "end", "chunk", "pixels", "behind")))
     if harm == "bytes":
         for _ in range(draw(st.integers(1, 3))):
@@ -69,15 +88,27 @@ def test_with_and_without_the_extra(tmp_path_factory: pytest.TempPathFactory, da
         assert outcome(path) == fast
 
 
-def test_pillow_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What makes it fast: a whole file of nothing but pixels never gets there."""
-    pixels = slice_of(0, 32, 24)
-    (tmp_path / "slice").write_bytes(encode_png(pixels, 6))
+@pytest.mark.parametrize("height", [1, 31, 32, 33, 100])
+@pytest.mark.parametrize("encoder", ["import", "up", "sub", "Pillow"])
+def test_pillow_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str, height: int) -> None:
+    """What makes it fast: a whole file of nothing but pixels never gets there, and where all rows have one filter, as
+    `bigrun data import` and OpenCV store them, libpng is not asked."""
+    pixels, buffer = slice_of(0, height, 24), io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    data = {
+        "import": encode_png(pixels, 6),
+        "up": filtered(pixels, [0, *(height - 1) * [2]]),
+        "sub": filtered(pixels, height * [1]),
+        "Pillow": buffer.getvalue(),
+    }
+    (tmp_path / "slice").write_bytes(data[encoder])
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("Pillow was asked")
 
     monkeypatch.setattr(Image, "open", refuse)
+    if encoder != "Pillow":
+        monkeypatch.setattr(imagecodecs, "png_decode", refuse)
     assert (read_image(str(tmp_path / "slice")).numpy() == pixels).all()
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import struct
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from bigrun.data.formats.png_chunks import png_chunks
+from bigrun.data.formats.png_filters import unfilter
+from bigrun.data.formats.png_inflate import inflate_grey16
 
 __all__ = ["is_grey16", "read_grey16"]
 
 # Chunks that Pillow and imagecodecs make nothing of, besides the pixels (ISO/IEC 15948, 11.2 and 11.3).
 PLAIN = frozenset((b"IHDR", b"IDAT", b"IEND", b"tIME", b"sBIT", b"bKGD"))
+HEAD_BYTES = 33  # signature and IHDR
 # Of IHDR, behind the size: 16 bits, grey; the only compression and filter method that there are; not interlaced.
 GREY16 = bytes((16, 0, 0, 0, 0))
 
@@ -25,7 +30,7 @@ def is_grey16(head: bytes) -> bool:
 
 
 def read_grey16(file: BinaryIO) -> npt.NDArray[np.uint16] | None:
-    """(1, H, W) uint16 by imagecodecs, in 0.8 to 0.86 of Pillow's time (benchmarks/RESULTS.md).
+    """(1, H, W) uint16 by imagecodecs: in half of Pillow's time where all rows have one filter (benchmarks/png.py).
 
     Args:
         file: at its start.
@@ -35,23 +40,21 @@ def read_grey16(file: BinaryIO) -> npt.NDArray[np.uint16] | None:
         damaged, or it holds more than pixels. What both read is the same.
     """
     try:
-        from imagecodecs import png_decode
+        import imagecodecs  # noqa: F401 - for what is called below
     except ImportError:
         return None
     data = file.read()
-    if not is_plain(data):
+    chunks = list(png_chunks(data))
+    if not is_plain(data, [kind for kind, _ in chunks]):
         return None
-    try:
-        pixels: npt.NDArray[Any] = png_decode(data)
-    except Exception:  # PngError and more; Pillow finds the same damage and names it
-        return None
-    return pixels[None]
+    rows = inflate_grey16(data, chunks)
+    pixels = None if rows is None else unfilter(data[:HEAD_BYTES], rows)
+    return None if pixels is None else pixels[None]
 
 
-def is_plain(data: bytes) -> bool:
-    """Whether it is complete, is of a size that Pillow would read, and has nothing but pixels."""
+def is_plain(data: bytes, kinds: Sequence[bytes]) -> bool:
+    """Whether a file of these chunks is complete, is of a size that Pillow would read, and has nothing but pixels."""
     width, height = struct.unpack_from(">II", data, 16)
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+    if not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or math.inf):
         return False
-    kinds = [kind for kind, _ in png_chunks(data)]
     return kinds[-1:] == [b"IEND"] and PLAIN.issuperset(kinds)

@@ -54,6 +54,6 @@ def orientation_of(data: bytes) -> object:
         if kind == b"eXIf":
             exif = Image.Exif()
             with suppress(Exception):  # Pillow raises anything
-                exif.load(held)
+                exif.load(bytes(held))
                 return exif.get(0x0112, 1)
     return 1
