@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from bigrun.checkpoint.space import RESERVE_BYTES, free_bytes, human_bytes
-from bigrun.checkpoint.staging import count_bytes
+
 from bigrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def check_room(run: Run) -> Room:
 
 
 def expected_bytes(run: Run) -> int:
+    from bigrun.checkpoint.staging import count_bytes  # imports torch, which a run does after configure_runtime
+
     parts = [*run.objective.parts().values(), *run.frozen.values()]
     tensors = [tensor for part in parts for tensor in part.state_dict().values()]
     trained = [p for group in run.optimizer.param_groups for p in group["params"]]
