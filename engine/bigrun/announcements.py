@@ -35,6 +35,10 @@ def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
         run.event("resumed", f"resumed from {checkpoint} after step {run.step}", path=str(checkpoint))
     else:
         run.event("branched", f"branched from {checkpoint} after step {run.step}", path=str(checkpoint))
+    for setting in run.settings:
+        if setting.took_effect is False:
+            text = f"{setting.name} = {setting.after} had no effect: {setting.evidence}"
+            run.event("setting-without-effect", text, "warning", setting=setting.name)
     for finding in run.findings:
         run.event("data-finding", f"{finding.kind}: {finding.message}", "warning", finding=finding.kind)
     for change in changes:

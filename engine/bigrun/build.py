@@ -14,7 +14,7 @@ __all__ = ["build_data", "build_objective", "build_optimizer"]
 
 
 def build_data(run: Run) -> None:
-    """Device, data set and views."""
+    """Device, data set and views, the device configured before there is anything on it."""
     import torch
 
     from bigrun.data.check.problems import refuse_problems
@@ -23,6 +23,7 @@ def build_data(run: Run) -> None:
     from bigrun.data.split.manifest import Split
     from bigrun.data.tone import ToneOfPart
     from bigrun.data.views import Views
+    from bigrun.devices.read import read_facts
     from bigrun.schedules import Schedules
     from bigrun.strategy import SingleProcess
 
@@ -30,6 +31,8 @@ def build_data(run: Run) -> None:
     if config.hardware.threads is not None:
         torch.set_num_threads(config.hardware.threads)
     run.strategy = SingleProcess(config.hardware)
+    run.facts = read_facts(run.device, run.directory)
+    run.hook.configure_device(run=run)
     run.split = Split.load(config.data.split) if config.data.split is not None else None
     run.dataset = run.undivided = run.hook.build_dataset(run=run)
     refuse_problems(run)

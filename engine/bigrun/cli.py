@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from bigrun.checkpoints_cli import checkpoints
-from bigrun.command_options import complete_preset, preset_options
+from bigrun.command_options import complete_preset, device_option, preset_options
 from bigrun.data_cli import data
 from bigrun.drill.command import drill
 from bigrun.replay.command import replay
@@ -54,6 +54,7 @@ def main() -> None:
 
 @main.command()
 @preset_options
+@device_option
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<preset>]")
 @click.option("--fresh", is_flag=True, help="Leave an existing run alone and start beside it (name-2, name-3, ...).")
 @click.option(
@@ -129,6 +130,7 @@ def run(
 
 @main.command()
 @preset_options
+@device_option
 def check(preset: str, **overrides: Any) -> None:
     """Validate a preset without training, and say what the run would be."""
     from bigrun.check import check_preset

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["complete_plugin", "complete_preset", "preset_options", "source_options"]
+__all__ = ["complete_plugin", "complete_preset", "device_option", "preset_options", "source_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,6 +36,19 @@ def preset_options(command: F) -> F:
 def source_options(command: F) -> F:
     """PRESET|DIR and its overrides, for commands that need the data set only."""
     return overridden(click.argument("source", metavar="PRESET|DIR", shell_complete=complete_preset)(command))
+
+
+def device_option(command: F) -> F:
+    """--device, in `sets` behind those of --set."""
+
+    @functools.wraps(command)
+    def with_device(*args: Any, device: str | None, **options: Any) -> Any:
+        if device is not None:
+            options["sets"] += (f"hardware.device={device}",)
+        return command(*args, **options)
+
+    kinds = click.Choice(["auto", "cuda", "rocm", "cpu"])
+    return click.option("--device", type=kinds, help="Where to compute: --set hardware.device=...")(with_device)  # type: ignore[return-value]
 
 
 def overridden(command: F) -> F:

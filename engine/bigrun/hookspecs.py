@@ -34,7 +34,7 @@ class Hooks(Protocol):
 
     The run calls them in this order:
 
-        configure_hooks, configure_runtime
+        configure_hooks, configure_runtime, configure_device
         build_dataset, build_tone, extra_views, build_objective, frozen_modules, configure_model, build_optimizer
         [a checkpoint is restored], build_loader, header_lines, on_start
         for every step:
@@ -76,6 +76,18 @@ class Hooks(Protocol):
         When: before the device is chosen and before any tensor exists; `run` has only config and directory.
         Called: once, on every process.
         Result: none; undo in `teardown` what should not outlive the run.
+        If it raises: the run does not start.
+        """
+
+    @hookspec
+    @changes_training
+    def configure_device(self, run: Run) -> None:
+        """Set up the device: precision of matrix products, kernels of attention, libraries, limits.
+
+        When: after the device is chosen and its facts are read (`run.device`, `run.facts`), before anything is on it.
+        Called: once, on every process.
+        Result: none; report what was set with `run.record_setting`, and undo in `teardown` what should not outlive the
+            run.
         If it raises: the run does not start.
         """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,48 +13,28 @@ __all__ = ["describe_hardware", "describe_machine", "machine_changes", "versions
 
 
 def describe_machine(run: Run) -> dict[str, Any]:
-    """Device, number of processes and of threads; JSON."""
-    import platform
-
+    """Device, its architecture, memory and driver, number of processes and of threads; JSON."""
     import torch
 
-    gpu = run.device.type == "cuda"
+    facts = run.facts
     return {
-        "device": torch.cuda.get_device_name(run.device) if gpu else f"CPU ({platform.machine()})",
-        "backend": ("ROCm" if torch.version.hip else "CUDA") if gpu else "CPU",
+        "device": facts.name if facts.is_gpu else f"CPU ({facts.arch})",
+        "backend": {"cuda": "CUDA", "rocm": "ROCm", "cpu": "CPU"}[facts.backend],
+        "arch": facts.arch,
+        "memory_gib": round(facts.total_bytes / 2**30),
+        "driver": facts.driver,
         "processes": run.strategy.world_size,
         "threads": torch.get_num_threads(),
     }
 
 
 def describe_hardware(run: Run) -> dict[str, Any]:
-    """`describe_machine`, and system, processor, cores, memory, every GPU; JSON."""
-    import os
-    import platform
-
+    """`describe_machine`, every fact of device and host, every GPU; JSON."""
     import torch
 
     properties = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    return {
-        **describe_machine(run),
-        "system": platform.platform(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpus": [{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in properties],
-        "cuda": torch.version.cuda,
-        "rocm": torch.version.hip,
-    }
-
-
-def processor() -> str | None:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    gpus = [{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in properties]
+    return {**describe_machine(run), "facts": run.facts.as_facts(), "gpus": gpus}
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bigrun.data.dataset import Dataset, Samples
     from bigrun.data.split.manifest import Split
     from bigrun.data.views import ExtraView, Views
+    from bigrun.devices import DeviceFacts
     from bigrun.flight import FlightRecorder
     from bigrun.metrics import Metrics
     from bigrun.objective.base import Objective
@@ -27,6 +28,8 @@ class Parts:
     """Set by the session before `on_start`, in this order."""
 
     strategy: Strategy
+    facts: DeviceFacts
+    """What the device and its machine are, read when the device was chosen."""
     split: Split | None = None
     """The manifest of `data.split`."""
     undivided: Dataset | None = None

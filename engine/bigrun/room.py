@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import attrs
 
 from bigrun.checkpoint.space import RESERVE_BYTES, free_bytes, human_bytes
-
 from bigrun.errors import UsageError
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bigrun.config import Config
     from bigrun.data.dataset import Samples
+    from bigrun.devices import Setting
     from bigrun.plugins import Failure, Plugins
     from bigrun.room import Room
 
@@ -56,6 +57,8 @@ class Run(Parts):
         """The forecast of the disk; None for a run that is finished already."""
         self.header: list[str] = []
         """What `header_lines` said, on the main process."""
+        self.settings: list[Setting] = []
+        """What plugins have set on process and device."""
         self.stop_reason: str | None = None
         self.stash: dict[type, Any] = {}
         """What plugins keep for each other, by type: use `put` and `get`."""
@@ -116,6 +119,10 @@ class Run(Parts):
         return path
 
     # -- verbs ------------------------------------------------------------------------------------------------
+
+    def record_setting(self, setting: Setting) -> None:
+        """Say what was set, and whether it took effect: a row of the header and of what is written down of the run."""
+        self.settings.append(setting)
 
     def request_stop(self, reason: str) -> None:
         """End the run after the current step, with a checkpoint; exit code 3."""

@@ -13,25 +13,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from bigrun.errors import UsageError
+from bigrun.devices.choose import choose_device
 from bigrun.sections import Hardware
 
-__all__ = ["Agreement", "SingleProcess", "Strategy", "choose_device", "is_meta"]
-
-
-def choose_device(wish: str) -> torch.device:
-    """The training device for `hardware.device`.
-
-    Raises:
-        UsageError: a GPU was asked for and torch sees none.
-    """
-    available = torch.cuda.is_available()  # also true for ROCm builds
-    if wish == "cuda" and not available:
-        raise UsageError(
-            f"hardware.device = 'cuda', but torch {torch.__version__} sees no GPU: install a torch build for your GPU "
-            "and check its driver, or set hardware.device = 'auto' or 'cpu'"
-        )
-    return torch.device("cuda", torch.cuda.current_device()) if available and wish != "cpu" else torch.device("cpu")
+__all__ = ["Agreement", "SingleProcess", "Strategy", "is_meta"]
 
 
 @attrs.frozen

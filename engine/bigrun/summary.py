@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from bigrun.data.split.apply import split_line, split_warnings
+from bigrun.devices.setting import settings_table
+from bigrun.devices.warnings import device_warnings
 from bigrun.prototypes import image_warnings
 from bigrun.weights.coverage import Coverage
 
@@ -59,7 +61,12 @@ def plan(run: Run) -> list[str]:
     lines += [f"bad images   {line}"] if (line := run.bad_images.line(run)) else []
     lines += [f"init         {line}" for line in init_lines(run)]
     lines += [f"by rule      {c.path} = {_short(c.value)} ({c.why})" for c in config.choices]
-    warnings = (*config.warnings, *image_warnings(config, len(run.dataset)), *split_warnings(run))
+    warnings = (
+        *config.warnings,
+        *image_warnings(config, len(run.dataset)),
+        *split_warnings(run),
+        *device_warnings(config.hardware, run.facts),
+    )
     lines += [f"warning      {text}" for text in warnings]
     return lines
 
@@ -79,7 +86,8 @@ def header(run: Run) -> list[str]:
         start = f"{how} after step {run.step}, from {run.resumed_from}"
     return [
         f"run          {run.directory} ({start})",
-        f"device       {run.device} in {precision}",
+        f"device       {run.device} in {precision}: {run.facts.line()}",
+        *(f"setting      {line}" for line in settings_table(run.settings)),
         f"plugins      {', '.join(run.plugins.active) or 'none'}",
         *plan(run),
         *([f"checkpoints  {run.room.line(run.config.run.checkpoint_every_steps)}"] if run.room else []),

@@ -66,12 +66,14 @@ def test_a_start_says_with_what_it_was_made(typed: Typed) -> None:
     assert start["preset"] == "tiny.toml"
     assert start["time_utc"].endswith("+00:00")
     assert start["hardware"]["device"].startswith("CPU")
-    assert start["hardware"]["memory_bytes"] > 2**28
-    assert start["hardware"]["cores"] >= start["hardware"]["usable_cores"] >= 1
+    host = start["hardware"]["facts"]["host"]
+    assert host["ram_total_bytes"] > host["ram_free_bytes"] > 2**28
+    assert host["cpu"]["cores"] >= host["cpu"]["usable_cores"] >= 1
+    assert start["settings"] == []
     assert start["split"] is None
     assert set(start) == {
         "time_utc", "step", "resumed_from", "preset", "working_directory", "data", "split", "repositories", "packages",
-        "plugins", "python", "hardware", "command",
+        "plugins", "python", "hardware", "settings", "command",
     }  # fmt: skip
 
 

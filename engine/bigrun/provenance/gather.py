@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from bigrun.data.fingerprint import fingerprint
 from bigrun.data.split.apply import split_facts
 from bigrun.machine import describe_hardware
@@ -40,6 +42,7 @@ def gather(run: Run) -> dict[str, Any]:
         "plugins": plugins,
         "python": platform.python_version(),
         "hardware": describe_hardware(run),
+        "settings": [attrs.asdict(setting) for setting in run.settings],
     }
     redactor = run.config.redactor()
     return {**redactor.value(facts), "command": redactor.command(sys.orig_argv)}

@@ -15,7 +15,9 @@ __all__ = ["Hardware"]
 class Hardware:
     """Where and in which precision."""
 
-    device: Literal["auto", "cpu", "cuda"] = option("auto", help="auto takes a GPU (CUDA or ROCm) when torch sees one.")
+    device: Literal["auto", "cuda", "rocm", "cpu"] = option(
+        "auto", help="auto takes a GPU (CUDA or ROCm) when torch sees one; the others are taken or refused."
+    )
     precision: Literal["bf16", "fp32"] = option(
         "bf16", help="Type of the forward and backward pass; weights stay fp32."
     )

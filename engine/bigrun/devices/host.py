@@ -1,0 +1,79 @@
+"""The machine, from what Linux says of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from bigrun.devices.facts import CpuFacts, HostFacts
+
+__all__ = ["FEATURES", "read_host"]
+
+FEATURES = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "bf16", "sve", "asimd")
+"""Of processors, that decide how fast they multiply matrices."""
+
+
+def read_host(directory: Path | None = None, root: Path = Path("/")) -> HostFacts:
+    """
+    Args:
+        directory: whose disk counts; it need not be there.
+        root: where `proc` and `sys` are.
+    """
+    total, free = memory_bytes(root)
+    return HostFacts(
+        system=platform.platform(),
+        kernel=platform.release(),
+        cpu=read_cpu(root),
+        ram_total_bytes=total,
+        ram_free_bytes=free,
+        disk_free_bytes=None if directory is None else disk_bytes(directory),
+    )
+
+
+def read_cpu(root: Path = Path("/")) -> CpuFacts:
+    lines = text_of(root / "proc/cpuinfo").splitlines()
+    name = next((value(line) for line in lines if line.startswith("model name")), None)
+    flags = next((value(line).split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return CpuFacts(
+        name=name,
+        architecture=platform.machine(),
+        cores=os.cpu_count() or 1,
+        usable_cores=len(os.sched_getaffinity(0)),
+        features=tuple(feature for feature in FEATURES if feature in flags),
+    )
+
+
+def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
+    """Total and free; within the limit of a container (cgroup v2), if it has one."""
+    sizes = {line.partition(":")[0]: value(line) for line in text_of(root / "proc/meminfo").splitlines()}
+    total, free = (int(sizes.get(name, "0 kB").split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    limit = text_of(root / "sys/fs/cgroup/memory.max").strip()
+    if limit.isdigit() and int(limit) < total:
+        used = text_of(root / "sys/fs/cgroup/memory.current").strip()
+        total = int(limit)
+        free = min(free, total - int(used or 0))
+    return total, free
+
+
+def disk_bytes(directory: Path) -> int | None:
+    """Free on the disk where a directory is, or would be made."""
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError:
+        return None
+
+
+def value(line: str) -> str:
+    return line.partition(":")[2].strip()
+
+
+def text_of(path: Path) -> str:
+    """Of a file that may not be there."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

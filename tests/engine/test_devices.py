@@ -1,0 +1,274 @@
+"""What a run computes on: facts, choice, and what was set."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from typed import Typed
+
+from bigrun.devices import CpuFacts, DeviceFacts, Setting, TorchBuild, torch_build
+from bigrun.devices.choose import refusal
+from bigrun.devices.host import memory_bytes, read_cpu, read_host
+from bigrun.devices.read import read_driver, read_facts
+from bigrun.devices.setting import settings_table
+from bigrun.devices.torch_build import assigned
+from bigrun.devices.warnings import device_warnings, is_built_for
+from bigrun.sections import Hardware
+from bigrun.testing.devices import DEVICES, device
+
+GIB = 2**30
+
+
+# -- facts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_facts_are_json_and_come_back(name: str) -> None:
+    assert DeviceFacts.from_facts(json.loads(json.dumps(DEVICES[name].as_facts()))) == DEVICES[name]
+
+
+def test_facts_that_are_missing_or_unknown_are_refused() -> None:
+    facts = DEVICES["cpu"].as_facts()
+    with pytest.raises(TypeError, match="colour"):
+        DeviceFacts.from_facts(facts | {"colour": "black"})
+    with pytest.raises(TypeError, match="arch"):
+        DeviceFacts.from_facts({key: value for key, value in facts.items() if key != "arch"})
+
+
+def test_the_facts_of_this_machine_agree_with_the_system(tmp_path: Path) -> None:
+    facts = read_facts(torch.device("cpu"), tmp_path / "not" / "there")
+    host = facts.host
+    assert (facts.backend, facts.arch, facts.is_gpu) == ("cpu", os.uname().machine, False)
+    assert facts.torch.version == torch.__version__
+    assert host.cpu.usable_cores == len(os.sched_getaffinity(0))
+    assert (
+        GIB / 8
+        < host.ram_free_bytes
+        <= host.ram_total_bytes
+        <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+    assert host.disk_free_bytes is not None
+    status = os.statvfs(tmp_path)
+    assert abs(host.disk_free_bytes - status.f_bavail * status.f_frsize) < GIB
+
+
+def test_capabilities_are_those_of_nvidia_only() -> None:
+    assert device("rtx4090").capability == (8, 9)
+    assert device("rtx5090").capability == (12, 0)
+    assert device("gfx942").capability is device("cpu").capability is None
+
+
+def tree(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return root
+
+
+MEMINFO = "MemTotal:       24684000 kB\nMemFree:         1000000 kB\nMemAvailable:   20000000 kB\n"
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
+    tree(tmp_path, proc__meminfo=MEMINFO)
+    assert memory_bytes(tmp_path) == (24684000 * 1024, 20000000 * 1024)
+    cgroup = tmp_path / "sys/fs/cgroup"
+    cgroup.mkdir(parents=True)
+    (cgroup / "memory.max").write_text("max\n")
+    assert memory_bytes(tmp_path) == (24684000 * 1024, 20000000 * 1024)
+    (cgroup / "memory.max").write_text(f"{8 * GIB}\n")
+    (cgroup / "memory.current").write_text(f"{3 * GIB}\n")
+    assert memory_bytes(tmp_path) == (8 * GIB, 5 * GIB)
+    (cgroup / "memory.max").write_text(f"{1024 * GIB}\n")
+    assert memory_bytes(tmp_path) == (24684000 * 1024, 20000000 * 1024)
+
+
+def test_a_processor_is_known_by_its_flags(tmp_path: Path) -> None:
+    text = "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 avx512f avx512_bf16\n"
+    cpu = read_cpu(tree(tmp_path, proc__cpuinfo=text))
+    assert (cpu.name, cpu.features, cpu.has_fast_bf16) == ("Some CPU", ("avx512_bf16", "avx512f", "avx2"), True)
+    assert not attrs.evolve(cpu, features=("avx512f", "avx2")).has_fast_bf16
+    arm = read_cpu(tree(tmp_path / "arm", proc__cpuinfo="processor\t: 0\nFeatures\t: fp asimd bf16\n"))
+    assert (arm.name, arm.has_fast_bf16) == (None, True)
+
+
+def test_a_machine_that_says_nothing_has_no_memory_and_no_name(tmp_path: Path) -> None:
+    host = read_host(root=tmp_path)
+    assert (host.ram_total_bytes, host.ram_free_bytes, host.disk_free_bytes, host.cpu.name) == (0, 0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.163.01  Tue Apr  8 12:41:17 UTC 2025\n", "550.163.01"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n", "580.95.05"),
+        ("something else\n", None),
+    ],
+)
+def test_the_driver_of_nvidia(tmp_path: Path, text: str, version: str | None) -> None:
+    assert read_driver(is_rocm=False, root=tree(tmp_path, proc__driver__nvidia__version=text)) == version
+
+
+def test_the_driver_of_amd(tmp_path: Path) -> None:
+    assert read_driver(is_rocm=True, root=tmp_path) is None
+    assert read_driver(is_rocm=True, root=tree(tmp_path, sys__module__amdgpu__version="6.12.12\n")) == "6.12.12"
+
+
+# -- torch ------------------------------------------------------------------------------------------------------
+
+
+def test_the_build_of_torch_is_known_without_importing_it() -> None:
+    program = (
+        "import sys; from bigrun.devices import torch_build; b = torch_build(); assert 'torch' not in sys.modules; "
+        "print(b.version, b.cuda, b.hip)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(torch.__version__), str(torch.version.cuda), str(torch.version.hip)]
+    assert torch_build().release >= (2, 10)
+
+
+def test_the_lines_of_version_py() -> None:
+    text = (
+        "__version__ = '2.13.0+rocm7.1'\ndebug = False\ncuda: Optional[str] = None\n"
+        "hip: Optional[str] = '7.1.52802-26aae437f6'\nrocm: Optional[str] = '7.1.1'\n"
+    )
+    assert assigned(text, "__version__") == "2.13.0+rocm7.1"
+    assert assigned(text, "cuda") is None
+    assert assigned(text, "hip") == "7.1.52802-26aae437f6"
+    build = TorchBuild("2.13.0+rocm7.1", hip="7.1.52802")
+    assert (build.release, build.backend) == ((2, 13), "rocm")
+    assert str(build) == "2.13.0+rocm7.1 for ROCm 7.1.52802"
+
+
+# -- choice -----------------------------------------------------------------------------------------------------
+
+CPU, CUDA, ROCM = TorchBuild("2.13.0+cpu"), TorchBuild("2.13.0", cuda="13.0"), TorchBuild("2.13.0", hip="7.1")
+
+
+@pytest.mark.parametrize(
+    ("wish", "build", "available", "text"),
+    [
+        ("cuda", CUDA, True, None),
+        ("rocm", ROCM, True, None),
+        ("cuda", ROCM, True, "is built for ROCm: install another .* or set hardware.device = 'rocm' or 'auto'"),
+        ("rocm", CUDA, True, "is built for CUDA: .*whl/rocm.* or set hardware.device = 'cuda' or 'auto'"),
+        ("rocm", CPU, False, "is built for the CPU alone: .* or set hardware.device = 'cpu' or 'auto'"),
+        ("cuda", CUDA, False, "sees no GPU: check its driver .*nvidia-smi.* or set hardware.device = 'auto' or 'cpu'"),
+        ("rocm", ROCM, False, "sees no GPU: check its driver .*rocminfo"),
+    ],
+)
+def test_a_request_that_cannot_be_met_says_why(wish: str, build: TorchBuild, available: bool, text: str | None) -> None:
+    problem = refusal(wish, build, available=available)
+    if text is None:
+        assert problem is None
+    else:
+        assert re.search(text, problem or "")
+
+
+def test_the_device_of_the_command_line_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = Typed(tmp_path, monkeypatch, hardware={"device": "rocm"})
+    assert typed.type("check", "tiny.toml").code == 2
+    done = typed.type("check", "tiny.toml", "--device", "cpu")
+    assert done.code == 0, done.said
+    done = typed.train("--device", "rocm")
+    assert done.code == 2
+    assert "hardware.device = 'rocm', but torch" in done.said
+    assert not typed.run.exists()
+
+
+# -- warnings ---------------------------------------------------------------------------------------------------
+
+
+def test_bf16_on_a_processor_without_it_is_warned_of() -> None:
+    slow = attrs.evolve(
+        device("cpu"), host=attrs.evolve(device("cpu").host, cpu=CpuFacts("old", "x86_64", 2, 2, ("avx2",)))
+    )
+    (line,) = device_warnings(Hardware(), slow)
+    assert "hardware.precision = 'fp32'" in line
+    assert list(device_warnings(Hardware(precision="fp32"), slow)) == []
+    assert list(device_warnings(Hardware(), device("cpu"))) == []
+
+
+def test_a_build_without_kernels_for_the_chip_is_warned_of() -> None:
+    for name, facts in DEVICES.items():
+        assert list(device_warnings(Hardware(), facts)) == [], name
+    old = attrs.evolve(device("gfx1151-b"), built_for=("gfx90a", "gfx942"))
+    (line,) = device_warnings(Hardware(), old)
+    assert "no kernels for gfx1151" in line
+
+
+@pytest.mark.parametrize(
+    ("arch", "built_for", "expected"),
+    [
+        ("sm_89", ("sm_80", "sm_86"), True),
+        ("sm_86", ("sm_80", "sm_89"), True),
+        ("sm_80", ("sm_86",), False),
+        ("sm_120", ("sm_90", "sm_100"), False),
+        ("gfx1151", ("gfx1150",), False),
+        ("gfx1151", ("gfx1151",), True),
+    ],
+)
+def test_kernels_of_nvidia_run_on_later_chips_of_a_major_version(
+    arch: str, built_for: tuple[str, ...], expected: bool
+) -> None:
+    assert is_built_for(arch, built_for) is expected
+
+
+# -- settings ---------------------------------------------------------------------------------------------------
+
+PLUGIN = """
+import os, sys
+from bigrun import hookimpl
+from bigrun.devices import Setting
+
+
+class Tuning:
+    @hookimpl
+    def configure_runtime(self, run):
+        assert "torch" not in sys.modules, "it would not be heard any more"
+        assert not hasattr(run, "facts")
+        os.environ["BIGRUN_TEST_SETTING"] = "on"
+
+    @hookimpl
+    def configure_device(self, run):
+        assert not hasattr(run, "dataset")
+        assert run.facts.backend == "cpu"
+        run.record_setting(Setting("BIGRUN_TEST_SETTING", None, "on", True, "read back"))
+        run.record_setting(Setting("allocator", "native", "magic", False, "there is no such allocator"))
+        run.record_setting(Setting("kernels", "default", "mine", None, "the library does not say", is_custom=True))
+"""
+
+
+def test_settings_are_in_the_header_in_the_records_and_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = Typed(tmp_path, monkeypatch, run={"max_steps": 2})
+    (tmp_path / "tuning.py").write_text(PLUGIN)
+    words = [sys.executable, "-m", "bigrun", "run", "tiny.toml", "--plugin", "tuning:Tuning"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("setting ")]
+    assert [row.split()[0] for row in rows] == ["setting", "BIGRUN_TEST_SETTING", "allocator", "kernels"]
+    assert "NO" in rows[2]
+    assert "custom" in rows[3]
+    (event,) = typed.events("setting-without-effect")
+    assert event["level"] == "warning"
+    assert "allocator = magic had no effect: there is no such allocator" in event["message"]
+    (start,) = json.loads((typed.run / "provenance.json").read_text())["starts"]
+    assert [row["name"] for row in start["settings"]] == ["BIGRUN_TEST_SETTING", "allocator", "kernels"]
+    assert [row["took_effect"] for row in start["settings"]] == [True, False, None]
+    facts: dict[str, Any] = start["hardware"]["facts"]
+    assert DeviceFacts.from_facts(facts).backend == "cpu"
+
+
+def test_no_settings_no_table() -> None:
+    assert settings_table([]) == []
+    (_, row) = settings_table([Setting("a", None, "1", True, "read back")])
+    assert row.split() == ["a", "-", "1", "yes", "read", "back"]
