@@ -116,10 +116,15 @@ def is_named(answer: Any, is_right: Callable[[Any], bool]) -> bool:
     return isinstance(answer, Mapping) and all(isinstance(k, str) and is_right(v) for k, v in answer.items())
 
 
+def is_choices(answer: Any) -> bool:
+    return is_named(answer, lambda c: isinstance(c, tuple) and len(c) == 2 and isinstance(c[1], str))
+
+
 CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "header_lines": ("a list of strings", is_lines),
     "build_objective": ("an Objective", is_objective),
     "build_optimizer": ("a torch.optim.Optimizer", is_optimizer),
+    "hardware_defaults": ("a mapping of options to (value, why)", is_choices),
     "loss_terms": ("a mapping of names to tensors of shape ()", is_terms),
     "frozen_modules": ("a mapping of names to modules", is_modules),
     "extra_views": ("a mapping of names to ExtraView", is_views),

@@ -23,6 +23,7 @@ def build_data(run: Run) -> None:
     from bigrun.data.split.manifest import Split
     from bigrun.data.tone import ToneOfPart
     from bigrun.data.views import Views
+    from bigrun.devices.defaults import choose_for_device
     from bigrun.devices.read import read_facts
     from bigrun.schedules import Schedules
     from bigrun.strategy import SingleProcess
@@ -33,6 +34,8 @@ def build_data(run: Run) -> None:
     run.strategy = SingleProcess(config.hardware)
     run.facts = read_facts(run.device, run.directory)
     run.hook.configure_device(run=run)
+    choose_for_device(run)
+    config = run.config
     run.split = Split.load(config.data.split) if config.data.split is not None else None
     run.dataset = run.undivided = run.hook.build_dataset(run=run)
     refuse_problems(run)
@@ -50,6 +53,7 @@ def build_data(run: Run) -> None:
         run.extra_views,
         tone=tone,
         spacing_mm=getattr(run.dataset, "spacing_mm", None),
+        pin_memory=config.hardware.pin_memory,
     )
     run.schedules = Schedules()
 

@@ -48,6 +48,8 @@ class Config(EngineConfig):
     """Active plugins by name; the value is an instance of the plugin's `Config`, or None if it has none."""
     choices: tuple[Choice, ...] = ()
     warnings: tuple[str, ...] = ()
+    explicit: frozenset[str] = frozenset()
+    """Options of the engine that the preset or the command line sets: `data.workers`."""
     replaced: Mapping[str, str] = attrs.field(factory=dict)
     """Tables without meaning, by the plugin that replaces the objective they are of."""
 
@@ -220,6 +222,7 @@ def build_config(
         plugins=plugins,
         choices=tuple(choice for choice in choices if choice.path.partition(".")[0] not in replaced),
         warnings=tuple(warnings(chosen, replaced)),
+        explicit=frozenset(f"{name}.{key}" for name in sections for key in document.tables.get(name, {})),
         replaced=dict(replaced),
     )
 

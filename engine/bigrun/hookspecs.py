@@ -34,7 +34,7 @@ class Hooks(Protocol):
 
     The run calls them in this order:
 
-        configure_hooks, configure_runtime, configure_device
+        configure_hooks, configure_runtime, configure_device, hardware_defaults
         build_dataset, build_tone, extra_views, build_objective, frozen_modules, configure_model, build_optimizer
         [a checkpoint is restored], build_loader, header_lines, on_start
         for every step:
@@ -88,6 +88,18 @@ class Hooks(Protocol):
         Called: once, on every process.
         Result: none; report what was set with `run.record_setting`, and undo in `teardown` what should not outlive the
             run.
+        If it raises: the run does not start.
+        """
+
+    @hookspec
+    @changes_training
+    def hardware_defaults(self, run: Run) -> list[Mapping[str, tuple[Any, str]]]:
+        """Choose values for the device: of options that neither the preset nor the command line has set.
+
+        When: after `configure_device`; from here on they are in `run.config`.
+        Called: once, on every process; all answers are collected, names must differ.
+        Result: option -> (value, why), of `data.micro_batch`, `data.workers`, `data.prefetch`,
+            `hardware.activation_checkpointing` and `hardware.pin_memory`, on which what is learnt does not depend.
         If it raises: the run does not start.
         """
 

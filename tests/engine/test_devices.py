@@ -272,3 +272,70 @@ def test_no_settings_no_table() -> None:
     assert settings_table([]) == []
     (_, row) = settings_table([Setting("a", None, "1", True, "read back")])
     assert row.split() == ["a", "-", "1", "yes", "read", "back"]
+
+
+# -- defaults for a device --------------------------------------------------------------------------------------
+
+DEFAULTS = """
+from bigrun import hookimpl
+
+
+class Tuning:
+    @hookimpl
+    def hardware_defaults(self, run):
+        assert run.facts.backend == "cpu"
+        return {answers!r}
+"""
+
+
+def chosen(typed: Typed, answers: dict[str, tuple[Any, str]], *words: str, name: str = "chosen") -> Any:
+    (typed.folder / f"{name}.py").write_text(DEFAULTS.format(answers=answers))
+    return typed.type("check", "tiny.toml", "--plugin", f"{name}:Tuning", *words)
+
+
+def test_what_nobody_has_set_is_chosen_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = Typed(tmp_path, monkeypatch)
+    answers = {"data.micro_batch": (2, "fits"), "data.workers": (7, "seven cores"), "data.prefetch": (3, "as many")}
+    done = chosen(typed, answers)
+    assert done.code == 0, done.said
+    assert "effective 4 = micro 2 x accumulate 2" in done.said
+    assert "data.micro_batch = 2 (fits)" in done.said
+    assert "data.prefetch = 3 (as many)" in done.said
+    assert "seven cores" not in done.said  # the preset says 0
+    done = chosen(typed, answers, "--set", "data.micro_batch=1", name="again")
+    assert "effective 4 = micro 1 x accumulate 4" in done.said
+    assert "(fits)" not in done.said
+
+
+def test_a_run_trains_as_chosen_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = Typed(tmp_path, monkeypatch, run={"max_steps": 2})
+    (tmp_path / "mine.py").write_text(DEFAULTS.format(answers={"data.micro_batch": (2, "fits")}))
+    words = ("--plugin", "mine:Tuning")
+    assert typed.train(*words, "--set", "run.max_steps=1").code == 0
+    assert typed.train(*words).code == 0
+    assert "micro_batch = 2" in (typed.run / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"model.depth": (3, "deep")}, "model.depth: may not depend on the device; those that may: data.micro_batch"),
+        ({"data.micro_batch": (3, "odd")}, "data.micro_batch: 3 does not divide effective_batch = 4"),
+        ({"data.micro_batch": ("3", "a word")}, "data.micro_batch: expected int or off, got '3'"),
+        ({"hardware.activation_checkpointing": ("some", "?")}, "hardware.activation_checkpointing: expected"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[Any, str]], message: str
+) -> None:
+    done = chosen(Typed(tmp_path, monkeypatch), answers, name=f"bad{abs(hash(message))}")
+    assert done.code == 2
+    assert message in done.said
+
+
+def test_an_answer_of_another_form_is_the_plugins_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = Typed(tmp_path, monkeypatch)
+    (tmp_path / "wrong.py").write_text(DEFAULTS.format(answers={"data.workers": 3}))
+    done = typed.type("check", "tiny.toml", "--plugin", "wrong:Tuning")
+    assert done.code == 1
+    assert "wrong:Tuning failed in hardware_defaults" in done.said

@@ -91,11 +91,18 @@ class Samples:
             start += padded_bytes((dtype, shape))
         return views
 
-    def to(self, device: torch.device) -> Samples:
-        """The same with its pixels on a device: one copy into page-locked memory, from which a GPU fetches them while
-        this process goes on."""
-        pixels = self.pixels.pin_memory() if device.type == "cuda" else self.pixels
-        return attrs.evolve(self, pixels=pixels.to(device, non_blocking=True))
+    def to(self, device: torch.device, *, pin_memory: bool = True) -> Samples:
+        """The same with its pixels on a device.
+
+        Args:
+            pin_memory: one copy into page-locked memory, from which a GPU fetches them while this process goes on.
+                Without it a GPU gets a copy in ordinary memory: what is mapped, as images of workers are, is slow to
+                fetch from, and has hung on AMD's (ROCm/rocm-systems issue 10962).
+        """
+        if device.type != "cuda":
+            return self
+        pixels = self.pixels.pin_memory() if pin_memory else self.pixels.clone()
+        return attrs.evolve(self, pixels=pixels.to(device, non_blocking=pin_memory))
 
     def __len__(self) -> int:
         return len(self.layout)

@@ -32,7 +32,7 @@ class Images:
         sizes: (b, 2), height and width.
     """
 
-    def __init__(self, samples: Samples, channels: int, device: torch.device) -> None:
+    def __init__(self, samples: Samples, channels: int, device: torch.device, *, pin_memory: bool = True) -> None:
         """`channels`: of the crops; grey images are repeated to that many.
 
         Raises:
@@ -42,7 +42,7 @@ class Images:
             require_channels(image, channels, f"image {index} of the data set")
         self.channels = channels
         self.device = device
-        self.images = samples.to(device).images
+        self.images = samples.to(device, pin_memory=pin_memory).images
         self.sizes = np.array([image.shape[1:] for image in self.images])
         self._padded: list[tuple[slice, Tensor]] = []
 

@@ -79,12 +79,14 @@ class Views:
         *,
         tone: Tone | None = None,
         spacing_mm: Spacing | None = None,
+        pin_memory: bool = True,
     ) -> None:
         """
         Args:
             channels: of the crops; grey images are repeated to that many.
             tone: how stored values become [0, 1]; their whole range if not given.
             spacing_mm: the method of a data set whose pixels have a size.
+            pin_memory: images go to a GPU from page-locked memory.
 
         Raises:
             UsageError: an extra view has a side that is not whole.
@@ -97,6 +99,7 @@ class Views:
         self.extra = dict(extra)
         self.tone = tone or FullRange()
         self.spacing_mm = spacing_mm
+        self.pin_memory = pin_memory
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def sizes_px(self, step: int) -> tuple[int, int]:
@@ -113,7 +116,7 @@ class Views:
         """Crops of b images for an optimizer step. Raises DataError for an image with neither 1 nor `channels`
         channels."""
         with torch.autocast(device.type, enabled=False):
-            images = Images(samples, self.channels, device)
+            images = Images(samples, self.channels, device, pin_memory=self.pin_memory)
             draws, lines = self._draws(samples), self._lines(samples)
             stacks = self._stacks(images, draws, lines, *self.sizes_px(step))
             pivots = None

@@ -26,4 +26,8 @@ class Hardware:
         help="What the backward pass computes again instead of keeping it: nothing; all but matrix products and "
         "attention; whole blocks. Less memory, same numbers, more time.",
     )
+    pin_memory: bool = option(
+        True,
+        help="Images go to a GPU from page-locked memory, while the processor goes on; no effect on a CPU.",
+    )
     threads: int | None = option(None, check=between(1, 1000), help="CPU threads of torch; absent: torch decides.")
