@@ -309,6 +309,22 @@ def test_postscript_never_reaches_its_interpreter(tmp_path: Path) -> None:
     assert caught.value.cause == "not-an-image"
 
 
+def test_images_of_other_formats_are_told_by_their_names(tmp_path: Path) -> None:
+    """They are not left alone as a text file is: who has half of their photographs in such a format should know."""
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    Image.fromarray(RGB).save(tmp_path / "drawing.eps")
+    (tmp_path / "photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (tmp_path / "scan.jp2").write_bytes(b"\0\0\0\x0cjP  \r\n" + bytes(100))
+    folder = ImageFolder.search(tmp_path)
+    faults = {Path(fault.path).name: (fault.cause, fault.message) for fault in folder.files.faults}
+    assert {name: cause for name, (cause, _) in faults.items()} == {
+        "drawing.eps": "not-an-image", "photo.HEIC": "unsupported", "scan.jp2": "unsupported",
+    }  # fmt: skip
+    assert "PostScript" in faults["drawing.eps"][1]
+    assert "an image that is not read: HEIC or AVIF; convert it" in faults["photo.HEIC"][1]
+    assert folder.others == []
+
+
 def test_exif_data_that_cannot_be_read_change_nothing(tmp_path: Path) -> None:
     path = tmp_path / "i.jpg"
     Image.fromarray(GREY).save(path, exif=b"Exif\0\0" + b"broken beyond repair")

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from bigrun.data.faults import BadImageError
-from bigrun.data.formats.contents import HEAD_BYTES, NAMES, describe_foreign, kind_of
+from bigrun.data.formats.contents import HEAD_BYTES, NAMES, cause_of_foreign, describe_foreign, kind_of
 from bigrun.data.formats.grey16 import is_grey16, read_grey16
 from bigrun.data.formats.npy import read_npy
 from bigrun.data.formats.opening import fault_of_system, is_of_machine, open_regular
@@ -77,8 +77,11 @@ def known_kind(path: str, head: bytes) -> str:
     if not head:
         raise BadImageError(path, "empty", "empty: it has no bytes")
     foreign = describe_foreign(head)
-    cause = "unsupported" if foreign.startswith(("HEIC", "JPEG", "a NumPy")) else "not-an-image"
-    raise BadImageError(path, cause, f"not an image that is read here: {foreign}; expected one of {', '.join(NAMES)}")
+    raise BadImageError(
+        path,
+        cause_of_foreign(foreign),
+        f"not an image that is read here: {foreign}; expected one of {', '.join(NAMES)}",
+    )
 
 
 def fault_of(path: str, file: BinaryIO, kind: str, error: Exception) -> BadImageError:

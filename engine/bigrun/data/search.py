@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import attrs
 
 from bigrun.data.faults import BadImageError
-from bigrun.data.formats.contents import HEAD_BYTES, IMAGE_SUFFIXES, describe_foreign, kind_of
+from bigrun.data.formats.contents import HEAD_BYTES, IMAGE_SUFFIXES, cause_of_foreign, describe_foreign, kind_of
 from bigrun.data.formats.opening import fault_of_system, open_regular
 
 __all__ = ["Found", "find_images", "names_hash"]
@@ -133,4 +133,7 @@ def fault_of_content(path: str, head: bytes) -> BadImageError:
     """Of a file that is called like an image."""
     if not head:
         return BadImageError(path, "empty", "empty: it has no bytes")
-    return BadImageError(path, "not-an-image", f"called like an image, but it is none: {describe_foreign(head)}")
+    foreign = describe_foreign(head)
+    cause = cause_of_foreign(foreign)
+    what = "an image that is not read" if cause == "unsupported" else "called like an image, but it is none"
+    return BadImageError(path, cause, f"{what}: {foreign}; convert it, or take it away")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["HEAD_BYTES", "IMAGE_SUFFIXES", "NAMES", "describe_foreign", "kind_of"]
+__all__ = ["HEAD_BYTES", "IMAGE_SUFFIXES", "NAMES", "cause_of_foreign", "describe_foreign", "kind_of"]
 
 HEAD_BYTES = 256
 NAMES = ("BMP", "GIF", "JPEG", "NPY", "PNG", "TIFF", "WEBP")
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Ends of names, in small letters, by which people know images. Not `.npy`: most of those are something else."""
+IMAGE_SUFFIXES = (
+    ".avif", ".bmp", ".eps", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl", ".png",
+    ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""Ends of names, in small letters, by which people know images, those of formats that are not read too: who has such
+files is told. Not `.npy`: most of those are something else."""
 
 BEGINNINGS = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -52,6 +56,11 @@ def kind_of(head: bytes) -> str | None:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WEBP"
     return "BMP" if head.startswith(b"BM") and head[6:10] == bytes(4) else None
+
+
+def cause_of_foreign(foreign: str) -> str:
+    """Of a fault: an image of another format, or none. `foreign` is what `describe_foreign` says."""
+    return "unsupported" if foreign.startswith(("HEIC", "JPEG", "a NumPy")) else "not-an-image"
 
 
 def describe_foreign(head: bytes) -> str:
