@@ -5,8 +5,8 @@
     python benchmarks/gpu.py --device cpu --tiny     the same on the CPU with tiny networks, for a test
 
 Every row is a process of its own on crops of random numbers that are on the device already. A batch that does not fit
-is halved and tried again. `mfu` is images/s times the FLOPs of flops.py over the device's peak; drop path is off unless
-the row says so, because it computes less than that.
+is halved and tried again. `mfu` is images/s times the FLOPs of `bigrun.planner.flops` over the device's peak; drop path
+is off unless the row says so, because it computes less than that.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from flops import peak_flops, step_flops
 from learning_setups import section
 from worker import Answer, Worker, WorkerError
 
 from bigrun.config import read_preset
+from bigrun.planner.flops import step_flops
+from bigrun.planner.gpus import peak_flops
 from bigrun.sections import Model, Views
 
 HERE = Path(__file__).resolve().parent

@@ -13,28 +13,36 @@ if TYPE_CHECKING:
 __all__ = ["build_data", "build_objective", "build_optimizer"]
 
 
-def build_data(run: Run) -> None:
-    """Device, data set and views, the device configured before there is anything on it."""
+def build_device(run: Run) -> None:
+    """The device, configured before there is anything on it, and what depends on it."""
     import torch
 
+    from bigrun.devices.defaults import choose_for_device
+    from bigrun.devices.read import read_facts
+    from bigrun.micro_batch import take_noted_micro_batch
+    from bigrun.strategy import SingleProcess
+
+    hardware = run.config.hardware
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)
+    run.strategy = SingleProcess(hardware)
+    run.facts = read_facts(run.device, run.directory)
+    run.hook.configure_device(run=run)
+    choose_for_device(run)
+    take_noted_micro_batch(run)
+
+
+def build_data(run: Run) -> None:
+    """Device, data set and views."""
     from bigrun.data.check.problems import refuse_problems
     from bigrun.data.spacing import require_spacing
     from bigrun.data.split.apply import split_dataset
     from bigrun.data.split.manifest import Split
     from bigrun.data.tone import ToneOfPart
     from bigrun.data.views import Views
-    from bigrun.devices.defaults import choose_for_device
-    from bigrun.devices.read import read_facts
     from bigrun.schedules import Schedules
-    from bigrun.strategy import SingleProcess
 
-    config = run.config
-    if config.hardware.threads is not None:
-        torch.set_num_threads(config.hardware.threads)
-    run.strategy = SingleProcess(config.hardware)
-    run.facts = read_facts(run.device, run.directory)
-    run.hook.configure_device(run=run)
-    choose_for_device(run)
+    build_device(run)
     config = run.config
     run.split = Split.load(config.data.split) if config.data.split is not None else None
     run.dataset = run.undivided = run.hook.build_dataset(run=run)

@@ -14,7 +14,9 @@ import click
 from bigrun.checkpoints_cli import checkpoints
 from bigrun.command_options import complete_preset, device_option, preset_options
 from bigrun.data_cli import data
+from bigrun.doctor.command import doctor
 from bigrun.drill.command import drill
+from bigrun.planner.command import plan
 from bigrun.replay.command import replay
 from bigrun.version import __version__
 
@@ -112,18 +114,27 @@ def run(
         sys.exit(Supervisor(ctx, document).run())
     if max_restarts is not None:
         raise click.UsageError("--max-restarts has no effect without --supervise")
+    from bigrun.out_of_memory import OutOfMemory
     from bigrun.session import run_training
+    from bigrun.start_again import start_again
+    from bigrun.terminal import say
 
     output = Output(fresh=fresh)
-    finished, code = run_training(
-        document,
-        run_dir,
-        fresh=fresh,
-        drop_plugins=drop_plugins,
-        allowed_changes=allowed_changes,
-        source=source,
-        companions={"output": output} | (ctx.obj or {}),
-    )
+    try:
+        finished, code = run_training(
+            document,
+            run_dir,
+            fresh=fresh,
+            drop_plugins=drop_plugins,
+            allowed_changes=allowed_changes,
+            source=source,
+            companions={"output": output} | (ctx.obj or {}),
+        )
+    except OutOfMemory as error:
+        if error.continuation is None or ctx.obj:  # a supervisor starts a new process itself
+            raise
+        say(f"out of memory: {error}")
+        start_again(ctx, error.continuation)
     output.conclude(finished)
     sys.exit(int(code))
 
@@ -206,5 +217,7 @@ def completion(shell: str) -> None:
 
 main.add_command(checkpoints)
 main.add_command(data)
+main.add_command(doctor)
 main.add_command(drill)
+main.add_command(plan)
 main.add_command(replay)

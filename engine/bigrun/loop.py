@@ -93,8 +93,10 @@ def accumulate(run: Run, step: int, micro: int, batch: Batch) -> Tensor:
 
 def update(run: Run, step: int) -> None:
     """Change the student, then let the teacher follow."""
+    run.is_updating = True
     run.optimizer.step()
     ask(run, "update_teacher")
+    run.is_updating = False
     run.metrics.commit()
     run.incidents.skipped_in_a_row = 0
     run.hook.after_update(run=run, step=step)

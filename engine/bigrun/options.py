@@ -35,6 +35,7 @@ UNITS = {
     "hours": "hours",
     "px": "pixels",
     "gib": "GiB (2^30 bytes)",
+    "celsius": "degrees Celsius",
     "fraction": "fraction, 0 to 1",
     "probability": "probability, 0 to 1",
     "factor": "factor",

@@ -48,6 +48,8 @@ class Run(Parts):
         self.activity = "start"
         """What the process is doing: start, data (waiting for images), step, observe (after_step, on_metrics),
         checkpoint or end."""
+        self.is_updating = False
+        """Whether student or teacher are being changed: their state is neither that of one step nor of the next."""
         self.saved_step: int | None = None
         """Step of the newest checkpoint, None before the first."""
         self.incidents = Incidents()

@@ -185,6 +185,7 @@ def same_run(run: Run, checkpoint: Path, allowed_changes: Collection[str]) -> li
 def train(run: Run) -> bool:
     """Run the loop in the mode of training; True when it ended in a roll back, which is then made."""
     from bigrun import loop
+    from bigrun.out_of_memory import is_out_of_memory, relieve
 
     run.objective.train()
     try:
@@ -193,7 +194,13 @@ def train(run: Run) -> bool:
     except RollBack as rollback:
         go_back(run, rollback)
         return True
-    return False
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = relieve(run, error)
+    else:
+        return False
+    raise failure
 
 
 def exit_code(run: Run) -> ExitCode | int:

@@ -19,7 +19,7 @@ import cattrs
 
 from bigrun.redaction import is_secret
 
-__all__ = ["Problem", "as_lists", "did_you_mean", "show", "structure", "type_name", "unstructure"]
+__all__ = ["Problem", "as_lists", "did_you_mean", "show", "structure", "structure_option", "type_name", "unstructure"]
 
 Problem = tuple[str, str]
 T = TypeVar("T")
@@ -181,6 +181,12 @@ def structure(table: Any, cls: type[T], path: str, problems: list[Problem]) -> T
     problems += [(_join(path, name), text) for name, text in getattr(instance, "problems", tuple)()]
     problems += _dead(table, fields, instance, path)
     return instance
+
+
+def structure_option(value: Any, cls: type, name: str, path: str, problems: list[Problem]) -> Any:
+    """One option's value in its own type, or None after adding to `problems` what is wrong with it."""
+    field = attrs.fields_dict(cls)[name]
+    return _value(value, typing.get_type_hints(cls)[name], field, _join(path, name), problems)
 
 
 def _value(value: Any, kind: Any, field: attrs.Attribute[Any], path: str, problems: list[Problem]) -> Any:

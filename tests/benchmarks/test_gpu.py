@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from flops import forward_flops, peak_flops, step_flops
 from learning_setups import section
 from test_benchmarks import run
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bigrun.config import read_preset
 from bigrun.model.vit import VisionTransformer
+from bigrun.planner.flops import forward_flops, step_flops
+from bigrun.planner.gpus import peak_flops
 from bigrun.sections import Model, Views
 
 

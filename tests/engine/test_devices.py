@@ -307,6 +307,13 @@ def test_what_nobody_has_set_is_chosen_for_the_device(tmp_path: Path, monkeypatc
     assert "(fits)" not in done.said
 
 
+def test_a_micro_batch_above_the_default_of_the_effective_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = Typed(tmp_path, monkeypatch, data={"effective_batch": 256})
+    done = chosen(typed, {"data.micro_batch": (128, "fits")}, name="large")
+    assert done.code == 0, done.said
+    assert "effective 256 = micro 128 x accumulate 2" in done.said
+
+
 def test_a_run_trains_as_chosen_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = Typed(tmp_path, monkeypatch, run={"max_steps": 2})
     (tmp_path / "mine.py").write_text(DEFAULTS.format(answers={"data.micro_batch": (2, "fits")}))

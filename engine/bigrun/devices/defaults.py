@@ -41,7 +41,7 @@ def choose_for_device(run: Run) -> None:
 
 def with_choices(config: Config, answers: Mapping[str, Any]) -> Config:
     from bigrun.rules import cross_problems
-    from bigrun.values import structure
+    from bigrun.values import structure_option
 
     problems: list[tuple[str, str]] = []
     choices: list[Choice] = []
@@ -53,11 +53,10 @@ def with_choices(config: Config, answers: Mapping[str, Any]) -> Config:
             continue
         value, why = answer
         table, name = path.split(".")
-        part = getattr(config, table)
-        checked = structure({name: value}, type(part), table, problems)
-        if checked is not None:
-            part = attrs.evolve(part, **{name: getattr(checked, name)})
-            config = attrs.evolve(config, **{table: part})
+        part, before = getattr(config, table), len(problems)
+        value = structure_option(value, type(part), name, table, problems)
+        if len(problems) == before:
+            config = attrs.evolve(config, **{table: attrs.evolve(part, **{name: value})})
             choices.append(Choice(path, value, why))
     problems += own_problems(config, choices)
     problems += cross_problems(config)

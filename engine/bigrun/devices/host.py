@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bigrun.devices.facts import CpuFacts, HostFacts
 
-__all__ = ["FEATURES", "read_host"]
+__all__ = ["FEATURES", "memory_bytes", "read_host"]
 
 FEATURES = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "bf16", "sve", "asimd")
 """Of processors, that decide how fast they multiply matrices."""

@@ -25,6 +25,9 @@ MATRIX_PRODUCTS = frozenset(
     }
 )
 
+ATTENTION_WORDS = ("attention", "attn", "flash")
+"""In names of operators, such as aten::_scaled_dot_product_cudnn_attention or NAMESPACE::flash_fwd."""
+
 
 def checkpointed(function: Callable[[*Ts], T], mode: Literal["selective", "full"], *args: *Ts) -> T:
     """`function(*args)`; its backward pass runs it again, with the same random draws and the same autocast.
@@ -39,5 +42,5 @@ def checkpointed(function: Callable[[*Ts], T], mode: Literal["selective", "full"
 
 def policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     """Attention is every operator named so: torch's flash, memory-efficient, cuDNN and CPU kernels and a plugin's."""
-    keep = operator in MATRIX_PRODUCTS or any(word in operator.name() for word in ("attention", "attn"))
+    keep = operator in MATRIX_PRODUCTS or any(word in operator.name() for word in ATTENTION_WORDS)
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["KEPT_ELEMENTS", "Targets", "compute_type", "logits_of", "parts", "rows_at_once", "softmax_targets"]
+__all__ = [
+    "KEPT_ELEMENTS", "Targets", "compute_type", "imitated_device", "logits_of", "parts", "rows_at_once",
+    "softmax_targets",
+]  # fmt: skip
 
 # Numbers of one tensor of logits at a time. On a CPU 16 MiB in fp32, 64 rows of K = 65,536: glibc takes tensors above
 # 32 MiB from the kernel and gives them back each time, which made an operation on twice as many rows 5 to 10 times as
@@ -18,6 +22,9 @@ CHUNK_ELEMENTS = {"cpu": 2**22}
 CHUNK_ELEMENTS_ELSEWHERE = 2**25
 # Numbers that may be kept over a step in the compute type: 128 MiB in bf16, the patches of 16 images with K = 65,536.
 KEPT_ELEMENTS = 2**26
+
+imitated_device: ContextVar[str | None] = ContextVar("imitated_device", default=None)
+"""The kind of device that a CPU stands for, as where memory is predicted; None: itself."""
 
 
 def softmax_targets(logits: Tensor, temperature: float, bias: Tensor) -> Tensor:
@@ -42,7 +49,8 @@ def compute_type(tensor: Tensor) -> Tensor:
 
 def rows_at_once(elements_per_row: int, device: torch.device) -> int:
     """How many rows of logits are computed together, at least 1."""
-    return max(CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS_ELSEWHERE) // elements_per_row, 1)
+    kind = imitated_device.get() or device.type
+    return max(CHUNK_ELEMENTS.get(kind, CHUNK_ELEMENTS_ELSEWHERE) // elements_per_row, 1)
 
 
 def parts(start: int, stop: int, length: int) -> Iterator[slice]:

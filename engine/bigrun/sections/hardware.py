@@ -26,6 +26,11 @@ class Hardware:
         help="What the backward pass computes again instead of keeping it: nothing; all but matrix products and "
         "attention; whole blocks. Less memory, same numbers, more time.",
     )
+    on_oom: Literal["stop", "halve"] = option(
+        "stop",
+        help="When a step has not enough memory: stop; or go on in a new process with half the micro-batch and twice as "
+        "many, which leaves effective batch and objective as they are.",
+    )
     pin_memory: bool = option(
         True,
         help="Images go to a GPU from page-locked memory, while the processor goes on; no effect on a CPU.",

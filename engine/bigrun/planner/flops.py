@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, and what a device could do at most.
+"""Floating-point operations of a training step, from the configuration alone.
 
 Per crop of N tokens a forward pass of the backbone has
 
@@ -17,21 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bigrun.sections import Model, Views
 
-__all__ = ["forward_flops", "peak_flops", "step_flops"]
-
-# Dense bf16 with fp32 accumulation, TFLOP/s, from the makers' data sheets; part of the device's name, longest first.
-PEAKS = {
-    "RTX 3090": 71.0,
-    "RTX 4090": 165.2,
-    "RTX 5090": 209.5,
-    "A100": 312.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "H200": 989.0,
-    "MI300X": 1307.4,
-    "8060S": 59.4,
-}
+__all__ = ["forward_flops", "step_flops"]
 
 
 def forward_flops(model: Model, size_px: int) -> float:
@@ -47,13 +33,14 @@ def forward_flops(model: Model, size_px: int) -> float:
 
 
 def step_flops(model: Model, views: Views, *, teacher: bool = True) -> float:
-    """Per image: student forward and backward on all crops, teacher forward on the global crops."""
-    near = views.global_crops * forward_flops(model, views.global_size_px)
-    far = views.local_crops * forward_flops(model, views.local_size_px) if views.local_crops else 0.0
-    return 3 * (near + far) + (near if teacher else 0.0)
+    """Per image: student forward and backward on all crops, teacher forward on the global crops.
 
-
-def peak_flops(device: str) -> float | None:
-    """Of a device by the name that torch has for it; None for one that is not listed: nothing is guessed."""
-    found = [name for name in PEAKS if name in device]
-    return 1e12 * PEAKS[max(found, key=len)] if found else None
+    Where every step draws one of several pairs of sizes it is the mean over them.
+    """
+    weights = views.size_weights or (1.0,) * len(views.pairs)
+    total = 0.0
+    for (global_px, local_px), weight in zip(views.pairs, weights, strict=True):
+        near = views.global_crops * forward_flops(model, global_px)
+        far = views.local_crops * forward_flops(model, local_px) if views.local_crops else 0.0
+        total += weight * (3 * (near + far) + (near if teacher else 0.0))
+    return total / sum(weights)

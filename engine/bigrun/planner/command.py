@@ -1,0 +1,68 @@
+"""`bigrun plan`: what a run will need, before there is a GPU. Imports when it runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from bigrun.command_options import preset_options
+
+__all__ = ["plan"]
+
+
+@click.command()
+@preset_options
+@click.option("--device-memory", metavar="SIZE", help="Memory of the GPU: 24GiB.  [default: that of --gpu]")
+@click.option("--gpu", metavar="NAME", help='A listed GPU, as "RTX 4090": its memory and its peak speed.')
+@click.option(
+    "--tflops",
+    type=click.FloatRange(min=0, min_open=True),
+    help="TFLOP/s that the device achieves in training, measured or assumed; gives images per second and hours.",
+)
+@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Images of the data set, if it is not here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(
+    preset: str,
+    device_memory: str | None,
+    gpu: str | None,
+    tflops: float | None,
+    images: int | None,
+    as_json: bool,
+    **overrides: Any,
+) -> None:
+    """Predict memory, time and disk of a run; neither a GPU nor the images are needed.
+
+    Networks, optimizer and plugins are built as in the run, and its heaviest step is taken with tensors that have no
+    values. With the memory of the device known, the largest micro-batch that fits is sought, with and without
+    activation checkpointing. Memory is that of one process; see docs/how-to/does-it-fit.md for how near it is.
+    """
+    from bigrun.activation import activate
+    from bigrun.config import read_preset
+    from bigrun.planner.gpus import GPUS, find_gpu
+    from bigrun.planner.sizes import parse_bytes
+    from bigrun.terminal import say
+
+    memory = None if device_memory is None else parse_bytes(device_memory)
+    document = read_preset(preset, **overrides)
+    config, _ = activate(document)  # before torch: a typo is answered at once
+    if gpu is not None and find_gpu(gpu) is None:
+        listed = ", ".join(known.name for known in GPUS)
+        say(f"warning: --gpu {gpu}: not listed, memory and peak speed n/a; listed: {listed}", error=True)
+
+    from bigrun.planner.images import count_images
+    from bigrun.planner.predict import predict
+    from bigrun.planner.report import lines, to_json
+
+    found = predict(
+        document,
+        device="cpu" if config.hardware.device == "cpu" else "cuda",
+        device_memory_bytes=memory,
+        gpu=gpu,
+        tflops=tflops,
+        images=count_images(document) if images is None else images,
+        tell=lambda line: say(line, error=True),
+    )
+    for line in [json.dumps(to_json(found))] if as_json else lines(found):
+        say(line)

@@ -1,0 +1,144 @@
+"""A step of a run without data and without values: everything is built and called as in a run, nothing is computed."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bigrun.activation import activate
+from bigrun.build import build_data, build_objective, build_optimizer
+from bigrun.config import Config, Document
+from bigrun.errors import PluginError, UsageError
+from bigrun.flight import FlightRecorder
+from bigrun.model.vit import VisionTransformer
+from bigrun.planner.flops import forward_flops
+from bigrun.planner.hooks import DeclareRehearsal, RehearsedHooks
+from bigrun.planner.imitation import attend_as_on_gpu, fill_queues, imitating
+from bigrun.planner.labels import label_state
+from bigrun.planner.live_bytes import LiveBytes
+from bigrun.planner.memory import Memory
+from bigrun.planner.process import RehearsalProcess
+from bigrun.planner.stand_in import NoDataSet, StandInViews, stand_in_samples
+from bigrun.planner.step import take_heaviest_step
+from bigrun.planner.storage import give_storage
+from bigrun.process import preserved_random_state, preserved_threads
+from bigrun.room import expected_bytes
+from bigrun.run import Run
+from bigrun.session import tear_down
+from bigrun.summary import count_parameters
+
+__all__ = ["Rehearsal", "rehearse"]
+
+ROUNDING_BYTES = {"cuda": 512, "cpu": 1}
+
+
+@attrs.frozen
+class Rehearsal:
+    """What a rehearsal has found."""
+
+    config: Config
+    accumulate: int
+    parameters: Mapping[str, int]
+    memory: Memory
+    checkpoint_bytes: int
+    frozen_flops: float
+    """Per image, of forward passes through vision transformers that are frozen modules."""
+    has_teacher: bool
+    """Whether the teacher is a network of its own."""
+    refused: Mapping[str, str]
+    """Plugins that took no part in the steps, and why."""
+
+
+class RehearsedRun(Run):
+    """A run in which modules get storage without values."""
+
+    def materialise(self, module: nn.Module) -> None:
+        give_storage(module)
+
+
+def rehearse(document: Document, device: str) -> Rehearsal:
+    """Build the run that a document describes and take its heaviest step, as on `device` (cpu or cuda).
+
+    Neither a GPU nor images are needed. The step is the last of the run (where it has no end, one in the far future),
+    in which the optimizer has its state, every parameter is trained, and plugins have begun what begins late.
+
+    Raises:
+        BigrunError: as the run itself would before its first step.
+        UsageError: an objective or an optimizer of a plugin needs values.
+    """
+    config, plugins = activate(document, {"no-data-set": NoDataSet(), "rehearsal": DeclareRehearsal()})
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(preserved_random_state())
+        stack.enter_context(preserved_threads())
+        stack.enter_context(imitating(device))
+        run = RehearsedRun(config, Path(folder), plugins)
+        stack.callback(gc.collect)  # objective and plugins refer to each other
+        stack.callback(tear_down, run)
+        run.hook = hooks = RehearsedHooks(plugins)
+        build_data(run)
+        assert run.config.data.micro_batch is not None
+        run.loader = stand_in_samples(run.config.data.micro_batch)
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        live = stack.enter_context(LiveBytes(ROUNDING_BYTES[device]))
+        build(run, live, device)
+        flops = count_frozen(run)
+        try:
+            take_heaviest_step(run, live)
+        except PluginError as error:
+            raise UsageError(f"{document.source}: no plan can be made without values: {error}") from error
+        objective = run.objective
+        return Rehearsal(
+            config=run.config,
+            accumulate=run.accumulate,
+            parameters=count_parameters(objective, objective.trained_modules()),
+            memory=live.peak,
+            checkpoint_bytes=expected_bytes(run),
+            frozen_flops=sum(flops) / (config.data.micro_batch or 1),
+            has_teacher=objective.teacher is not objective.student,
+            refused=dict(hooks.refused),
+        )
+
+
+def build(run: Run, live: LiveBytes, device: str) -> None:
+    """Networks and optimizer: first without storage, which takes no time, then with storage without values."""
+    run.strategy = RehearsalProcess(run.config.hardware, live)
+    run.flight = FlightRecorder()
+    run.strategy.device = torch.device("meta")
+    with torch.device("meta"):
+        build_objective(run, fresh=False)
+    run.strategy.device = torch.device("cpu")
+    for module in (run.objective, *run.frozen.values()):
+        give_storage(module)
+    if device == "cuda":
+        attend_as_on_gpu([run.objective, *run.frozen.values()])
+    fill_queues(run.objective)
+    build_optimizer(run)
+    run.objective.train()
+    run.views = StandInViews(run.views, live, with_spacing=run.config.model.scale_embedding)  # type: ignore[assignment]
+    run.hook.on_start(run=run)
+    run.hook.rehearse(run=run)  # type: ignore[attr-defined]
+    label_state(run, live)
+
+
+def count_frozen(run: Run) -> list[float]:
+    """Operations of forward passes through frozen vision transformers, from now on."""
+    found: list[float] = []
+
+    def count(module: nn.Module, args: tuple[Any, ...]) -> None:
+        found.append(len(args[0]) * forward_flops(run.config.model, args[0].shape[-1]))
+
+    for frozen in run.frozen.values():
+        for module in frozen.modules():
+            if isinstance(module, VisionTransformer):
+                module.register_forward_pre_hook(count)
+    return found

@@ -1,0 +1,117 @@
+"""rocm-tuning: settings of an AMD GPU, each with whether it took effect, and warnings of known crashes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bigrun import hookimpl
+from bigrun.devices import torch_build
+from bigrun.micro_batch import cannot_halve, note_micro_batch
+from bigrun_rocm.config import RocmConfig
+from bigrun_rocm.defaults import choose_defaults
+from bigrun_rocm.known_problems import Situation, advice, is_launch_failure, problem_lines
+from bigrun_rocm.memory import memory_lines
+from bigrun_rocm.tuning import PLUGIN, Tuning
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
+
+__all__ = ["RocmTuning"]
+
+
+class RocmTuning:
+    """Tunes an AMD GPU under ROCm; on another device it changes nothing, and says so once."""
+
+    Config = RocmConfig
+
+    def __init__(self, config: RocmConfig) -> None:
+        self.config = config
+        self._tuning = Tuning(config)
+        self._is_active = False
+        self._last_tuned_step = 0
+
+    @hookimpl
+    def configure_runtime(self) -> None:
+        build = torch_build()
+        if build.backend == "rocm":
+            self._tuning.before_torch(build)
+
+    @hookimpl
+    def configure_device(self, run: Run) -> None:
+        self._is_active = run.facts.backend == "rocm"
+        if not self._is_active:
+            self._tuning.undo()  # a torch for ROCm that trains on the CPU
+            return
+        for row in self._tuning.on_device(run):
+            run.record_setting(row)
+
+    @hookimpl
+    def hardware_defaults(self, run: Run) -> Mapping[str, tuple[Any, str]]:
+        """Values for options that neither preset nor command line has set."""
+        if not self._is_active:
+            return {}
+        limit = self._tuning.limit_bytes or run.facts.total_bytes
+        return choose_defaults(run.facts, run.config, limit, run.strategy.world_size)
+
+    @hookimpl
+    def header_lines(self, run: Run) -> list[str]:
+        if not self._is_active:
+            return []
+        budget, driver, data = self._tuning.budget, self._tuning.driver, run.config.data
+        memory = [] if budget is None else memory_lines(run.facts, driver, budget)
+        environment = dict(os.environ)
+        situation = Situation(run.facts, driver, environment, data.micro_batch or data.effective_batch, data.workers)
+        return memory + problem_lines(situation)
+
+    @hookimpl
+    def on_start(self, run: Run) -> None:
+        self._last_tuned_step = run.step + self.config.tunableop_warmup_steps
+        if not self._is_active:
+            told = f"{PLUGIN} is for AMD GPUs: it changes nothing on this device ({run.facts.backend})"
+            run.event("rocm-tuning", told)
+        for note in self._tuning.attention_notes:
+            run.event("attention-kernels", note, "warning")
+        for note in self._tuning.tunableop.notes if self._tuning.tunableop is not None else ():
+            run.event("tunableop", note, "warning")
+
+    @hookimpl
+    def after_backward(self) -> None:
+        if self._is_active and self.config.synchronize_after_backward:
+            import torch
+
+            torch.cuda.synchronize()
+
+    @hookimpl
+    def after_step(self, run: Run, step: int) -> None:
+        tunableop = self._tuning.tunableop
+        if tunableop is not None and tunableop.tunes and step >= self._last_tuned_step:
+            run.event("tunableop", tunableop.freeze())
+
+    @hookimpl
+    def on_checkpoint(self, run: Run) -> None:
+        if self._tuning.tunableop is not None and self._tuning.tunableop.is_ours:
+            self._tuning.tunableop.keep_copy()
+
+    @hookimpl
+    def on_error(self, run: Run, error: BaseException) -> None:
+        if not self._is_active or not is_launch_failure(error):
+            return
+        micro_batch = run.config.data.micro_batch or run.config.data.effective_batch
+        noted = self._note_half(run, micro_batch)
+        run.event("gpu-failure", advice(micro_batch, noted), "error", micro_batch=micro_batch, next_micro_batch=noted)
+
+    @staticmethod
+    def _note_half(run: Run, micro_batch: int) -> int | None:
+        """Leave half of the micro-batch to the next process, if the user wants that where memory is too small: large
+        ones have failed with such errors, too. The process itself ends, for its context is lost."""
+        wanted = run.config.hardware.on_oom == "halve" and run.directory.is_dir()
+        if not wanted or cannot_halve(run) is not None:
+            return None
+        note_micro_batch(run, micro_batch // 2, run.plugins.step)
+        return micro_batch // 2
+
+    @hookimpl
+    def teardown(self) -> None:
+        self._tuning.undo()

@@ -1,0 +1,47 @@
+"""Calls that may never come back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+__all__ = ["Bounded"]
+
+T = TypeVar("T")
+
+
+class Bounded(Generic[T]):
+    """Calls a function in a thread of its own and waits for it so long: a driver whose device is gone and a network
+    disk do not answer, and nobody can end a thread that waits for them."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self._name = name
+        self._seconds = seconds
+        self._thread: threading.Thread | None = None
+
+    def call(self, function: Callable[[], T]) -> T:
+        """What the function returns or raises.
+
+        Raises:
+            TimeoutError: it did not come back in time, or the one before has not yet.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise TimeoutError("still does not answer")
+        answers: list[T] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                answers.append(function())
+            except BaseException as error:
+                errors.append(error)
+
+        self._thread = threading.Thread(target=work, name=self._name, daemon=True)
+        self._thread.start()
+        self._thread.join(self._seconds)
+        if errors:
+            raise errors[0]
+        if not answers:
+            raise TimeoutError(f"did not answer within {self._seconds:g} s")
+        return answers[0]

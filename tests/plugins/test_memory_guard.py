@@ -1,0 +1,113 @@
+"""memory-guard: what is told of a full memory, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+import torch
+
+from bigrun.testing.contract import PluginContract
+from bigrun.testing.runner import Runner
+from bigrun_memory import plugin as module
+from bigrun_memory.judge import Limits, judge
+from bigrun_memory.reading import HostReading, Reading, read
+
+GIB = 2**30
+LIMITS = Limits(0.03, 0.05, 0.2)
+HOST = HostReading(64 * GIB, 40 * GIB)
+# A 24 GiB card in the middle of a training.
+CALM = Reading(
+    HOST,
+    total_bytes=24 * GIB,
+    free_bytes=3 * GIB,
+    allocated_bytes=9 * GIB,
+    peak_bytes=19 * GIB,
+    reserved_bytes=20 * GIB,
+    retries=0,
+)
+
+
+class TestContract(PluginContract):
+    plugin = "memory-guard"
+
+
+def kinds(now: Reading, before: Reading | None = None) -> list[str]:
+    return [shortage.kind for shortage in judge(now, before, LIMITS)]
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "expected"),
+    [
+        (CALM, None, []),
+        (CALM, CALM, []),
+        (Reading(HOST), None, []),
+        (
+            attrs.evolve(CALM, free_bytes=GIB // 2, reserved_bytes=23 * GIB, peak_bytes=22 * GIB),
+            CALM,
+            ["device-memory"],
+        ),
+        (
+            attrs.evolve(CALM, free_bytes=GIB // 2, reserved_bytes=23 * GIB, peak_bytes=15 * GIB),
+            CALM,
+            ["device-memory", "fragmentation"],
+        ),
+        (attrs.evolve(CALM, peak_bytes=10 * GIB), CALM, []),  # in pieces, but there is room
+        (attrs.evolve(CALM, retries=3), CALM, ["allocator-retries"]),
+        (attrs.evolve(CALM, retries=3), attrs.evolve(CALM, retries=3), []),
+        (attrs.evolve(CALM, retries=3), None, []),  # of a process before the plugin looked
+        (attrs.evolve(CALM, reserved_bytes=12 * GIB, peak_bytes=11 * GIB), CALM, ["others-on-the-device"]),
+        (attrs.evolve(CALM, host=HostReading(64 * GIB, 3 * GIB)), CALM, ["host-memory"]),
+        (Reading(HostReading(0, 0)), None, []),  # a machine that does not say
+    ],
+)
+def test_what_is_wrong_with_a_reading(now: Reading, before: Reading | None, expected: list[str]) -> None:
+    assert kinds(now, before) == expected
+
+
+def test_messages_say_how_much_and_what_to_change() -> None:
+    full = attrs.evolve(CALM, free_bytes=GIB // 2, reserved_bytes=23 * GIB, peak_bytes=15 * GIB)
+    device, pieces = (shortage.message for shortage in judge(full, CALM, LIMITS))
+    assert "0.5 GiB of 24.0 GiB" in device
+    assert "data.micro_batch" in device
+    assert "35% of what torch has" in pieces
+    assert "expandable_segments:True" in pieces
+
+
+def test_numbers_that_follow_from_others() -> None:
+    assert (CALM.used_bytes, CALM.foreign_bytes) == (21 * GIB, GIB)
+    assert CALM.fragmentation == pytest.approx(0.05)
+    assert (Reading(HOST).used_bytes, Reading(HOST).foreign_bytes, Reading(HOST).fragmentation) == (None, None, None)
+
+
+def test_the_machine_is_read_and_a_cpu_has_no_more() -> None:
+    reading = read(torch.device("cpu"))
+    assert 0 < reading.host.free_bytes <= reading.host.total_bytes
+    assert reading.total_bytes is None
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_read() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    kept = torch.empty(64 * 2**20, dtype=torch.uint8, device=device)
+    reading = read(device)
+    assert reading.allocated_bytes is not None
+    assert reading.reserved_bytes is not None
+    assert len(kept) <= reading.allocated_bytes <= reading.reserved_bytes
+
+
+def test_each_is_told_when_it_begins_and_when_it_ends(bigrunner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    low = attrs.evolve(CALM, host=HostReading(64 * GIB, GIB))
+    readings: Any = iter([CALM, low, low, CALM, low])
+    monkeypatch.setattr(module, "read", lambda device: next(readings))
+    result = bigrunner.run("memory-guard", run={"max_steps": 4})
+    told = [
+        (event.kind, event.step, event.facts["memory"]) for event in result.events if event.kind.startswith("memory")
+    ]
+    assert told == [
+        ("memory-low", 1, "host-memory"), ("memory-recovered", 3, "host-memory"), ("memory-low", 4, "host-memory"),
+    ]  # fmt: skip
+    (first, *_) = (event for event in result.events if event.kind == "memory-low")
+    assert first.level == "warning"
+    assert first.facts["host"] == {"total_bytes": 64 * GIB, "free_bytes": GIB}
