@@ -111,6 +111,13 @@ class GramConfig:
         help="Side of the Gram teacher's crops over that of the global crops. Above 1 they are undistorted, and its "
         "features are resized; 2 pays off where images are at least twice as large as the global crops.",
     )
+    teacher_dtype: Literal["fp32", "bf16"] = option(
+        "fp32",
+        effective=_in("snapshot", "ckpt"),
+        otherwise="mode = 'ema' has no network of its own",
+        help="Type of the Gram teacher's linear layers, on the device and in checkpoints; bf16: half the memory, and "
+        "the same numbers where `hardware.precision` is bf16, which rounds them for every forward pass anyway.",
+    )
     level: Literal["image", "batch"] = option(
         "image", help="Similarities of the patches of each crop, or of all patches of a step (no accumulation)."
     )

@@ -70,7 +70,8 @@ class GramAnchoring:
         """In every mode: a checkpoint may hold the Gram teacher of another one."""
         from bigrun_gram.teacher import GramTeacher
 
-        self.teacher: GramTeacher = GramTeacher(run.objective.teacher)
+        is_half = self.config.teacher_dtype == "bf16"
+        self.teacher: GramTeacher = GramTeacher(run.objective.teacher, is_half=is_half)
         if not (hasattr(run, "checkpoints") and run.checkpoints.steps()):  # refused before anything is written
             State().settle(self.config, run.config, step=0)
             self._check_file(run)
@@ -109,6 +110,12 @@ class GramAnchoring:
             from bigrun_gram.selection import adopt_candidates
 
             adopt_candidates(run, state)
+
+    @hookimpl(optionalhook=True)
+    def rehearse(self, run: Run) -> None:
+        """As in the steps with the loss: the Gram teacher is there, whatever its weights (`bigrun plan`)."""
+        if self.state.plan is not None and self.config.mode != "ema":
+            self.state.taken_at_step = self.state.plan.start_step
 
     def _settle(self, run: Run) -> None:
         """Everything is restored that there was: now the plan is final."""

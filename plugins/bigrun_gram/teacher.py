@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
@@ -34,9 +35,16 @@ VIEW = "gram"
 class GramTeacher(Network):
     """A backbone like the teacher's, without storage until weights are taken."""
 
-    def __init__(self, teacher: Network) -> None:
+    def __init__(self, teacher: Network, *, is_half: bool = False) -> None:
+        """`is_half`: the linear layers of its blocks, which have all but a hundredth of the weights, are bf16. Autocast
+        rounds just these to bf16 in every forward pass, so that with it nothing is lost."""
         super().__init__()
         self.backbone = without_storage(teacher.backbone)
+        self.is_half = is_half
+        for layer in (m for m in self.backbone.blocks.modules() if is_half and isinstance(m, nn.Linear)):
+            layer.weight.data = layer.weight.data.bfloat16()
+            if layer.bias is not None:
+                layer.bias.data = layer.bias.data.bfloat16()
         self.eval()
 
     @property
@@ -86,7 +94,9 @@ class GramTeacher(Network):
     @torch.no_grad()
     def patches(self, batch: Batch, grid: tuple[int, int]) -> Tensor:
         """Patch features of the global crops (G*b, P, D) on the student's grid; from larger crops where there are."""
-        features = self.backbone(batch.extra.get(VIEW, batch.global_crops))
+        crops = batch.extra.get(VIEW, batch.global_crops)
+        with torch.autocast(crops.device.type, torch.bfloat16) if self.is_half else contextlib.nullcontext():
+            features = self.backbone(crops)
         return resize_tokens(features.patches, features.grid, grid)
 
 

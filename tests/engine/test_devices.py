@@ -307,7 +307,9 @@ def test_what_nobody_has_set_is_chosen_for_the_device(tmp_path: Path, monkeypatc
     assert "(fits)" not in done.said
 
 
-def test_a_micro_batch_above_the_default_of_the_effective_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_micro_batch_above_the_default_of_the_effective_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     typed = Typed(tmp_path, monkeypatch, data={"effective_batch": 256})
     done = chosen(typed, {"data.micro_batch": (128, "fits")}, name="large")
     assert done.code == 0, done.said
