@@ -81,13 +81,16 @@ MEMINFO = "MemTotal:       24684000 kB\nMemFree:         1000000 kB\nMemAvailabl
 def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
     tree(tmp_path, proc__meminfo=MEMINFO)
     assert memory_bytes(tmp_path) == (24684000 * 1024, 20000000 * 1024)
-    cgroup = tmp_path / "sys/fs/cgroup"
+    tree(tmp_path, proc__self__cgroup="0::/job/step\n")
+    cgroup = tmp_path / "sys/fs/cgroup/job"
     cgroup.mkdir(parents=True)
     (cgroup / "memory.max").write_text("max\n")
     assert memory_bytes(tmp_path) == (24684000 * 1024, 20000000 * 1024)
     (cgroup / "memory.max").write_text(f"{8 * GIB}\n")
     (cgroup / "memory.current").write_text(f"{3 * GIB}\n")
     assert memory_bytes(tmp_path) == (8 * GIB, 5 * GIB)
+    (cgroup / "memory.stat").write_text(f"anon {GIB}\ninactive_file {2 * GIB}\n")  # which the kernel gives back
+    assert memory_bytes(tmp_path) == (8 * GIB, 7 * GIB)
     (cgroup / "memory.max").write_text(f"{1024 * GIB}\n")
     assert memory_bytes(tmp_path) == (24684000 * 1024, 20000000 * 1024)
 

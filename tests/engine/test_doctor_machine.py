@@ -12,12 +12,12 @@ import pytest
 from packaging.requirements import Requirement
 
 from bigrun.devices import TorchBuild
+from bigrun.devices.limits import cpu_limit, memory_limit
 from bigrun.doctor.bandwidth import MEMORY_GBPS, link_gbps
 from bigrun.doctor.clock import TIME_ERROR, clock_rows, disk_clock_row, synchronised_row
 from bigrun.doctor.device import bf16_row, device_row, kernel_row
 from bigrun.doctor.driver import judge_driver
 from bigrun.doctor.extras import extra_rows, extras_of, import_problem
-from bigrun.doctor.limits import cpu_limit, memory_limit_bytes
 from bigrun.doctor.machine import (
     cores_row,
     file_row,
@@ -154,7 +154,8 @@ def test_every_row_of_this_machine(tmp_path: Path) -> None:
 def test_limits_of_a_control_group(tmp_path: Path, files: dict[str, str], cpus: float | None, memory: int) -> None:
     root = tree(tmp_path, files)
     assert cpu_limit(root) == cpus
-    assert memory_limit_bytes(root) == memory
+    limit = memory_limit(root)
+    assert (None if limit is None else limit.bytes) == memory
 
 
 def test_less_time_than_processors_is_a_warning() -> None:
@@ -168,8 +169,8 @@ def test_less_time_than_processors_is_a_warning() -> None:
 def test_memory_of_the_machine() -> None:
     assert [row.verdict for row in ram_rows(64 * GB, 50 * GB, None)] == ["ok"]
     assert [row.verdict for row in ram_rows(64 * GB, 10 * GB, None)] == ["warn"]
-    assert [row.verdict for row in ram_rows(64 * GB, 50 * GB, 64 * GB)] == ["ok", "ok"]
-    assert [row.verdict for row in ram_rows(64 * GB, 50 * GB, 16 * GB)] == ["ok", "warn"]
+    (_, row) = ram_rows(16 * GB, 10 * GB, 16 * GB)
+    assert (row.verdict, row.found) == ("info", "16 GB for this process's group")
 
 
 def test_load_open_files_and_shared_memory(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 from bigrun.devices.facts import CpuFacts, HostFacts
+from bigrun.devices.limits import memory_limit
+from bigrun.devices.text import text_of
 
 __all__ = ["FEATURES", "memory_bytes", "read_host"]
 
@@ -46,14 +48,12 @@ def read_cpu(root: Path = Path("/")) -> CpuFacts:
 
 
 def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
-    """Total and free; within the limit of a container (cgroup v2), if it has one."""
+    """Total and free; within the limit of a container or a batch system, if there is one."""
     sizes = {line.partition(":")[0]: value(line) for line in text_of(root / "proc/meminfo").splitlines()}
     total, free = (int(sizes.get(name, "0 kB").split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    limit = text_of(root / "sys/fs/cgroup/memory.max").strip()
-    if limit.isdigit() and int(limit) < total:
-        used = text_of(root / "sys/fs/cgroup/memory.current").strip()
-        total = int(limit)
-        free = min(free, total - int(used or 0))
+    limit = memory_limit(root)
+    if limit is not None and limit.bytes < total:
+        total, free = limit.bytes, min(free, max(limit.bytes - limit.used_bytes, 0))
     return total, free
 
 
@@ -69,11 +69,3 @@ def disk_bytes(directory: Path) -> int | None:
 
 def value(line: str) -> str:
     return line.partition(":")[2].strip()
-
-
-def text_of(path: Path) -> str:
-    """Of a file that may not be there."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bigrun.devices.facts import DeviceFacts
-from bigrun.devices.host import read_host, text_of
+from bigrun.devices.host import read_host
+from bigrun.devices.text import text_of
 from bigrun.devices.torch_build import TorchBuild
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bigrun.devices.host import text_of
+from bigrun.devices.text import text_of
 from bigrun.doctor.row import Row
 from bigrun.doctor.speed import BUSY, expected_speed
 from bigrun.doctor.subject import Subject

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from bigrun.checkpoint.space import human_bytes
-from bigrun.devices.host import text_of
+from bigrun.devices.text import text_of
 from bigrun.doctor.check import REMEDIES
 from bigrun.doctor.row import Row, judged
 from bigrun.doctor.subject import Subject

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bigrun.checkpoint.space import human_bytes
 from bigrun.devices import DeviceFacts
-from bigrun.devices.host import text_of
+from bigrun.devices.text import text_of
 from bigrun.doctor.row import Row, judged
 from bigrun.doctor.subject import Subject
 

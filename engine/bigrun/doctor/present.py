@@ -11,7 +11,7 @@ import attrs
 
 from bigrun.devices import TorchBuild, torch_build
 from bigrun.devices.choose import INSTALL
-from bigrun.devices.host import text_of
+from bigrun.devices.text import text_of
 from bigrun.doctor.row import Row
 from bigrun.doctor.subject import Subject
 

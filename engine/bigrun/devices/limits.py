@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bigrun.devices.host import text_of
+import attrs
 
-__all__ = ["cpu_limit", "memory_limit_bytes"]
+from bigrun.devices.text import text_of
+
+__all__ = ["MemoryLimit", "cpu_limit", "memory_limit"]
 
 NO_LIMIT_BYTES = 1 << 60
 """Version 1 says a number near 2**63 when there is none."""
@@ -25,14 +27,31 @@ def cpu_limit(root: Path = Path("/")) -> float | None:
     return min(found, default=None)
 
 
-def memory_limit_bytes(root: Path = Path("/")) -> int | None:
+@attrs.frozen
+class MemoryLimit:
+    """Of the group that has the least."""
+
+    bytes: int
+    used_bytes: int
+    """By all of the group, without the pages of files that the kernel gives back when it needs them."""
+
+
+def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
     """The least of this group and those around it; None without a limit."""
-    texts = [
-        text_of(group / name).strip()
+    found = [
+        MemoryLimit(int(text), used_bytes(group, used))
         for group in groups(root, "memory")
-        for name in ("memory.max", "memory.limit_in_bytes")
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+        if (text := text_of(group / limit).strip()).isdigit() and int(text) < NO_LIMIT_BYTES
     ]
-    return min((int(text) for text in texts if text.isdigit() and int(text) < NO_LIMIT_BYTES), default=None)
+    return min(found, key=lambda limit: limit.bytes, default=None)
+
+
+def used_bytes(group: Path, name: str) -> int:
+    used = text_of(group / name).strip()
+    lines = text_of(group / "memory.stat").splitlines()
+    cache = [line.split()[1] for line in lines if line.startswith(("inactive_file ", "total_inactive_file "))]
+    return max(int(used or 0) - int(cache[-1] if cache else 0), 0)
 
 
 def groups(root: Path, controller: str) -> Iterator[Path]:
