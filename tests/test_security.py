@@ -36,6 +36,13 @@ REVIEWED = {
     "engine/bigrun/data/worker.py": {"multiprocessing"},  # pickles between own processes, over own pipes
     "engine/bigrun/data/workers.py": {"multiprocessing"},  # the pipe that tells them that it lives
     "engine/bigrun/data_cli.py": {"importlib"},  # metadata; imports the command that was named
+    "engine/bigrun/devices/torch_build.py": {"importlib"},  # finds torch without importing it
+    "engine/bigrun/doctor/check.py": {"importlib"},  # this package's own checks, in a process that the command started
+    "engine/bigrun/doctor/clock.py": {"ctypes"},  # adjtimex of the C library, which only asks
+    "engine/bigrun/doctor/examine.py": {"subprocess"},  # this interpreter, with a module of this package
+    "engine/bigrun/doctor/extras.py": {"importlib"},  # metadata; imports installed libraries that bigrun's extras name
+    "engine/bigrun/doctor/locks.py": {"subprocess"},  # this interpreter, with a constant program
+    "engine/bigrun/doctor/versions.py": {"importlib"},  # metadata
     "engine/bigrun/drill/child.py": {"subprocess"},  # this interpreter, with words of the drill's own
     "engine/bigrun/entry_points.py": {"importlib"},  # metadata; imports what a configuration names
     "engine/bigrun/export/images.py": {"importlib"},  # finds scikit-image's photographs
@@ -49,15 +56,27 @@ REVIEWED = {
     "engine/bigrun/provenance/packages.py": {"importlib", "urllib"},  # metadata; urllib.parse splits a URL
     "engine/bigrun/provenance/repository.py": {"subprocess"},  # git, without what its configuration names
     "engine/bigrun/redaction.py": {"urllib"},  # urllib.parse spells, and fetches nothing
+    "engine/bigrun/start_again.py": {"os.execv"},  # this interpreter, with this command's own words
     "engine/bigrun/supervisor/attempt.py": {"ctypes"},  # prctl of the C library
     "engine/bigrun/supervisor/child.py": {"subprocess"},  # this interpreter, with this command's own words
     "engine/bigrun/weights/read.py": {"pickle", "torch.load"},  # pickle's exception; weights_only=True, see below
+    "plugins/bigrun_attention/memory_efficient.py": {"importlib"},  # xformers, by constant names
     "plugins/bigrun_ct_import/job.py": {"importlib"},  # whether pydicom, nibabel and nrrd are installed
+    "plugins/bigrun_cuda/blocks.py": {"importlib"},  # whether triton is installed
+    "plugins/bigrun_cuda/float8.py": {"importlib"},  # torchao, by a constant name
     "plugins/bigrun_demo/photos.py": {"importlib"},  # finds the wheels' photographs
     "plugins/bigrun_fetch/chest_ct.py": {"importlib"},  # the entry point of `bigrun data import`
     "plugins/bigrun_fetch/packages.py": {"importlib", "subprocess"},  # pip and apt-get, with lists of words
     "plugins/bigrun_fetch/photos.py": {"importlib"},  # finds the wheels' photographs
+    "plugins/bigrun_memory/prediction.py": {
+        "subprocess"
+    },  # this interpreter: `bigrun plan` of the run's own config.toml
+    "plugins/bigrun_savers/formats.py": {"importlib"},  # torchao, by a constant name
+    "plugins/bigrun_savers/plugin.py": {"importlib"},  # the same
     "plugins/bigrun_slurm/plugin.py": {"subprocess"},  # scontrol requeue, a list of words
+    "plugins/bigrun_telemetry/amd_smi.py": {"importlib"},  # amdsmi, by a constant name
+    "plugins/bigrun_telemetry/host.py": {"importlib"},  # psutil, by a constant name
+    "plugins/bigrun_telemetry/nvml.py": {"importlib"},  # pynvml, by a constant name
     "plugins/bigrun_watchdog/outside.py": {"subprocess"},  # this interpreter, with a file of this package
     "plugins/bigrun_watchdog/stacks.py": {"socket"},  # gethostname
 }

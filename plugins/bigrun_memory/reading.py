@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING
 
 import attrs
@@ -11,7 +12,7 @@ from bigrun.devices.host import memory_bytes
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HostReading", "Reading", "read"]
+__all__ = ["HostReading", "Reading", "peak_of_process", "read"]
 
 
 @attrs.frozen
@@ -57,6 +58,11 @@ class Reading:
         if not self.reserved_bytes or self.peak_bytes is None:
             return None
         return 1 - self.peak_bytes / self.reserved_bytes
+
+
+def peak_of_process() -> int:
+    """The most memory, in bytes, that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def read(device: torch.device) -> Reading:

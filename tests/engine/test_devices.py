@@ -321,8 +321,8 @@ def test_a_micro_batch_above_the_default_of_the_effective_batch(
 
 def test_a_run_trains_as_chosen_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = Typed(tmp_path, monkeypatch, run={"max_steps": 2})
-    (tmp_path / "mine.py").write_text(DEFAULTS.format(answers={"data.micro_batch": (2, "fits")}))
-    words = ("--plugin", "mine:Tuning")
+    (tmp_path / "goes_on.py").write_text(DEFAULTS.format(answers={"data.micro_batch": (2, "fits")}))
+    words = ("--plugin", "goes_on:Tuning")
     assert typed.train(*words, "--set", "run.max_steps=1").code == 0
     assert typed.train(*words).code == 0
     assert "micro_batch = 2" in (typed.run / "config.toml").read_text()

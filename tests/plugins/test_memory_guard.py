@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import attrs
+import psutil
 import pytest
 import torch
+from training import Training
 
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner
 from bigrun_memory import plugin as module
 from bigrun_memory.judge import Limits, judge
+from bigrun_memory.plugin import compared
 from bigrun_memory.reading import HostReading, Reading, read
 
 GIB = 2**30
@@ -101,7 +105,7 @@ def test_each_is_told_when_it_begins_and_when_it_ends(bigrunner: Runner, monkeyp
     low = attrs.evolve(CALM, host=HostReading(64 * GIB, GIB))
     readings: Any = iter([CALM, low, low, CALM, low])
     monkeypatch.setattr(module, "read", lambda device: next(readings))
-    result = bigrunner.run("memory-guard", run={"max_steps": 4})
+    result = bigrunner.run("memory-guard", config={"compare_prediction": False}, run={"max_steps": 4})
     told = [
         (event.kind, event.step, event.facts["memory"]) for event in result.events if event.kind.startswith("memory")
     ]
@@ -111,3 +115,35 @@ def test_each_is_told_when_it_begins_and_when_it_ends(bigrunner: Runner, monkeyp
     (first, *_) = (event for event in result.events if event.kind == "memory-low")
     assert first.level == "warning"
     assert first.facts["host"] == {"total_bytes": 64 * GIB, "free_bytes": GIB}
+
+
+# -- what was predicted ---------------------------------------------------------------------------------------------
+
+
+def test_what_was_predicted_is_said_beside_what_was_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prediction is the planner's own, by a process that ends with the run."""
+    training = Training(tmp_path, run={"max_steps": 400, "checkpoint_every_steps": 400}, plugins={"memory-guard": {}})
+    done = training()
+    assert done.returncode == 0, done.stderr
+    (event,) = training.events("memory-predicted")
+    assert event["step"] > 1
+    assert 10**6 < event["facts"]["predicted_bytes"] < 10**9
+    assert event["facts"]["measured_bytes"] > 10**6
+    assert "predicted 0.0" in event["message"]
+
+
+def test_a_run_that_ends_first_leaves_no_process(tmp_path: Path) -> None:
+    training = Training(tmp_path, run={"max_steps": 1}, plugins={"memory-guard": {}})
+    assert training().returncode == 0
+    assert training.events("memory-predicted") == []
+    here = str(tmp_path)
+    assert not [p for p in psutil.process_iter(["cmdline"]) if here in " ".join(p.info["cmdline"] or ())]
+
+
+def test_what_a_comparison_says() -> None:
+    message, facts = compared(20 * GIB, (21 * GIB, "tensors took"))
+    assert message == "predicted 20.00 GiB in tensors at most; tensors took 21.00 GiB (+5%)"
+    assert facts == {"predicted_bytes": 20 * GIB, "measured_bytes": 21 * GIB}
+    message, facts = compared(0, (21 * GIB, "tensors took"))
+    assert "could not predict" in message
+    assert facts["predicted_bytes"] is None
