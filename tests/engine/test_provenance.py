@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -57,7 +58,8 @@ def test_a_start_says_with_what_it_was_made(typed: Typed) -> None:
     assert typed.train().code == 0
     (start,) = starts(typed)
     assert start["packages"]["bigrun"] == bigrun.__version__
-    assert start["packages"]["torch"] == torch.__version__
+    assert start["packages"]["torch"] == importlib.metadata.version("torch")
+    assert start["hardware"]["facts"]["torch"]["version"] == torch.__version__  # with the build: +cu130
     assert {"numpy", "pillow", "safetensors"} <= start["packages"].keys()
     assert start["plugins"]["console"] == {"distribution": "bigrun", "version": bigrun.__version__}
     assert start["python"] == ".".join(map(str, sys.version_info[:3]))
@@ -271,7 +273,7 @@ def test_the_repositories_of_preset_and_folder_are_in_a_start(typed: Typed, comm
 
 
 def test_versions_of_packages_that_are_there() -> None:
-    assert versions_of(["torch", "no-such-package"]) == {"torch": torch.__version__}
+    assert versions_of(["torch", "no-such-package"]) == {"torch": importlib.metadata.version("torch")}
 
 
 def test_a_plugin_that_is_no_package_is_told_by_its_source(typed: Typed) -> None:
