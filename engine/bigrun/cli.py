@@ -131,7 +131,7 @@ def run(
             companions={"output": output} | (ctx.obj or {}),
         )
     except OutOfMemory as error:
-        if error.continuation is None or ctx.obj:  # a supervisor starts a new process itself
+        if error.continuation is None:
             raise
         say(f"out of memory: {error}")
         start_again(ctx, error.continuation)

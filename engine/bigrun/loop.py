@@ -96,7 +96,6 @@ def update(run: Run, step: int) -> None:
     run.is_updating = True
     run.optimizer.step()
     ask(run, "update_teacher")
-    run.is_updating = False
     run.metrics.commit()
     run.incidents.skipped_in_a_row = 0
     run.hook.after_update(run=run, step=step)
@@ -125,6 +124,7 @@ def save_last(run: Run) -> None:
 
 def save_reached(run: Run) -> None:
     """Save the state before the step that could not be taken, if there is any that a checkpoint has not."""
+    announce_checkpoints(run, wait=True)
     if run.step > 0 and run.saved_step != run.step:
         run.saver.save(run)
     announce_checkpoints(run, wait=True)

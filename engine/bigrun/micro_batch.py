@@ -27,17 +27,25 @@ def cannot_halve(run: Run) -> str | None:
     """Why half of the micro-batch would be another objective, or none."""
     objective, micro = run.config.objective, run.config.data.micro_batch
     assert micro is not None
+    if "objective" in run.config.replaced:
+        return f"plugin {run.config.replaced['objective']} brings the objective, which may depend on it"
     if micro % 2:
         return f"it is {micro}"
+    if objective.sinkhorn_scope == "micro":
+        return 'objective.sinkhorn_scope = "micro" makes it part of the objective'
     if objective.koleo_weight > 0 and objective.koleo_group and (micro // 2) % objective.koleo_group:
         return f"objective.koleo_group = {objective.koleo_group} does not divide {micro // 2}"
     return None
 
 
-def note_micro_batch(run: Run, micro: int, step: int) -> None:
-    """For the processes that continue this run with the same `data.micro_batch`."""
+def note_micro_batch(run: Run, micro: int, step: int) -> str | None:
+    """For the processes that continue this run with the same `data.micro_batch`; returns why that cannot be."""
     facts = {"micro_batch": micro, "instead_of": configured(run), "step": step}
-    replace_file(run.directory / MEMORY, json.dumps(facts).encode() + b"\n")
+    try:
+        replace_file(run.directory / MEMORY, json.dumps(facts).encode() + b"\n")
+    except (OSError, RunDirectoryError):
+        return f"{run.directory / MEMORY} cannot be written"
+    return None
 
 
 def configured(run: Run) -> int | None:
@@ -58,9 +66,10 @@ def take_noted_micro_batch(run: Run) -> None:
     """Use the micro-batch that was noted; a note about another configuration is out of date, and does not count."""
     noted = read_note(run.directory / MEMORY) if run.config.hardware.on_oom == "halve" else None
     data = run.config.data
-    if noted is None or noted.instead_of != data.micro_batch or noted.micro_batch >= noted.instead_of:
+    if noted is None or data.micro_batch is None or not 0 < noted.micro_batch < data.micro_batch:
         return
-    if data.effective_batch % noted.micro_batch:
+    is_asked_for = "data.micro_batch" in run.config.explicit  # else it was chosen, and may be another one each time
+    if (is_asked_for and noted.instead_of != data.micro_batch) or data.effective_batch % noted.micro_batch:
         return
     run.put(noted)
     why = f"{noted.instead_of} did not fit into the device's memory, see {MEMORY}"

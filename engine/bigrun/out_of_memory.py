@@ -6,6 +6,7 @@ pieces, or that a crashed kernel holds, is free for certain only there.
 
 from __future__ import annotations
 
+import time
 import traceback
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["OutOfMemory", "is_out_of_memory", "relieve"]
 
-CPU_TEXTS = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+TEXTS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "HIP error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "HIPBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""Of errors that do not come from torch's own allocator for GPUs."""
 
 
 class OutOfMemory(BigrunError):
@@ -39,11 +49,11 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     import torch
 
     while error is not None:
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return True
-        if isinstance(error, RuntimeError) and any(text in str(error) for text in CPU_TEXTS):
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS):
             return True
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False
 
 
@@ -52,26 +62,42 @@ def first_sentence(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].partition(". ")[0].removesuffix(".")
 
 
-def relieve(run: Run, error: Exception) -> OutOfMemory:
-    """Free what the step has left, save the state before it, and say what to do.
+def relieve(run: Run, error: Exception) -> OutOfMemory | None:
+    """Free what the step has left, save the state before it, and say what to do; None where that ends a run as it was
+    asked to end, by a signal or because its time is over.
 
     The error's frames are emptied: they hold the step's tensors.
     """
     step, text = run.plugins.step, first_sentence(error)
     forget_step(run, error)
     saved = save_before_step(run)
+    if run.saved_step == run.step and stops(run):
+        return None
     micro = run.config.data.micro_batch
     assert micro is not None
-    obstacle = cannot_halve(run)
+    obstacle = UPDATE if run.is_updating else cannot_halve(run)
+    if run.config.hardware.on_oom == "halve" and obstacle is None:
+        obstacle = note_micro_batch(run, micro // 2, step)
     halves = run.config.hardware.on_oom == "halve" and obstacle is None
-    if halves:
-        note_micro_batch(run, micro // 2, step)
-        outcome = f"a new process goes on with micro-batches of {micro // 2} instead of {micro}, twice as many"
-    else:
+    outcome = f"a new process goes on with micro-batches of {micro // 2} instead of {micro}, twice as many"
+    if not halves:
         outcome = "; ".join(advice(run, obstacle))
     message = f"step {step} needs more memory than the device has ({text}); {saved}; {outcome}"
     run.event("out-of-memory", message, "warning" if halves else "error", micro_batch=micro, starts_again=halves)
     return OutOfMemory(message, Continuation.of(run) if halves else None)
+
+
+UPDATE = (
+    "it is the update for which there is no room, and a smaller one does not help: fewer bytes of optimizer states do"
+)
+
+
+def stops(run: Run) -> bool:
+    """Whether somebody has asked the run to stop, or its time is over."""
+    hours = run.config.run.max_hours
+    if hours is not None and time.monotonic() - run.process.began >= 3600 * hours:
+        run.request_stop("run.max_hours are over")
+    return not run.continues()
 
 
 def forget_step(run: Run, error: BaseException) -> None:
@@ -91,12 +117,22 @@ def save_before_step(run: Run) -> str:
     from bigrun.loop import save_reached
 
     if run.is_updating:
-        return "the update had begun, so the newest checkpoint is what remains"
+        newest = "there is none" if run.saved_step is None else f"that is the one of step {run.saved_step}"
+        return f"the update had begun, so the newest checkpoint is what remains: {newest}"
     try:
         save_reached(run)
     except (CheckpointError, RuntimeError) as error:  # there may be no memory for that either
         return f"the state before it could not be saved ({first_sentence(error)})"
-    return "the state before it is saved" if run.saved_step else "there was no state to save before it"
+    if run.step == 0:
+        return "there was no state to save before it"
+    if run.saved_step == run.step:
+        return "the state before it is saved"
+    newest = (
+        "there is no checkpoint"
+        if run.saved_step is None
+        else f"the newest checkpoint is that of step {run.saved_step}"
+    )
+    return f"the state before it could not be saved, and {newest}"
 
 
 def advice(run: Run, obstacle: str | None) -> list[str]:
@@ -105,6 +141,8 @@ def advice(run: Run, obstacle: str | None) -> list[str]:
     assert micro is not None
     mode = config.hardware.activation_checkpointing
     more = {"none": '"selective" or "full"', "selective": '"full"'}.get(mode)
+    if obstacle is UPDATE:
+        return [UPDATE, "`bigrun plan` says what fits"]
     lines = [f'hardware.activation_checkpointing = {more} (now "{mode}") computes the same with less'] if more else []
     if obstacle is None:
         lines.append(

@@ -49,7 +49,7 @@ class Run(Parts):
         """What the process is doing: start, data (waiting for images), step, observe (after_step, on_metrics),
         checkpoint or end."""
         self.is_updating = False
-        """Whether student or teacher are being changed: their state is neither that of one step nor of the next."""
+        """From the beginning of an update until the step counts: the state is no longer that of the step before."""
         self.saved_step: int | None = None
         """Step of the newest checkpoint, None before the first."""
         self.incidents = Incidents()
@@ -184,7 +184,7 @@ class Run(Parts):
 
     def end_step(self, step: int) -> None:
         """Count the step and its images."""
-        self.step, self.activity = step, "observe"
+        self.step, self.activity, self.is_updating = step, "observe", False
         self.position += self.images_taken
         self.images_taken = 0
 

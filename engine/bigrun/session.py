@@ -195,10 +195,12 @@ def train(run: Run) -> bool:
         go_back(run, rollback)
         return True
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not run.is_in_step or not is_out_of_memory(error):
             raise
         failure = relieve(run, error)
     else:
+        return False
+    if failure is None:  # it was asked to stop in that step, and has saved
         return False
     raise failure
 

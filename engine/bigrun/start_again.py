@@ -34,7 +34,7 @@ class Continuation:
 
         hours = run.config.run.max_hours
         left = None if hours is None else hours - (time.monotonic() - run.process.began) / 3600
-        return cls(run.directory.absolute(), left, run.saved_step is not None)
+        return cls(run.directory.absolute(), left, run.saver.times is not None)
 
 
 def start_again(context: click.Context, continuation: Continuation) -> NoReturn:
@@ -50,4 +50,5 @@ def start_again(context: click.Context, continuation: Continuation) -> NoReturn:
         replaced["drop_plugins"] = ()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "bigrun", *words_of(context, **replaced)])
+    program = context.obj["supervisor"].program if context.obj else ["-P", "-m", "bigrun"]
+    os.execv(sys.executable, [sys.executable, *program, *words_of(context, **replaced)])

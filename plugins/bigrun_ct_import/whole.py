@@ -29,7 +29,7 @@ def lacks_pixels(file: BinaryIO, header: FileDataset) -> bool:
     order = "<" if header.original_encoding[1] else ">"
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
-    is_explicit = start[4:6].isalpha()  # OB, OW; also where a header of the other kind comes before
+    is_explicit = start[4:6] in (b"OB", b"OW", b"UN")  # also where a header of the other kind comes before
     end = file.read(4) if is_explicit else start[4:]
     if len(end) < 4:
         return True

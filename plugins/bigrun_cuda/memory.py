@@ -131,7 +131,8 @@ class StepMemory:
         return h * min(numbers, KEPT_LOGITS) + AT_ONCE_BYTES * min(numbers, LOGITS_AT_ONCE) + slopes
 
     def peak_bytes(self, micro_batch: int, mode: ActivationCheckpointing) -> float:
-        """Of a step with so many images at a time."""
+        """Of a step with so many images at a time; where there are several such micro-batches, the gradients of those
+        before are there in every forward pass."""
         config, h = self.config, self.compute_bytes
         model, views, tokens = config.model, config.views, tokens_of(config) * micro_batch
         parameters = parameters_of(config)
@@ -139,6 +140,8 @@ class StepMemory:
         kept = tokens * (model.depth * kept_bytes(model, mode, h) + ENDS * model.width)
         block = TEMPORARY[mode] * tokens * (1 - model.drop_path_fraction) * block_bytes(model, h)
         crops = max(views.global_crops * g**2 + views.local_crops * s**2 for g, s in views.pairs)
-        pixels = 4 * model.in_channels * micro_batch * crops
-        forward = casts + kept + self.logits_bytes(micro_batch)
-        return self.static_bytes + pixels + max(forward, 4 * parameters) + block
+        accumulates = config.data.effective_batch > micro_batch
+        pixels = 4 * model.in_channels * max(config.data.effective_batch, micro_batch) * crops  # of the whole window
+        forward, gradients = casts + kept + self.logits_bytes(micro_batch), 4 * parameters
+        both = forward + gradients if accumulates else max(forward, gradients)
+        return self.static_bytes + pixels + both + block

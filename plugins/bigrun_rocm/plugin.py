@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bigrun import hookimpl
@@ -11,7 +12,7 @@ from bigrun.devices import torch_build
 from bigrun.micro_batch import cannot_halve, note_micro_batch
 from bigrun_rocm.config import RocmConfig
 from bigrun_rocm.defaults import choose_defaults
-from bigrun_rocm.known_problems import Situation, advice, is_launch_failure, problem_lines
+from bigrun_rocm.known_problems import MICRO_BATCH_CAP, Situation, advice, is_launch_failure, problem_lines
 from bigrun_rocm.memory import memory_lines
 from bigrun_rocm.tuning import PLUGIN, Tuning
 
@@ -87,12 +88,23 @@ class RocmTuning:
     def after_step(self, run: Run, step: int) -> None:
         tunableop = self._tuning.tunableop
         if tunableop is not None and tunableop.tunes and step >= self._last_tuned_step:
-            run.event("tunableop", tunableop.freeze())
+            with self._told(run, "results of tuned matrix products cannot be written"):
+                run.event("tunableop", tunableop.freeze())
 
     @hookimpl
     def on_checkpoint(self, run: Run) -> None:
         if self._tuning.tunableop is not None and self._tuning.tunableop.is_ours:
-            self._tuning.tunableop.keep_copy()
+            with self._told(run, "results of tuned matrix products cannot be copied"):
+                self._tuning.tunableop.keep_copy()
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _told(run: Run, what: str) -> Iterator[None]:
+        """A disk that refuses a file which only saves time ends no run."""
+        try:
+            yield
+        except OSError as error:
+            run.event("tunableop", f"{what}: {error}", "warning")
 
     @hookimpl
     def on_error(self, run: Run, error: BaseException) -> None:
@@ -107,8 +119,10 @@ class RocmTuning:
         """Leave half of the micro-batch to the next process, if the user wants that where memory is too small: large
         ones have failed with such errors, too. The process itself ends, for its context is lost."""
         wanted = run.config.hardware.on_oom == "halve" and run.directory.is_dir()
-        if not wanted or cannot_halve(run) is not None:
-            return None
+        if not wanted or micro_batch <= MICRO_BATCH_CAP or cannot_halve(run) is not None:
+            return (
+                None  # no such failure is known of smaller ones: hangs of the firmware must not make it small for good
+            )
         note_micro_batch(run, micro_batch // 2, run.plugins.step)
         return micro_batch // 2
 

@@ -31,7 +31,7 @@ class Host:
         try:
             self._psutil: Any = importlib.import_module("psutil")
         except ImportError:
-            raise Unavailable("psutil is not installed: pip install 'bigrun[telemetry]'") from None
+            raise Unavailable("psutil is not installed: pip install psutil") from None
         self._directory = str(directory)
         self._process = self._psutil.Process()
         self._psutil.cpu_percent()  # the first answer is meaningless: from here on it is the mean since the last

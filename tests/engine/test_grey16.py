@@ -41,6 +41,15 @@ def filtered(pixels: Any, filters: list[int]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b"")
 
 
+def boundaries(data: bytes) -> list[int]:
+    """Where a chunk begins, from the second on: also between two pieces of the pixels."""
+    places, place = [], 33
+    while place < len(data):
+        places.append(place)
+        place += 12 + struct.unpack_from(">I", data, place)[0]
+    return places
+
+
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
     """A PNG by one of three encoders, with or without some harm."""
@@ -59,7 +68,9 @@ def files(draw: st.DrawFn) -> bytes:
         del data[draw(st.integers(26, len(data) - 1)) :]
     elif harm == "chunk":
         kind = draw(st.sampled_from([b"tRNS", b"gAMA", b"pHYs", b"tEXt", b"sBIT", b"bKGD", b"tIME", b"eXIf", b"PLTE"]))
-        data[33:33] = chunk(kind, draw(st.binary(max_size=12)))
+        place = draw(st.sampled_from(boundaries(bytes(data))))
+        again = draw(st.booleans())
+        data[place:place] = bytes(data[8:33]) if again else chunk(kind, draw(st.binary(max_size=12)))
     elif harm == "pixels":
         place = data.index(b"IDAT")
         (length,) = struct.unpack_from(">I", data, place - 4)

@@ -15,6 +15,8 @@ from bigrun.out_of_memory import is_out_of_memory
 
 # What torch says on a GPU, from step AT on, for micro-batches of more than MOST.
 SMALL = """
+import os
+import signal
 import torch
 from bigrun import hookimpl
 
@@ -22,7 +24,9 @@ AT, MOST, WHERE = {at}, {most}, {where!r}
 
 
 def fail(run, where, step):
-    if where == WHERE and step >= AT and run.config.data.micro_batch > MOST:
+    if where == WHERE.partition(" ")[0] and step >= AT and run.config.data.micro_batch > MOST:
+        if WHERE.endswith("stopped"):
+            os.kill(os.getpid(), signal.SIGTERM)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has ...")
 
 
@@ -31,6 +35,14 @@ class Small:
     def loss_terms(self, run, step, micro, batch, outputs):
         fail(run, "loss", step)
         return {{}}
+
+    @hookimpl
+    def after_update(self, run, step):
+        fail(run, "after_update", step)
+
+    @hookimpl
+    def after_step(self, run, step):
+        fail(run, "after_step", step)
 
     @hookimpl
     def configure_model(self, run, objective):
@@ -49,7 +61,7 @@ class Small:
 """
 
 
-def training(folder: Path, at: int = 3, most: int = 1, where: str = "forward", **tables: Any) -> Training:
+def training(folder: Path, at: int = 4, most: int = 1, where: str = "forward", **tables: Any) -> Training:
     data = {"effective_batch": 4, "micro_batch": 4} | tables.pop("data", {})
     tables = {"objective": {"koleo_weight": 0.0}, "data": data, **tables}
     made = Training(folder, run={"max_steps": 6}, plugins={"small:Small": {}}, **tables)
@@ -68,13 +80,13 @@ def test_it_ends_in_one_message_with_the_state_saved(tmp_path: Path, where: str)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "step 3 needs more memory than the device has (" in line
+    assert "step 4 needs more memory than the device has (" in line
     assert "CUDA out of memory" in line
     assert "the state before it is saved" in line
     assert 'hardware.activation_checkpointing = "selective" or "full" (now "none")' in line
     assert "data.micro_batch = 2 (now 4)" in line
     assert "`bigrun plan`" in line
-    assert (run.run / "checkpoints" / "step-00000002").is_dir()
+    assert (run.run / "checkpoints" / "step-00000003").is_dir(), "none was due there"
     (event,) = run.events("out-of-memory")
     assert (event["level"], event["facts"]["starts_again"]) == ("error", False)
     assert not (run.run / "memory.json").exists()
@@ -103,12 +115,12 @@ def test_half_the_micro_batch_in_a_new_process_until_it_fits(tmp_path: Path) -> 
     halved = training(tmp_path / "halved", hardware={"on_oom": "halve"}, **same)
     done = halved()
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("out of memory: step 3 needs more memory") == 2
+    assert done.stdout.count("out of memory: step 4 needs more memory") == 2
     assert [event["facts"]["micro_batch"] for event in halved.events("out-of-memory")] == [4, 2]
     assert [row["step"] for row in halved.metrics() if "loss" in row] == [1, 2, 3, 4, 5, 6]
     assert losses(halved) == pytest.approx(losses(whole), rel=2e-6)
     note = json.loads((halved.run / "memory.json").read_text())
-    assert note == {"micro_batch": 1, "instead_of": 4, "step": 3}
+    assert note == {"micro_batch": 1, "instead_of": 4, "step": 4}
     done = halved("--set", "run.max_steps=7", "--fresh")
     assert done.returncode == 0, "a run beside it begins with its own micro-batch"
     assert done.stdout.count("out of memory: ") == 2
@@ -129,12 +141,12 @@ def test_a_later_start_does_not_try_again_what_did_not_fit(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_supervised_run_is_started_again_by_its_supervisor(tmp_path: Path) -> None:
-    run = training(tmp_path, most=2, hardware={"on_oom": "halve"})
-    done = run("--supervise")
+def test_a_supervised_run_goes_on_under_its_supervisor(tmp_path: Path) -> None:
+    run = training(tmp_path, hardware={"on_oom": "halve"})
+    done = run("--supervise", "--max-restarts", "0")
     assert done.returncode == 0, done.stderr
-    assert "restart 1 of 3" in done.stderr
-    assert len(run.events("out-of-memory")) == 1
+    assert "restart" not in done.stderr, "it is no restart of the supervisor's, of which there are only three in vain"
+    assert len(run.events("out-of-memory")) == 2
     assert run.metrics()[-1]["step"] == 6
 
 
@@ -161,9 +173,70 @@ def test_in_an_update_nothing_is_saved(tmp_path: Path) -> None:
     assert sorted(path.name for path in (run.run / "checkpoints").iterdir()) == ["step-00000002"]
 
 
+@pytest.mark.parametrize("at", [1, 4])
+def test_after_an_update_nothing_is_saved_either(tmp_path: Path, at: int) -> None:
+    """The weights are those of the next step, and the step does not count yet; half the images would not help."""
+    run = training(tmp_path, at=at, where="after_update", hardware={"on_oom": "halve"})
+    done = run()
+    assert done.returncode == 1
+    assert "a smaller one does not help" in done.stderr
+    newest = "that is the one of step 2" if at == 4 else "there is none"
+    assert f"the newest checkpoint is what remains: {newest}" in done.stderr
+    assert [event["facts"]["starts_again"] for event in run.events("out-of-memory")] == [False]
+    assert not (run.run / "memory.json").exists()
+    if at == 4:
+        assert sorted(path.name for path in (run.run / "checkpoints").iterdir()) == ["step-00000002"]
+
+
+def test_a_hook_behind_the_step_is_no_step(tmp_path: Path) -> None:
+    run = training(tmp_path, where="after_step", hardware={"on_oom": "halve"})
+    done = run()
+    assert done.returncode == 1
+    assert "small:Small failed in after_step" in done.stderr
+    assert run.events("out-of-memory") == []
+
+
+def test_a_run_that_is_asked_to_stop_stops(tmp_path: Path) -> None:
+    """Slurm's warning, in the step that fails: the job must be requeued, not trained on until it is killed."""
+    run = training(tmp_path, where="forward stopped", hardware={"on_oom": "halve"})
+    done = run()
+    assert done.returncode == 128 + 15, done.stderr
+    assert "stopped after step 3" in done.stdout
+    assert (run.run / "checkpoints" / "step-00000003").is_dir()
+    assert not (run.run / "memory.json").exists()
+
+
+def test_a_run_whose_time_is_over_stops(tmp_path: Path) -> None:
+    run = training(tmp_path, hardware={"on_oom": "halve"})
+    done = run("--max-hours", "0.0000001")
+    assert done.returncode == 3, done.stderr
+
+
+def test_what_the_disk_has_refused_is_not_said_to_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = training(tmp_path)
+    (tmp_path / "full.py").write_text(
+        "from bigrun import hookimpl\n"
+        "class Full:\n"
+        "    @hookimpl\n"
+        "    def after_step(self, run, step):\n"
+        "        if step == 3:\n"
+        "            from bigrun.errors import NotSavedError\n"
+        "            def refuse(*_, **__):\n"
+        "                raise NotSavedError('the disk is full')\n"
+        "            run.checkpoints.save = refuse\n"
+    )
+    done = run("--plugin", "full:Full")
+    assert done.returncode == 1
+    assert "the state before it could not be saved, and the newest checkpoint is that of step 2" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("tables", "obstacle"),
     [
+        (
+            {"objective": {"koleo_weight": 0.0, "sinkhorn_scope": "micro"}},
+            'data.micro_batch cannot be halved: objective.sinkhorn_scope = "micro" makes it part of the objective',
+        ),
         ({"data": {"effective_batch": 3, "micro_batch": 3}}, "data.micro_batch cannot be halved: it is 3"),
         (
             {"objective": {"koleo_weight": 0.1, "koleo_group": 4}},
@@ -188,7 +261,14 @@ def test_a_damaged_note_does_not_count(tmp_path: Path, monkeypatch: pytest.Monke
     typed = Typed(tmp_path, monkeypatch, hardware={"on_oom": "halve"}, run={"max_steps": 1})
     typed.run.mkdir(parents=True)
     assert typed.train("--set", "run.max_steps=1").code == 0
-    for text in ("{", "[]", '{"micro_batch": "x", "instead_of": 4}', '{"micro_batch": 3, "instead_of": 4}'):
+    for text in (
+        "{",
+        "[]",
+        '{"micro_batch": "x", "instead_of": 4}',
+        '{"micro_batch": 3, "instead_of": 4}',
+        '{"micro_batch": 0, "instead_of": 4}',
+        '{"micro_batch": -2, "instead_of": 4}',
+    ):
         (typed.run / "memory.json").write_text(text)
         assert typed.train("--set", "run.max_steps=2").code == 0
 
@@ -208,4 +288,9 @@ def test_the_allocator_of_the_cpu_is_understood() -> None:
     wrapped.__cause__ = caught.value
     assert is_out_of_memory(wrapped)
     assert not is_out_of_memory(RuntimeError("size mismatch"))
+    assert is_out_of_memory(RuntimeError("HIP error: out of memory\nHIP kernel errors might be reported later"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    other = KeyError("raised from None behind one that was caught")
+    other.__context__, other.__suppress_context__ = caught.value, True
+    assert not is_out_of_memory(other)
     assert not is_out_of_memory(None)

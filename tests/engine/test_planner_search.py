@@ -84,6 +84,13 @@ def test_a_gpu_is_found_by_its_longest_name_and_never_guessed() -> None:
     assert 23.5 * 2**30 < found.memory_bytes < 23.64 * 2**30  # what torch says of one
     assert find_gpu("NVIDIA L4") is None
     assert find_gpu("cpu") is None
+    for sister in (
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA RTX A1000",
+        "NVIDIA GH200 480GB",
+        "NVIDIA GeForce RTX 4090 D",
+    ):
+        assert find_gpu(sister) is None
     for shared in ("NVIDIA A100", "AMD Radeon 8060S Graphics"):  # it depends on the variant, or on the machine
         unknown = find_gpu(shared)
         assert unknown is not None

@@ -409,8 +409,9 @@ def test_a_kernel_that_fails_leads_to_advice(bigrunner: Runner, gpu: FakeGpu) ->
 
 
 def test_the_next_process_halves_the_micro_batch_where_that_is_wanted(
-    bigrunner: Runner, gpu: FakeGpu, tmp_path: Path
+    bigrunner: Runner, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("bigrun_rocm.plugin.MICRO_BATCH_CAP", 2)
     heard, directory = Heard(), tmp_path / "run"
     options: dict[str, Any] = {"steps": 1, "directory": directory, "hardware": {"on_oom": "halve"}}
     with pytest.raises(RuntimeError, match="hipErrorLaunchFailure"):
@@ -420,6 +421,16 @@ def test_the_next_process_halves_the_micro_batch_where_that_is_wanted(
     again.assert_finished()
     assert again.run is not None
     assert (again.run.config.data.micro_batch, again.run.accumulate) == (2, 2)
+
+
+def test_a_micro_batch_that_never_failed_so_stays(bigrunner: Runner, gpu: FakeGpu, tmp_path: Path) -> None:
+    """Hangs of the firmware, a few in two weeks, would else make it smaller each time and for good."""
+    heard, directory = Heard(), tmp_path / "run"
+    options: dict[str, Any] = {"steps": 1, "directory": directory, "hardware": {"on_oom": "halve"}}
+    with pytest.raises(RuntimeError, match="hipErrorLaunchFailure"):
+        bigrunner.run("rocm-tuning", companions=[Failing("hipErrorLaunchFailure"), heard], **options)
+    assert heard.events["gpu-failure"].facts["next_micro_batch"] is None
+    assert not (directory / "memory.json").exists()
 
 
 def test_values_that_nobody_has_set(bigrunner: Runner, gpu: FakeGpu) -> None:

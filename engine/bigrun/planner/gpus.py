@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import attrs
 
 __all__ = ["GPUS", "USABLE_FRACTION", "Gpu", "find_gpu", "peak_flops"]
@@ -59,7 +61,9 @@ GPUS = (
 
 def find_gpu(name: str) -> Gpu | None:
     """The listed GPU whose name is in `name`, the longest if several are; None when none is."""
-    found = [gpu for gpu in GPUS if gpu.name.lower() in name.lower()]
+    if re.search(r"\b(laptop|max-q|mobile)\b| d\b", name.lower()):  # sisters with less of everything
+        return None
+    found = [gpu for gpu in GPUS if re.search(rf"\b{re.escape(gpu.name.lower())}\b", name.lower())]
     return max(found, key=lambda gpu: len(gpu.name), default=None)
 
 

@@ -38,6 +38,8 @@ class Attempt:
         self.before = before
         self.backend = backend
         self._step_file = step_file
+        self.program: list[str] = []
+        """The words before those of the command: of the process that goes on in the place of this one."""
         self._is_said = number == 1
 
     @hookimpl(trylast=True)
@@ -73,6 +75,8 @@ def main(number: int, step_file: int, supervisor: int, before: str, backend: str
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     attempt = Attempt(number, before, backend or None, step_file)
+    words = [str(number), str(step_file), str(supervisor), before, backend]
+    attempt.program = ["-P", "-m", "bigrun.supervisor.attempt", *words]
     command_line(args=arguments, prog_name="bigrun", obj={"supervisor": attempt})
 
 

@@ -57,4 +57,7 @@ def is_plain(data: bytes, kinds: Sequence[bytes]) -> bool:
     width, height = struct.unpack_from(">II", data, 16)
     if not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or math.inf):
         return False
-    return kinds[-1:] == [b"IEND"] and PLAIN.issuperset(kinds)
+    is_in_order = kinds[:1] == [b"IHDR"] and kinds.count(b"IHDR") == 1 and kinds[-1:] == [b"IEND"]
+    pieces = [place for place, kind in enumerate(kinds) if kind == b"IDAT"]
+    are_together = bool(pieces) and pieces[-1] - pieces[0] + 1 == len(pieces)
+    return is_in_order and are_together and PLAIN.issuperset(kinds)
