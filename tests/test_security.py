@@ -59,6 +59,9 @@ REVIEWED = {
     "engine/bigrun/start_again.py": {"os.execv"},  # this interpreter, with this command's own words
     "engine/bigrun/supervisor/attempt.py": {"ctypes"},  # prctl of the C library
     "engine/bigrun/supervisor/child.py": {"subprocess"},  # this interpreter, with this command's own words
+    "engine/bigrun/tuner/isolation.py": {
+        "subprocess"
+    },  # this interpreter, with a module of this package; order on stdin
     "engine/bigrun/weights/read.py": {"pickle", "torch.load"},  # pickle's exception; weights_only=True, see below
     "plugins/bigrun_attention/memory_efficient.py": {"importlib"},  # xformers, by constant names
     "plugins/bigrun_ct_import/job.py": {"importlib"},  # whether pydicom, nibabel and nrrd are installed

@@ -18,6 +18,7 @@ from bigrun.doctor.command import doctor
 from bigrun.drill.command import drill
 from bigrun.planner.command import plan
 from bigrun.replay.command import replay
+from bigrun.tuner.command import tune
 from bigrun.version import __version__
 
 __all__ = ["main"]
@@ -221,3 +222,4 @@ main.add_command(doctor)
 main.add_command(drill)
 main.add_command(plan)
 main.add_command(replay)
+main.add_command(tune)

@@ -1,0 +1,208 @@
+"""The process of one trial: `python -m bigrun.tuner.child DESCRIPTOR`, with its order on standard input.
+
+The run is the preset's own, with its plugins and its images. It saves nothing: `loop.take_steps` is what `bigrun run`
+calls, and what follows it there is the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigrun.config import Document
+from bigrun.errors import BigrunError
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
+    from bigrun.tuner.timing import Timing
+
+__all__ = ["main"]
+
+SLACK_STEPS = 1000
+"""Of a trial beyond those that are measured: its warm-up has no fixed length."""
+Tell = Callable[..., None]
+
+
+def main(order: str, descriptor: int) -> None:
+    """Do what is ordered, and write lines of JSON: `step` for each step, and one `answer` or `error`.
+
+    Args:
+        order: JSON: `what`, and the arguments of `look`, `measure` or `find_largest`. It may have secrets of the
+            configuration, and so does not come among the words of the command.
+        descriptor: of a pipe; what libraries print does not get there. When nobody reads it any more, this ends.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # as the command line does: --plugin my_module:MyPlugin
+    os.set_inheritable(descriptor, False)
+    wanted = json.loads(order)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+
+        def tell(**what: Any) -> None:
+            file.write(json.dumps(what) + "\n")
+            file.flush()
+
+        try:
+            tell(answer=WORK[wanted.pop("what")](tell=tell, **wanted))
+        except BrokenPipeError:
+            os._exit(1)
+        except (Exception, SystemExit) as error:
+            tell(error=describe(error))
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """What the parent is told of an error."""
+    from bigrun.out_of_memory import is_out_of_memory
+    from bigrun.redaction import Redactor
+
+    no_memory = is_out_of_memory(error) or isinstance(error, MemoryError)
+    text = str(error) if isinstance(error, BigrunError) else f"{type(error).__name__}: {error}"
+    return {
+        "status": "out-of-memory" if no_memory else "error",
+        "message": Redactor.of_environment().text(text.strip()),
+        "exit_code": int(error.exit_code) if isinstance(error, BigrunError) else 1,
+    }
+
+
+def document_of(facts: Mapping[str, Any]) -> Document:
+    return Document(facts["source"], facts["name"], facts["tables"])
+
+
+@contextlib.contextmanager
+def with_data(document: Document, directory: Path, companions: Mapping[str, Any] | None = None) -> Iterator[Run]:
+    """A run that has a device and its images; torn down at the end."""
+    from bigrun.activation import activate
+
+    config, plugins = activate(document, companions)
+
+    from bigrun.run import Run
+    from bigrun.session import tear_down
+
+    run = Run(config, directory, plugins)
+    try:
+        run.hook.configure_runtime(run=run)
+
+        from bigrun.build import build_data
+
+        build_data(run)
+        yield run
+    finally:
+        tear_down(run)
+
+
+def look(document: Mapping[str, Any], directory: str, tell: Tell) -> dict[str, Any]:
+    """The device, how many images there are, and what plugins have chosen for the device."""
+    with with_data(document_of(document), Path(directory)) as run:
+        data, hardware = run.config.data, run.config.hardware
+        return {
+            "device": run.facts.as_facts(),
+            "images": len(run.dataset),
+            "data": {"micro_batch": data.micro_batch, "workers": data.workers},
+            "hardware": {
+                "activation_checkpointing": hardware.activation_checkpointing,
+                "pin_memory": hardware.pin_memory,
+            },
+        }
+
+
+def find_largest(
+    document: Mapping[str, Any], device: str, mode: str, sizes: list[int], memory_bytes: int, tell: Tell
+) -> dict[str, Any]:
+    """The largest of the micro-batches that should fit, as `bigrun plan` predicts it; 0 if none does."""
+    from bigrun.planner.rehearsals import Rehearsals
+    from bigrun.planner.search import largest_fitting
+
+    rehearsals = Rehearsals(document_of(document), "cpu" if device == "cpu" else "cuda", lambda line: None)
+
+    def need_bytes(size: int) -> int:
+        return rehearsals.need_bytes(mode, size)
+
+    return {"largest": largest_fitting(sizes, need_bytes, memory_bytes, start=sizes[-1]) or 0}
+
+
+def measure(
+    document: Mapping[str, Any], directory: str, warm_up_steps: int, steps: int, inflate: int, tell: Tell
+) -> dict[str, Any]:
+    """Some steps of the run, after a warm-up."""
+    from bigrun.activation import activate
+    from bigrun.tuner.recipe import shorten
+    from bigrun.tuner.timing import Timing
+
+    whole, _ = activate(document_of(document))
+    timing = Timing(warm_up_steps, steps, lambda step: tell(step=step))
+    short = shorten(whole, warm_up_steps + steps + SLACK_STEPS)
+    with with_data(short, Path(directory), {"timing": timing}) as run:
+        build(run, inflate)
+        take_steps(run)
+        if timing.measured < steps:
+            stopped = run.stop_reason or "it took all its steps"
+            raise BigrunError(f"the run ended after step {run.step}, before all was measured: {stopped}")
+        return {"effective_batch": whole.data.effective_batch} | measurements(run, timing)
+
+
+def build(run: Run, inflate: int) -> None:
+    """What `bigrun.session.prepare` builds of a new run, without room for checkpoints."""
+    from bigrun.build import build_objective, build_optimizer
+    from bigrun.checkpoint.layout import CHECKPOINTS
+    from bigrun.checkpoint.store import CheckpointStore
+    from bigrun.directory import make_directory, write_config
+    from bigrun.flight import FlightRecorder
+    from bigrun.tuner.inflate import inflated
+    from bigrun.tuner.unsaved import UnsavedSaver
+
+    run.dataset = inflated(run.dataset, inflate)
+    run.checkpoints = CheckpointStore(run.directory / CHECKPOINTS)
+    run.saver, run.flight = UnsavedSaver(run.config.run.checkpoint_every_steps, background=False), FlightRecorder()
+    build_objective(run, fresh=True)
+    build_optimizer(run)
+    make_directory(run.directory)
+    write_config(run.directory, run.config)
+    run.bad_images.begin(run)
+    run.loader = run.hook.build_loader(run=run, dataset=run.dataset, position=0)
+    run.header = [line for lines in run.hook.header_lines(run=run) for line in lines]
+    run.hook.on_start(run=run)
+    run.metrics.restart_clock()
+
+
+def take_steps(run: Run) -> None:
+    from bigrun import loop
+    from bigrun.process import kept_memory
+
+    run.objective.train()
+    with kept_memory(run.device):
+        loop.take_steps(run)
+
+
+def measurements(run: Run, timing: Timing) -> dict[str, Any]:
+    data = run.config.data
+    return {
+        "milliseconds": timing.milliseconds(),
+        "steps": timing.measured,
+        "warm_up_steps": timing.warmed_up,
+        "trial_batch": data.effective_batch,
+        "peak_memory_bytes": peak_memory_bytes(run),
+    }
+
+
+def peak_memory_bytes(run: Run) -> int:
+    if run.device.type != "cuda":
+        import resource
+
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    import torch
+
+    return torch.cuda.max_memory_allocated(run.device)
+
+
+WORK: dict[str, Callable[..., dict[str, Any]]] = {
+    "look": look,
+    "measure": measure,
+    "find_largest": find_largest,
+}
+
+if __name__ == "__main__":
+    main(sys.stdin.read(), int(sys.argv[1]))

@@ -1,0 +1,92 @@
+"""Where the time of a step goes, as `bigrun tune` measures it: sleeps in known places, found in their phases."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from bigrun import hookimpl
+from bigrun.errors import ExitCode
+from bigrun.testing.runner import Runner, SyntheticImages
+from bigrun.tuner.timing import Timing
+
+SECONDS = 0.02
+PLACES = ("data", "forward", "backward", "optimizer", "other")
+
+
+class SlowImages(SyntheticImages):
+    """Each takes a fourth of the sleep to decode; there are four in a step."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        time.sleep(SECONDS / 4)
+        return super().__getitem__(index)
+
+
+class Sleeper:
+    """Sleeps once in a step."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def sleep(self, place: str) -> None:
+        if place == self.place:
+            time.sleep(SECONDS)
+
+    @hookimpl
+    def configure_model(self, objective: Any) -> None:
+        parameter = next(objective.student.backbone.parameters())
+        parameter.register_hook(lambda gradient: self.sleep("backward"))
+
+    @hookimpl
+    def loss_terms(self) -> dict[str, Tensor]:
+        self.sleep("forward")
+        return {}
+
+    @hookimpl
+    def before_update(self) -> None:
+        self.sleep("optimizer")
+
+    @hookimpl
+    def after_step(self) -> None:
+        self.sleep("other")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_sleep_is_found_in_its_phase_and_nowhere_else(bigrunner: Runner, place: str) -> None:
+    timing = Timing(warm_up_steps=2, steps=3)
+    images = SlowImages() if place == "data" else SyntheticImages()
+    began = time.perf_counter()
+    unsaved = {"checkpoint_every_steps": 1000}
+    result = bigrunner.run(steps=100, dataset=images, companions=[Sleeper(place), timing], run=unsaved)
+    elapsed_ms = 1000 * (time.perf_counter() - began)
+    assert result.exit_code == ExitCode.STOPPED
+    assert (timing.warmed_up, timing.measured) == (2, 3)
+    assert result.run is not None
+    assert result.run.step == 5
+    found = timing.milliseconds()
+    assert set(found) == {"data", "transfer", "forward", "backward", "optimizer", "other"}
+    assert found[place] >= 3 * 1000 * SECONDS
+    assert max(found, key=lambda phase: found[phase]) == place
+    assert sum(found.values()) < elapsed_ms
+
+
+def test_the_warm_up_lasts_until_what_was_decoded_beforehand_is_used_up(bigrunner: Runner) -> None:
+    timing = Timing(warm_up_steps=2, steps=1)
+    result = bigrunner.run(steps=100, data={"workers": 1, "prefetch": 9}, accumulate=2, companions=[timing])
+    assert result.exit_code == ExitCode.STOPPED
+    assert timing.warmed_up == 5, "9 micro-batches, two in a step"
+
+
+def test_each_step_is_told(bigrunner: Runner) -> None:
+    told: list[int] = []
+    bigrunner.run(steps=100, companions=[Timing(warm_up_steps=1, steps=2, tell=told.append)])
+    assert told == [1, 2, 3]
+
+
+def test_a_run_that_ends_earlier_has_not_measured_all(bigrunner: Runner) -> None:
+    timing = Timing(warm_up_steps=2, steps=5)
+    bigrunner.run(steps=4, companions=[timing]).assert_finished()
+    assert timing.measured == 2
