@@ -20,18 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import numpy as np
 import torch
 from engine_loop import EngineLoop
-from numpy.typing import NDArray
 from reporting import header, positive, table
 from stepping import Stepper
-from torch import Tensor
 
 from bigrun import hookimpl
 from bigrun.config import Document, read_preset
 from bigrun.data.dataset import Samples
 from bigrun.planner.live_bytes import LiveBytes
+from bigrun.testing.out_of_torch import OutOfTorch
 from bigrun.testing.runner import SyntheticImages
 from bigrun_savers.activations import ActivationOffload
 from bigrun_savers.plugin import torchao_refusal
@@ -74,22 +72,6 @@ WAYS = {
     "Gram teacher fp32": Way({ANCHOR: GRAM}),
     "Gram teacher bf16": Way({ANCHOR: GRAM | {"teacher_dtype": "bf16"}}, base="Gram teacher fp32"),
 }
-
-
-@attrs.frozen(eq=False)
-class OutOfTorch:
-    """A copy in memory that is not torch's."""
-
-    bytes: NDArray[np.uint8]
-    like: Tensor
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> OutOfTorch:
-        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().copy()
-        return cls(flat, torch.empty_like(tensor, device="meta"))
-
-    def back(self) -> Tensor:
-        return torch.from_numpy(self.bytes.copy()).view(self.like.dtype).reshape(self.like.shape)
 
 
 class MeasuredLoop(EngineLoop):

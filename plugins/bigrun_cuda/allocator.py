@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bigrun.devices import Setting
+from bigrun.devices import Planned, Setting
 from bigrun_cuda.plan import EXPANDABLE
-from bigrun_cuda.planned import Planned
 
 __all__ = ["allocator_row", "has_expandable_segments", "set_allocator"]
 

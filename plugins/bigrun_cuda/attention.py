@@ -12,7 +12,7 @@ from bigrun.devices import Setting
 if TYPE_CHECKING:
     import torch
 
-    from bigrun_cuda.planned import Planned
+    from bigrun.devices import Planned
 
 __all__ = [
     "allowed_kernels",

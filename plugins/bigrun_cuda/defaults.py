@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from bigrun_cuda.memory import StepMemory, tokens_of
+from bigrun.planner.closed_form import StepMemory, tokens_of
+from bigrun.planner.memory import OUTSIDE_BYTES, RESERVED_FACTOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Fit", "choose_defaults", "device_bytes", "fit", "usable_bytes"]
 
 GIB = 2**30
-RESERVED = 1.08
-"""The allocator's reserve over its peak; with segments that grow, 1.02 to 1.10."""
-CONTEXT_BYTES = round(0.7 * GIB)
-"""Of CUDA itself, outside of the allocator."""
 USABLE_FRACTION = 0.95
 """The closed form is up to 3 % too low beside fake runs; on a GPU nobody has compared it yet."""
 ENOUGH_TOKENS = 8192
@@ -47,7 +44,7 @@ class Fit:
 
 def device_bytes(memory: StepMemory, micro_batch: int, mode: ActivationCheckpointing) -> float:
     """What a run takes of the device."""
-    return memory.peak_bytes(micro_batch, mode) * RESERVED + CONTEXT_BYTES
+    return memory.peak_bytes(micro_batch, mode) * RESERVED_FACTOR + OUTSIDE_BYTES
 
 
 def usable_bytes(facts: DeviceFacts) -> float:

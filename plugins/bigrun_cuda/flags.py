@@ -11,7 +11,7 @@ from bigrun.devices import Setting
 from bigrun_cuda.plan import BENCHMARK, PRECISION, SUMS
 
 if TYPE_CHECKING:
-    from bigrun_cuda.planned import Planned
+    from bigrun.devices import Planned
 
 __all__ = ["FLAGS", "Flag", "apply_flag", "kept"]
 

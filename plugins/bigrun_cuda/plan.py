@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from bigrun.devices import Planned
 from bigrun_cuda.kernels import expected_kernel, kernel_order
-from bigrun_cuda.planned import Planned
 
 if TYPE_CHECKING:
     from bigrun.devices import DeviceFacts, TorchBuild

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from bigrun.devices import Planned
     from bigrun.run import Run
     from bigrun_cuda.config import CudaConfig
-    from bigrun_cuda.planned import Planned
 
 __all__ = ["Tuning", "optimizer_row"]
 

@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from bigrun.devices import Setting
-from bigrun_rocm.planned import Planned
+from bigrun.devices import Planned, Setting
 
 __all__ = ["apply_blas"]
 

@@ -6,9 +6,8 @@ import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-from bigrun.devices import TorchBuild
+from bigrun.devices import Planned, TorchBuild
 from bigrun_rocm.config import RocmConfig
-from bigrun_rocm.planned import Planned
 
 __all__ = ["ALLOCATOR_VARIABLES", "Environment", "cache_root", "plan_environment", "version_folder"]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bigrun.devices import Setting
+from bigrun.devices import Planned, Setting
 from bigrun_rocm.attention import AttentionChoice, Measured
-from bigrun_rocm.planned import Planned
 
 __all__ = ["apply_attention", "gate_setting"]
 

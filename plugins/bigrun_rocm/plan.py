@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bigrun.devices import DeviceFacts
+from bigrun.devices import DeviceFacts, Planned
 from bigrun_rocm.config import RocmConfig
-from bigrun_rocm.planned import Planned
 from bigrun_rocm.versions import EXPERIMENTAL_ATTENTION, hipblaslt_support
 
 __all__ = ["AOTRITON", "TUNED_ARCHS", "plan_aotriton", "plan_blas", "plan_tunableop"]

@@ -54,7 +54,8 @@ class RocmTuning:
         if not self._is_active:
             return {}
         limit = self._tuning.limit_bytes or run.facts.total_bytes
-        return choose_defaults(run.facts, run.config, limit, run.strategy.world_size)
+        frozen = len(run.hook.frozen_modules.get_hookimpls())  # type: ignore[attr-defined]
+        return choose_defaults(run.facts, run.config, limit, frozen, run.strategy.world_size)
 
     @hookimpl
     def header_lines(self, run: Run) -> list[str]:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bigrun.devices import DeviceFacts, Setting
+from bigrun.devices import DeviceFacts, Planned, Setting
 from bigrun.errors import UsageError
-from bigrun_rocm.planned import Planned
 from bigrun_rocm.results_file import disagreements, read_results, repair, results_key
 
 __all__ = ["TunableOp", "prepare", "validators_now"]

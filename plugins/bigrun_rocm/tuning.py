@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bigrun.devices import Setting, TorchBuild
+from bigrun.devices import Planned, Setting, TorchBuild
 from bigrun.errors import UsageError
 from bigrun_rocm.allocator import allocator_evidence, limit_memory
 from bigrun_rocm.attention import TOLERANCES, choose_attention
@@ -17,7 +17,6 @@ from bigrun_rocm.driver import DriverFacts, read_driver
 from bigrun_rocm.environment import Environment, cache_root, plan_environment
 from bigrun_rocm.memory import GIB, Budget, host_reserve_bytes, unified_budget
 from bigrun_rocm.plan import AOTRITON, plan_aotriton, plan_blas, plan_tunableop
-from bigrun_rocm.planned import Planned
 from bigrun_rocm.tunableop import TunableOp
 
 if TYPE_CHECKING:

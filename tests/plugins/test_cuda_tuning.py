@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from bigrun import hookimpl
-from bigrun.devices import DeviceFacts, Setting, TorchBuild
+from bigrun.devices import DeviceFacts, Planned, Setting, TorchBuild
 from bigrun.errors import ConfigError, NoImagesError, UsageError
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.devices import device
@@ -25,7 +25,6 @@ from bigrun_cuda import allocator, tuning
 from bigrun_cuda.attention import allowed_kernels, attention_row, chosen_kernel
 from bigrun_cuda.flags import FLAGS, apply_flag
 from bigrun_cuda.plan import ALLOCATOR, ATTENTION, BENCHMARK, EXPANDABLE, PRECISION, SUMS
-from bigrun_cuda.planned import Planned
 
 
 class TestContract(PluginContract):

@@ -20,6 +20,7 @@ from bigrun.model.groups import Group
 from bigrun.model.initialise import initialise
 from bigrun.model.vit import VisionTransformer
 from bigrun.objective.network import DinoNetwork
+from bigrun.planner.closed_form import ENDS, StepMemory, block_bytes, kept_bytes, parameters_of, tokens_of
 from bigrun.rules import cross_problems
 from bigrun.sections import Model
 from bigrun.testing.devices import DEVICES, device
@@ -32,7 +33,6 @@ from bigrun_cuda.defaults import (
     sizes_of,
     usable_bytes,
 )
-from bigrun_cuda.memory import ENDS, StepMemory, block_bytes, kept_bytes, parameters_of, tokens_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "tune-for-nvidia.md"
 NVIDIA = [name for name, facts in DEVICES.items() if facts.backend == "cuda"]

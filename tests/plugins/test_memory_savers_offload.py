@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bigrun.ema import ema_update, frozen_copy
 from bigrun.model.vit import VisionTransformer
 from bigrun.planner.live_bytes import LiveBytes
 from bigrun.sections import Model
+from bigrun.testing.out_of_torch import OutOfTorch
 from bigrun_savers.activations import ActivationOffload, HostCopy
 from bigrun_savers.teacher import TeacherOffload
 
@@ -22,22 +20,6 @@ MODEL = Model(
     width=64, depth=3, heads=2, ffn="swiglu", ffn_hidden=128, patch_size_px=8, layerscale=0.3, drop_path_fraction=0.3
 )  # fmt: skip
 CPU = torch.device("cpu")
-
-
-@attrs.frozen(eq=False)
-class OutOfTorch:
-    """As a copy on the host: memory that is not torch's, so that what torch holds is what a device would hold."""
-
-    bytes: NDArray[np.uint8]
-    like: Tensor
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> OutOfTorch:
-        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().copy()
-        return cls(flat, torch.empty_like(tensor, device="meta"))
-
-    def back(self) -> Tensor:
-        return torch.from_numpy(self.bytes.copy()).view(self.like.dtype).reshape(self.like.shape)
 
 
 def build(mode: str = "none", to_host: Any = None) -> VisionTransformer:

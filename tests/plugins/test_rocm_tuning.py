@@ -210,8 +210,8 @@ def test_an_allocator_that_has_not_heard_is_said(bigrunner: Runner, gpu: FakeGpu
 
 def test_a_build_for_the_cpu_says_that_it_has_no_hipblaslt(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real function of torch, which raises here."""
+    from bigrun.devices import Planned
     from bigrun_rocm.blas import apply_blas
-    from bigrun_rocm.planned import Planned
 
     if torch.version.hip or torch.version.cuda:
         pytest.skip("this torch has the library")

@@ -155,7 +155,7 @@ def test_a_folder_for_each_gpu_and_version() -> None:
 
 def test_a_build_for_the_cpu_has_no_tunableop(tmp_path: Path) -> None:
     """The real functions of torch, which raise here."""
-    from bigrun_rocm.planned import Planned
+    from bigrun.devices import Planned
 
     if torch.version.hip or torch.version.cuda:
         pytest.skip("this torch has it")

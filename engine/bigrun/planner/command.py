@@ -43,13 +43,15 @@ def plan(
     from bigrun.planner.gpus import GPUS, find_gpu
     from bigrun.planner.sizes import parse_bytes
     from bigrun.terminal import say
+    from bigrun.values import did_you_mean
 
     memory = None if device_memory is None else parse_bytes(device_memory)
     document = read_preset(preset, **overrides)
     config, _ = activate(document)  # before torch: a typo is answered at once
     if gpu is not None and find_gpu(gpu) is None:
         listed = ", ".join(known.name for known in GPUS)
-        say(f"warning: --gpu {gpu}: not listed, memory and peak speed n/a; listed: {listed}", error=True)
+        hint = did_you_mean(gpu, [known.name for known in GPUS])
+        say(f"warning: --gpu {gpu}: not listed{hint}, memory and peak speed n/a; listed: {listed}", error=True)
 
     from bigrun.planner.images import count_images
     from bigrun.planner.predict import predict

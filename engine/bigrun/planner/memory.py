@@ -7,7 +7,18 @@ from collections.abc import Mapping
 import attrs
 
 __all__ = [
-    "ACTIVATIONS", "BACKWARD", "COPIES", "GRADIENTS", "HEADS", "INPUTS", "OPTIMIZER", "TEACHER", "WEIGHTS", "Memory",
+    "ACTIVATIONS",
+    "BACKWARD",
+    "COPIES",
+    "GRADIENTS",
+    "HEADS",
+    "INPUTS",
+    "OPTIMIZER",
+    "OUTSIDE_BYTES",
+    "RESERVED_FACTOR",
+    "TEACHER",
+    "WEIGHTS",
+    "Memory",
     "frozen_category",
 ]  # fmt: skip
 

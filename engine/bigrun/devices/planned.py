@@ -1,4 +1,4 @@
-"""What is to be set, decided before anything is touched."""
+"""What is to be set on process or device, decided before anything is touched."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Planned:
     reason: str
     is_custom: bool = False
     """The user's own choice, by an option of the plugin or by the environment."""
+    obstacle: str | None = None
+    """Why the value has no effect although it can be set."""
 
     @property
     def is_left_alone(self) -> bool:

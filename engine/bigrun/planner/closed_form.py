@@ -142,6 +142,7 @@ class StepMemory:
         crops = max(views.global_crops * g**2 + views.local_crops * s**2 for g, s in views.pairs)
         accumulates = config.data.effective_batch > micro_batch
         pixels = 4 * model.in_channels * max(config.data.effective_batch, micro_batch) * crops  # of the whole window
-        forward, gradients = casts + kept + self.logits_bytes(micro_batch), 4 * parameters
-        both = forward + gradients if accumulates else max(forward, gradients)
-        return self.static_bytes + pixels + both + block
+        # The losses are over when the backward pass reaches the blocks.
+        widest, gradients = casts + kept + max(self.logits_bytes(micro_batch), block), 4 * parameters
+        both = widest + gradients if accumulates else max(widest, gradients + block)
+        return self.static_bytes + pixels + both
