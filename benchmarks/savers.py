@@ -69,6 +69,10 @@ WAYS = {
     "activation offload": Way(offload="activations"),
     "activation offload + full": Way(checkpointing="full", offload="activations"),
     "teacher offload": Way(offload="teacher"),
+    "update in backward": Way({SAVERS: {"update_in_backward": True}}),
+    "update in backward + full": Way(
+        {SAVERS: {"update_in_backward": True}}, checkpointing="full", base="activation checkpointing, full"
+    ),
     "Gram teacher fp32": Way({ANCHOR: GRAM}),
     "Gram teacher bf16": Way({ANCHOR: GRAM | {"teacher_dtype": "bf16"}}, base="Gram teacher fp32"),
 }

@@ -54,8 +54,8 @@ class Strategy(abc.ABC):
         """The context of one micro-batch; gradients are exchanged between processes only if `synchronize`."""
 
     @abc.abstractmethod
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a scalar loss."""
+    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
+        """Add the gradients of a scalar loss; with `keep_graph` that can be done again."""
 
     @abc.abstractmethod
     def clip_gradients(self, modules: Mapping[str, nn.Module], max_norm: float | None) -> dict[str, Tensor]:
@@ -87,8 +87,8 @@ class SingleProcess(Strategy):
     def micro_batch(self, *, synchronize: bool) -> AbstractContextManager[None]:
         return self.precision()
 
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
+        loss.backward(retain_graph=keep_graph)  # type: ignore[no-untyped-call]
 
     def clip_gradients(self, modules: Mapping[str, nn.Module], max_norm: float | None) -> dict[str, Tensor]:
         return {name: _clip(module.parameters(), max_norm, self.device) for name, module in modules.items()}

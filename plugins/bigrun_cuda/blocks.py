@@ -60,12 +60,13 @@ def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> No
 
 
 def raise_recompile_limit(sizes: int) -> Callable[[], None]:
-    """Room for a graph of each size of crops, once with gradients and once without; beyond torch's limit of 8 a block
+    """Room for the graphs of each size of crops, three with gradients (stochastic depth keeps one of two numbers of
+    global crops and one of two of local ones, by the same draw) and one without; beyond torch's limit of 8 a block
     would run uncompiled, with no more than a log line. Returns what undoes it."""
     import torch._dynamo.config as dynamo
 
     stack = ExitStack()
-    needed = 2 * sizes + SPARE
+    needed = 4 * sizes + SPARE
     limits: Any = dynamo
     if needed > limits.recompile_limit:
         stack.enter_context(limits.patch(recompile_limit=needed))

@@ -29,8 +29,11 @@ class CompactAdamW(torch.optim.Optimizer):
         """It changes nothing before the groups have their `lr` and `weight_decay`."""
         super().__init__(groups, {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0, "fused": True})
         self._full, self._compact = Float32(), self.format_class()
-        self.seed = 0
-        """Of what the next step draws for its rounding. The same on every process, or they would part."""
+
+    def reseed(self, seed: int) -> None:
+        """Make what is drawn for rounding from here on a function of the seed. The same on every process, or they would
+        part."""
+        self._compact.reseed(seed)
 
     def format_of(self, parameter: Tensor) -> Format:
         """How the averages of a parameter are kept: as they are where it is small, or does not divide into blocks."""
@@ -41,7 +44,6 @@ class CompactAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; there is no closure."""
         assert closure is None
-        self._compact.reseed(self.seed)
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

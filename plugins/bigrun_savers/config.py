@@ -22,6 +22,11 @@ class SaversConfig:
         help="Type in which AdamW keeps its two averages between steps: 8, 4 or 2 bytes for a parameter; 8bit needs "
         "torchao (extra 8bit).",
     )
+    update_in_backward: bool = option(
+        False,
+        help="Gradients are never there all at once: a second backward pass updates each parameter as soon as its "
+        "gradient has come. The same numbers, for half as much compute again; only without accumulation.",
+    )
     activation_offload: bool = option(
         False,
         help="What the student's backbone keeps for its backward pass waits in host memory. The same numbers; no "

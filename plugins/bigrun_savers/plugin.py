@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigrun import hookimpl
 from bigrun.devices import Setting
 from bigrun.errors import UsageError
+from bigrun.imports import failure_text, import_quietly
 from bigrun_savers.config import SaversConfig
 
 if TYPE_CHECKING:
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from bigrun.objective.base import Objective
     from bigrun.run import Run
     from bigrun_savers.teacher import TeacherOffload
+    from bigrun_savers.two_passes import TwoPasses
 
-__all__ = ["MemorySavers", "offload_refusal", "torchao_refusal"]
+__all__ = ["MemorySavers", "offload_refusal", "torchao_refusal", "two_passes_refusal"]
 
 STATES, ACTIVATIONS, TEACHER = "optimizer states", "activations in host memory", "teacher in host memory"
+UPDATE = "update in the backward pass"
 
 
 class MemorySavers:
@@ -32,6 +34,8 @@ class MemorySavers:
     def __init__(self, config: SaversConfig) -> None:
         self.config = config
         self._teacher: TeacherOffload | None = None
+        self._passes: TwoPasses | None = None
+        self._undo: Callable[[], None] | None = None
 
     # -- before the run ---------------------------------------------------------------------------------------
 
@@ -51,6 +55,11 @@ class MemorySavers:
 
     @hookimpl
     def configure_model(self, run: Run, objective: Objective) -> None:
+        if self.config.update_in_backward:
+            from bigrun_savers.two_passes import keep_buffers
+
+            refuse_selective(run.config.hardware.activation_checkpointing)
+            self._undo = keep_buffers()
         if self.config.activation_offload and offload_refusal(run.facts) is None:
             from bigrun_savers.activations import ActivationOffload
 
@@ -77,6 +86,8 @@ class MemorySavers:
     @hookimpl
     def on_start(self, run: Run) -> None:
         self._convert(run)
+        if self.config.update_in_backward:
+            self._take_two_passes(run)
         if self.config.teacher_offload and offload_refusal(run.facts) is None:
             self._offload_teacher(run)
 
@@ -87,6 +98,17 @@ class MemorySavers:
         if old is not None and old != new:
             run.optimizer = converted(run.optimizer, new, run.config.optimizer)
             run.event("optimizer-states", f"the optimizer's states are converted from {old} to {new}", old=old, new=new)
+
+    def _take_two_passes(self, run: Run) -> None:
+        why_not = two_passes_refusal(run.accumulate, run.strategy.world_size)
+        if why_not is not None:
+            run.record_setting(Setting(UPDATE, "off", "off", False, why_not))
+            return
+        from bigrun_savers.two_passes import TwoPasses
+
+        run.strategy = self._passes = TwoPasses(run.strategy, run.optimizer)
+        evidence = "a first backward pass measures gradients, a second one updates each parameter as its gradient comes"
+        run.record_setting(Setting(UPDATE, "off", "on", True, evidence))
 
     def _offload_teacher(self, run: Run) -> None:
         from bigrun_savers.teacher import TeacherOffload
@@ -109,18 +131,51 @@ class MemorySavers:
         from bigrun_savers.adamw import CompactAdamW
 
         if isinstance(run.optimizer, CompactAdamW):
-            run.optimizer.seed = derive_seed(run.config.run.seed, STATES, step)
+            run.optimizer.reseed(derive_seed(run.config.run.seed, STATES, step))
 
     def _before_teacher(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """The teacher's update is next: the gradients have done their part and make room for it."""
         assert self._teacher is not None
-        optimizer.zero_grad(set_to_none=True)
-        self._teacher.bring()
+        if self._passes is None or not self._passes.is_updating:
+            optimizer.zero_grad(set_to_none=True)
+            self._teacher.bring()
 
     @hookimpl(tryfirst=True)
     def after_update(self) -> None:
         if self._teacher is not None:
             self._teacher.keep()
+
+    @hookimpl
+    def after_step(self) -> None:
+        if self._passes is not None:
+            self._passes.release()
+
+    @hookimpl
+    def teardown(self, run: Run) -> None:
+        if self._passes is not None:
+            run.strategy = self._passes.remove()
+            self._passes = None
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+
+
+def two_passes_refusal(accumulate: int, processes: int) -> str | None:
+    """Why a second backward pass cannot update; None where it can."""
+    if accumulate > 1:
+        return f"gradients of {accumulate} micro-batches (data.effective_batch / data.micro_batch) must add up first"
+    if processes > 1:
+        return f"gradients of {processes} processes must add up first"
+    return None
+
+
+def refuse_selective(activation_checkpointing: str) -> None:
+    """Raises: UsageError where torch allows one backward pass only."""
+    if activation_checkpointing == "selective":
+        raise UsageError(
+            "plugins.memory-savers.update_in_backward: takes two backward passes, and torch allows one with "
+            "hardware.activation_checkpointing = 'selective'; expected 'full' (or 'none')"
+        )
 
 
 def offload_refusal(facts: DeviceFacts) -> str | None:
@@ -137,9 +192,9 @@ def torchao_refusal() -> str | None:
     asked = "plugins.memory-savers.optimizer_states = '8bit' needs torchao"
     remedy = "install it (pip install 'bigrun[8bit]'), or use 'bf16'"
     try:
-        importlib.import_module("torchao.optim.quant_utils")
-    except ModuleNotFoundError:
-        return f"{asked}, which is not installed: {remedy}"
+        import_quietly("torchao.optim.quant_utils")
     except Exception as error:  # whatever a package that was built for another torch raises
-        return f"{asked}, which cannot be imported ({type(error).__name__}: {error}): {remedy}"
+        if isinstance(error, ModuleNotFoundError) and error.name == "torchao":
+            return f"{asked}, which is not installed: {remedy}"
+        return f"{asked}, which cannot be imported ({failure_text(error)}): {remedy}"
     return None

@@ -101,7 +101,7 @@ def test_there_is_room_for_a_graph_of_each_size_of_crops() -> None:
     before = dynamo.recompile_limit
     raise_recompile_limit(1)()
     undo = raise_recompile_limit(10)
-    assert dynamo.recompile_limit == 24
+    assert dynamo.recompile_limit == 44
     undo()
     assert dynamo.recompile_limit == before
 
@@ -119,6 +119,19 @@ def test_all_blocks_of_a_network_share_a_graph() -> None:
         teacher(torch.zeros(4, 3, 32, 48))
     loss_of(network).backward()
     assert compile_event() == ("blocks are compiled: 2 graphs, 0 graph breaks", {"graphs": 2, "graph_breaks": 0})
+
+
+@pytest.mark.filterwarnings("default")
+def test_stochastic_depth_makes_three_graphs_at_most() -> None:
+    """It keeps one of two numbers of crops, of both sizes by the same draw."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    network = build()
+    compile_blocks(network.blocks, backend="eager")
+    for draw in (0.0, 0.25, 0.5, 0.75, 0.99):
+        network.draw = lambda draw=draw: draw
+        loss_of(network).backward()
+    assert 1 < compile_event()[1]["graphs"] <= 3
 
 
 @pytest.mark.filterwarnings("default")

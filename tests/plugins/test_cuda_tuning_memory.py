@@ -82,7 +82,8 @@ def test_a_block_keeps_what_the_form_says(
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=h == 2),
     ):
-        assert block(x, [Group(crops, tokens)], table).requires_grad
+        counts = [round(crops * (1 - drop))] if drop else None
+        assert block(x, [Group(crops, tokens)], table, counts).requires_grad
     kept = crops * tokens * (1 - drop)
     assert sum(saved.values()) == pytest.approx(kept * block_bytes(model, h), rel=0.01)
 

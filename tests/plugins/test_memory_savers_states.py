@@ -36,7 +36,7 @@ def take_steps(optimizer: torch.optim.Optimizer, steps: int, first: int = 0) -> 
     for step in range(first, first + steps):
         generator = torch.Generator().manual_seed(step)
         if isinstance(optimizer, CompactAdamW):
-            optimizer.seed = step
+            optimizer.reseed(step)
         for p in found:
             p.grad = torch.randn(p.shape, generator=generator) * 1e-3
         optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -93,7 +94,6 @@ class Block(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.drop_path_fraction = model.drop_path_fraction
         self.norm1 = build_norm(model)
         self.attn = Attention(model)
         self.ls1 = _layer_scale(model)
@@ -101,52 +101,57 @@ class Block(nn.Module):
         self.mlp = SwiGlu(model) if model.ffn == "swiglu" else Mlp(model)
         self.ls2 = _layer_scale(model)
 
-    def forward(self, x: Tensor, groups: Sequence[Group], tables: Sequence[RopeTable]) -> Tensor:
-        """(T, D) -> (T, D): the tokens of all groups, one group after the other."""
+    def forward(
+        self, x: Tensor, groups: Sequence[Group], tables: Sequence[RopeTable], kept: Sequence[int] | None = None
+    ) -> Tensor:
+        """(T, D) -> (T, D): the tokens of all groups, one group after the other.
+
+        kept: of how many crops of each group a branch is computed; None: of all.
+        """
         if self.activation_checkpointing == "none" or not torch.is_grad_enabled():
-            return self._branches(x, groups, tables)
-        return checkpointed(self._branches, self.activation_checkpointing, x, groups, tables)
+            return self._branches(x, groups, tables, kept)
+        return checkpointed(self._branches, self.activation_checkpointing, x, groups, tables, kept)
 
-    def _branches(self, x: Tensor, groups: Sequence[Group], tables: Sequence[RopeTable]) -> Tensor:
-        def attention(kept: Tensor, kept_groups: Sequence[Group]) -> Tensor:
-            return self.ls1(self.attn(self.norm1(kept), kept_groups, tables))  # type: ignore[no-any-return]
+    def _branches(
+        self, x: Tensor, groups: Sequence[Group], tables: Sequence[RopeTable], kept: Sequence[int] | None
+    ) -> Tensor:
+        def attention(some: Tensor, some_groups: Sequence[Group]) -> Tensor:
+            return self.ls1(self.attn(self.norm1(some), some_groups, tables))  # type: ignore[no-any-return]
 
-        def feed_forward(kept: Tensor, kept_groups: Sequence[Group]) -> Tensor:
-            return self.ls2(self.mlp(self.norm2(kept)))  # type: ignore[no-any-return]
+        def feed_forward(some: Tensor, some_groups: Sequence[Group]) -> Tensor:
+            return self.ls2(self.mlp(self.norm2(some)))  # type: ignore[no-any-return]
 
-        x = self._add(attention, x, groups)
-        return self._add(feed_forward, x, groups)
-
-    def _add(self, branch: Callable[[Tensor, Sequence[Group]], Tensor], x: Tensor, groups: Sequence[Group]) -> Tensor:
-        if not self.training or self.drop_path_fraction == 0:
-            return x + branch(x, groups)
-        return keep_some(branch, x, groups, self.drop_path_fraction)
+        if kept is None:
+            x = x + attention(x, groups)
+            return x + feed_forward(x, groups)
+        x = keep_some(attention, x, groups, kept)
+        return keep_some(feed_forward, x, groups, kept)
 
 
 def keep_some(
-    branch: Callable[[Tensor, Sequence[Group]], Tensor], x: Tensor, groups: Sequence[Group], drop_fraction: float
+    branch: Callable[[Tensor, Sequence[Group]], Tensor], x: Tensor, groups: Sequence[Group], kept: Sequence[int]
 ) -> Tensor:
-    """x + branch of a random part of the crops of each group (stochastic depth, arXiv 1603.09382).
+    """x + branch of so many crops of each group, drawn at random (stochastic depth, arXiv 1603.09382).
 
     The branch is computed for the kept crops only, and weighs n / kept there, so that its expectation is the whole.
     """
     rows, weights, kept_groups, start = [], [], [], 0
-    for group in groups:
-        kept = kept_crops(group.crops, drop_fraction)
-        chosen = torch.randperm(group.crops, device=x.device)[:kept]
+    for group, count in zip(groups, kept, strict=True):
+        chosen = torch.randperm(group.crops, device=x.device)[:count]
         tokens = torch.arange(group.tokens, device=x.device)
         rows.append((start + chosen[:, None] * group.tokens + tokens).flatten())
-        weights.append(torch.full((kept * group.tokens, 1), group.crops / kept, device=x.device))
-        kept_groups.append(Group(kept, group.tokens))
+        weights.append(torch.full((count * group.tokens, 1), group.crops / count, device=x.device))
+        kept_groups.append(Group(count, group.tokens))
         start += group.rows
     index = torch.cat(rows)  # (T',)
     added = branch(x.index_select(0, index), kept_groups) * torch.cat(weights)
     return x.index_add(0, index, added.to(x.dtype))
 
 
-def kept_crops(crops: int, drop_fraction: float) -> int:
-    """How many of the crops keep a branch; at least one does."""
-    return max(int(crops * (1 - drop_fraction)), 1)
+def kept_crops(crops: int, drop_fraction: float, draw: float) -> int:
+    """How many of the crops keep a branch: crops * (1 - drop_fraction) in the mean over `draw`, which is uniform in
+    [0, 1), so that it does not follow the size of the micro-batch as rounding down would. At least one does."""
+    return max(math.floor(crops * (1 - drop_fraction) + draw), 1)
 
 
 def _layer_scale(model: Model) -> nn.Module:

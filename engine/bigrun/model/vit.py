@@ -8,20 +8,25 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from bigrun.model.block import Block, build_norm
+from bigrun.model.block import Block, build_norm, kept_crops
 from bigrun.model.groups import Group
 from bigrun.model.initialise import initialise
 from bigrun.model.rope import Rope
 from bigrun.model.scale import ScaleEmbedding
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from bigrun.model.activation_checkpointing import ActivationCheckpointing
     from bigrun.model.rope import RopeTable
     from bigrun.sections import Model
 
 __all__ = ["Features", "PatchEmbedding", "VisionTransformer"]
+
+
+def draw_on_host() -> float:
+    """Uniform in [0, 1), by torch's generator of the CPU: nobody waits for a device."""
+    return float(torch.rand((), device="cpu"))
 
 
 @attrs.frozen(eq=False)
@@ -63,6 +68,8 @@ class VisionTransformer(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.prefix = 1 + model.storage_tokens
+        self.drop_path_fraction = model.drop_path_fraction
+        self.draw: Callable[[], float] = draw_on_host
         self.patch_embed = PatchEmbedding(model)
         self.cls_token = nn.Parameter(torch.empty(1, 1, model.width))
         self.storage_tokens = nn.Parameter(torch.empty(1, model.storage_tokens, model.width))
@@ -112,8 +119,9 @@ class VisionTransformer(nn.Module):
         """
         nothing = [None] * len(crops)
         x, groups, grids = self._embed(crops, masks or nothing, spacing_mm or nothing)
+        kept = self._kept(groups)
         for block, tables in zip(self.blocks, self._tables(grids), strict=True):
-            x = block(x, groups, tables)
+            x = block(x, groups, tables, kept)
         return self._read(x, groups, grids)
 
     def intermediate(self, crops: Tensor, layers: int | Sequence[int], *, norm: bool = True) -> list[Features]:
@@ -132,9 +140,9 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"expected blocks from 0 to {depth - 1}, got {layers}")
         x, groups, grids = self._embed([crops], [None], [None])
         found: dict[int, Features] = {}
-        tables = self._tables(grids)
+        tables, kept = self._tables(grids), self._kept(groups)
         for number, block in enumerate(self.blocks[: max(wanted) + 1]):
-            x = block(x, groups, tables[number])
+            x = block(x, groups, tables[number], kept)
             if number in wanted:
                 found[number] = self._read(x, groups, grids, norm=norm)[0]
         return [found[layer] for layer in wanted]
@@ -163,6 +171,14 @@ class VisionTransformer(nn.Module):
             groups.append(Group(n, sequence.shape[1]))
             grids.append((embedded.shape[2], embedded.shape[3]))
         return torch.cat(tokens), groups, grids
+
+    def _kept(self, groups: Sequence[Group]) -> list[int] | None:
+        """Of how many crops of each group every block computes its branches in this pass; None: of all. A
+        number on the host, outside of what is compiled."""
+        if not self.training or self.drop_path_fraction == 0:
+            return None
+        draw = self.draw()
+        return [kept_crops(group.crops, self.drop_path_fraction, draw) for group in groups]
 
     def _tables(self, grids: list[tuple[int, int]]) -> list[list[RopeTable]]:
         """For each block the tables of all stacks."""

@@ -35,7 +35,7 @@ def cross_entropy(
         temperature: T of the student.
 
     Returns:
-        Scalar, float32. Can be differentiated once, with respect to `student` and `prototypes`.
+        Scalar, float32. Can be differentiated with respect to `student` and `prototypes`, again after `retain_graph`.
     """
     if not torch.is_grad_enabled():  # a Function does not look at that
         student, prototypes = student.detach(), prototypes.detach()
@@ -87,6 +87,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = outputs
         d_student, d_prototypes = ctx.gradients
+        if torch._C._autograd._get_current_graph_task_keep_graph():  # retain_graph: they will be asked for again
+            return d_student * scale, d_prototypes * scale, None, None, None, None
         del ctx.gradients  # a second backward would scale them twice
         return d_student.mul_(scale), d_prototypes.mul_(scale), None, None, None, None
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from bigrun.model.attention import Attention, attend_by_group
 from bigrun.model.groups import Qkv
+from bigrun.model.vit import VisionTransformer
 from bigrun.objective.centring import SinkhornKnopp
 from bigrun.objective.targets import imitated_device
 
-__all__ = ["attend_as_on_gpu", "fill_queues", "imitating"]
+__all__ = ["attend_as_on_gpu", "fill_queues", "imitating", "keep_most_crops"]
 
 
 @contextlib.contextmanager
@@ -37,6 +38,14 @@ def attend_as_on_gpu(modules: Iterable[nn.Module]) -> None:
 def attend_fused(groups: Sequence[Qkv]) -> list[Tensor]:
     """One call per crop size, which keeps no attention matrix."""
     return [F.scaled_dot_product_attention(q, k, v) for q, k, v in groups]
+
+
+def keep_most_crops(modules: Iterable[nn.Module]) -> None:
+    """Where the number of crops that stochastic depth keeps is rounded at random, round up."""
+    for module in modules:
+        for part in module.modules():
+            if isinstance(part, VisionTransformer):
+                part.draw = lambda: 1 - 1e-6
 
 
 def fill_queues(objective: nn.Module) -> None:

@@ -23,9 +23,9 @@ class RehearsalProcess(SingleProcess):
         self.device = torch.device("cpu")
         self.live = live
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
         with self.live.during(BACKWARD):
-            super().backward(loss)
+            super().backward(loss, keep_graph=keep_graph)
 
     def agree(self, finite: Sequence[Tensor], *, stop: bool, failed: int) -> Agreement:
         return Agreement(healthy=True, stop=False, failed=0)
