@@ -1,12 +1,17 @@
-"""What a training step costs on one GPU: images per second, share of the device's peak, memory.
+"""One GPU: does it do what the documentation says, and what does a training step cost on it?
 
     python benchmarks/gpu.py                         one NVIDIA or AMD GPU, under ten minutes, JSON lines
-    python benchmarks/gpu.py --only two-view         the rows whose name has one of these words
+    python benchmarks/gpu.py --checks                the checks alone
+    python benchmarks/gpu.py --only two-view         the checks and rows whose name has one of these words
     python benchmarks/gpu.py --device cpu --tiny     the same on the CPU with tiny networks, for a test
 
-Every row is a process of its own on crops of random numbers that are on the device already. A batch that does not fit
-is halved and tried again. `mfu` is images/s times the FLOPs of `bigrun.planner.flops` over the device's peak; drop path
-is off unless the row says so, because it computes less than that.
+First the checks (gpu_checks/): each is a claim, and says pass, fail or skip, and why. Then as many rows of speed as the
+time allows: images per second, share of the device's peak, memory. Exit code 1: a check has failed.
+
+Every check and every row is a process of its own, which is killed when its time is over. Rows train on crops of random
+numbers that are on the device already; a batch that does not fit is halved and tried again. `mfu` is images/s times the
+FLOPs of `bigrun.planner.flops` over the device's peak; drop path is off unless the row says so, because it computes
+less than that.
 """
 
 from __future__ import annotations
@@ -17,11 +22,17 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
+from gpu_checks.catalogue import CHECKS
+from gpu_checks.check import Check
+from gpu_checks.examine import LEAST_SECONDS, examine
+from gpu_checks.facts import device_facts
+from gpu_checks.recipe import TINY, TINY_BATCH, TINY_PROTOTYPES
 from learning_setups import section
 from worker import Answer, Worker, WorkerError
 
@@ -32,11 +43,6 @@ from bigrun.sections import Model, Views
 
 HERE = Path(__file__).resolve().parent
 GIB = 2**30
-TINY = [
-    *("model.width=32", "model.depth=2", "model.heads=2", "model.ffn_hidden=64", "model.patch_size_px=8"),
-    *("views.global_size_px=32", "views.local_size_px=16", "objective.head_hidden=32", "objective.head_bottleneck=16"),
-]
-TINY_BATCH, TINY_PROTOTYPES = 4, 64
 
 
 @attrs.frozen
@@ -94,59 +100,63 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cuda is an AMD GPU too  [cuda]")
     parser.add_argument("--tiny", action="store_true", help="tiny networks, for a test: the numbers mean nothing")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="rows that have one of these words")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="checks and rows that have one of these words"
+    )
+    parser.add_argument("--checks", action="store_true", help="no rows of speed")
     parser.add_argument("--no-compile", action="store_true", help="without the compiled rows")
     parser.add_argument("--steps", type=int, default=8, help="measured steps of a row  [8]")
-    parser.add_argument("--seconds", type=float, default=560.0, help="rows that would begin later are skipped  [560]")
+    parser.add_argument("--seconds", type=float, default=560.0, help="for everything; the rest is skipped  [560]")
     return parser.parse_args()
 
 
 def main() -> int:
     options = arguments()
+    deadline = time.monotonic() + options.seconds
     facts = device_facts(options.device)
     say(benchmark="gpu.py", date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}", **facts)
     if facts["device"] is None:
         say(skip="torch sees no GPU here; --device cpu --tiny tries the script itself")
         return 0
-    begun = time.monotonic()
-    for row in chosen(options):
-        if time.monotonic() - begun > options.seconds:
-            say(name=row.name, skip=f"{options.seconds:.0f} seconds are over")
-            continue
-        say(**measure(row, options, facts))
-    return 0
+    results: Counter[str] = Counter()
+    for found in examine(chosen_checks(options), options.device, tiny=options.tiny, deadline=deadline):
+        results[found["result"]] += 1
+        say(**found)
+    if results:
+        say(checks=dict(results))
+    for row in [] if options.checks else chosen(options):
+        left = deadline - time.monotonic()
+        over = {"name": row.name, "skip": f"{options.seconds:.0f} seconds are over"}
+        say(**(measure(row, options, facts, deadline) if left > LEAST_SECONDS else over))
+    return 1 if results["fail"] else 0
+
+
+def chosen_checks(options: argparse.Namespace) -> list[Check]:
+    return [check for check in CHECKS if is_wanted(check.name, options)]
 
 
 def chosen(options: argparse.Namespace) -> Iterator[Row]:
     for row in ROWS:
-        wanted = not options.only or any(word.lower() in row.name.lower() for word in options.only)
-        if wanted and not (row.compiled and options.no_compile):
+        if is_wanted(row.name, options) and not (row.compiled and options.no_compile):
             yield attrs.evolve(row, batch=TINY_BATCH) if options.tiny else row
+
+
+def is_wanted(name: str, options: argparse.Namespace) -> bool:
+    return not options.only or any(word.lower() in name.lower() for word in options.only)
 
 
 def say(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def device_facts(device: str) -> dict[str, Any]:
-    import torch
-
-    from bigrun.version import __version__
-
-    name: str | None = "cpu" if device == "cpu" else None
-    memory: float | None = None
-    if device == "cuda" and torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        name, memory = properties.name, round(properties.total_memory / GIB, 1)
-    return {"device": name, "memory_gib": memory, "torch": torch.__version__, "bigrun": __version__}
-
-
-def measure(row: Row, options: argparse.Namespace, facts: dict[str, Any]) -> dict[str, Any]:
+def measure(row: Row, options: argparse.Namespace, facts: dict[str, Any], deadline: float) -> dict[str, Any]:
     """The row's line; with a smaller batch than it asks for where that does not fit."""
     while True:
         try:
-            worker, answer = steps(row, options)
+            worker, answer = steps(row, options, deadline)
         except WorkerError as error:
+            if time.monotonic() > deadline:
+                return {"name": row.name, "skip": f"{options.seconds:.0f} seconds were over before it had ended"}
             if "out of memory" not in str(error).lower() or row.batch == 1:
                 return {"name": row.name, "batch": row.batch, "error": str(error)[-600:]}
             row = attrs.evolve(row, batch=row.batch // 2)
@@ -154,7 +164,7 @@ def measure(row: Row, options: argparse.Namespace, facts: dict[str, Any]) -> dic
         return line(row, options, facts, worker, answer)
 
 
-def steps(row: Row, options: argparse.Namespace) -> tuple[Worker, Answer]:
+def steps(row: Row, options: argparse.Namespace, deadline: float) -> tuple[Worker, Answer]:
     """Warm-up steps, in which blocks are compiled, and then the measured ones."""
     with tempfile.TemporaryDirectory(prefix="bigrun-gpu-") as scratch:
         spec = {
@@ -166,7 +176,8 @@ def steps(row: Row, options: argparse.Namespace) -> tuple[Worker, Answer]:
         }
         path = Path(scratch) / "spec.json"
         path.write_text(json.dumps(spec), encoding="utf-8")
-        worker = Worker(row.name, [sys.executable, str(HERE / "step_bigrun.py"), str(path)], {})
+        words = [sys.executable, str(HERE / "step_bigrun.py"), str(path)]
+        worker = Worker(row.name, words, {}, limit_seconds=max(deadline - time.monotonic(), 0.0))
         try:
             worker.order(steps=3)
             return worker, worker.order(steps=options.steps, peak=True)

@@ -19,13 +19,13 @@ from reporting import header, positive, table
 from bigrun import hookimpl
 from bigrun.config import read_preset
 from bigrun.session import run_training
+from bigrun.throughput import TIMINGS
 
 if TYPE_CHECKING:
     from bigrun.run import Run
 
 RECIPE = Path(__file__).parent / "recipes" / "curves.toml"
 OUTPUT = Path(__file__).parents[1] / "tests" / "plugins" / "curves" / "photos.npz"
-TIMES = ("steps_per_second", "images_per_second", "data_wait_fraction")
 
 
 class Curves:
@@ -47,7 +47,7 @@ class Curves:
 
     @hookimpl(tryfirst=True)
     def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.rows.append({"step": step, **{name: value for name, value in metrics.items() if name not in TIMES}})
+        self.rows.append({"step": step, **{name: value for name, value in metrics.items() if name not in TIMINGS}})
         if step % 500 == 0:
             print(f"step {step}  loss {metrics['loss']:.4f}", file=sys.stderr)
 

@@ -55,8 +55,10 @@ GPU_ROW = Sample(
     torch_peak_bytes=18 * GIB, torch_alloc_retries=0, torch_ooms=0, cpu_temperature_celsius=71.5, fan_rpm=1200.0,
     activity="step", standstill_seconds=0.0,
     images_per_second_1min=123.456, images_per_second_5min=123.456, images_per_second_run_median=123.456,
-    step_p50_ms=512.345, step_p95_ms=523.456, step_max_ms=1234.567, data_wait_fraction=0.012,
-    data_wait_run_median_fraction=0.012, loss_is_finite=True, checkpoint_age_seconds=1234.567, step=123456,
+    speed_fraction=0.998, kinds_of_steps=2, step_p50_ms=512.345, step_p95_ms=523.456, step_max_ms=1234.567,
+    data_wait_fraction=0.012, data_wait_usual_fraction=0.012, observe_fraction=0.001, h2d_bytes_per_second=12345678.9,
+    h2d_fraction=0.001, model_tflops_per_second=12.345, mfu_fraction=0.234, mfu_of_measured_fraction=0.345,
+    loss_is_finite=True, checkpoint_age_seconds=1234.567, step=123456,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,8 +33,10 @@ class Answer:
 class Worker:
     """A started process; `ready` is its first line."""
 
-    def __init__(self, name: str, words: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Waits until the worker is ready.
+    def __init__(
+        self, name: str, words: Sequence[str], environment: Mapping[str, str], limit_seconds: float | None = None
+    ) -> None:
+        """Waits until the worker is ready; one that lives longer than the limit is killed.
 
         Raises:
             WorkerError: it ended before it was.
@@ -48,7 +51,15 @@ class Worker:
             text=True,
             env={**os.environ, **environment},
         )
-        self.ready = self._answer()
+        self._limit = threading.Timer(limit_seconds or 0.0, self._process.kill)
+        self._limit.daemon = True
+        if limit_seconds is not None:
+            self._limit.start()
+        try:
+            self.ready = self._answer()
+        except WorkerError:
+            self.close()
+            raise
 
     def order(self, steps: int, **more: bool) -> Answer:
         """Take steps; see `Turns` for what else can be asked.
@@ -76,6 +87,7 @@ class Worker:
 
     def close(self) -> None:
         """Let the process end."""
+        self._limit.cancel()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

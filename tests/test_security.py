@@ -42,6 +42,7 @@ REVIEWED = {
     "engine/bigrun/doctor/examine.py": {"subprocess"},  # this interpreter, with a module of this package
     "engine/bigrun/doctor/extras.py": {"importlib"},  # metadata; imports installed libraries that bigrun's extras name
     "engine/bigrun/doctor/locks.py": {"subprocess"},  # this interpreter, with a constant program
+    "engine/bigrun/doctor/smi.py": {"subprocess"},  # nvidia-smi, with constant words
     "engine/bigrun/doctor/versions.py": {"importlib"},  # metadata
     "engine/bigrun/drill/child.py": {"subprocess"},  # this interpreter, with words of the drill's own
     "engine/bigrun/entry_points.py": {"importlib"},  # metadata; imports what a configuration names
@@ -50,6 +51,7 @@ REVIEWED = {
     "engine/bigrun/export/targets/timm.py": {"importlib"},  # the same
     "engine/bigrun/export/targets/torchhub.py": {"importlib", "torch.hub"},  # hubconf.py that was written just before
     "engine/bigrun/export/targets/transformers.py": {"importlib"},  # the same as timm
+    "engine/bigrun/imports.py": {"importlib"},  # what plugins import by constant names: torchao
     "engine/bigrun/lock.py": {"socket"},  # gethostname
     "engine/bigrun/parallel.py": {"multiprocessing"},  # pickles between own processes, over own pipes
     "engine/bigrun/process.py": {"ctypes"},  # mallopt of the C library
@@ -66,7 +68,6 @@ REVIEWED = {
     "plugins/bigrun_attention/memory_efficient.py": {"importlib"},  # xformers, by constant names
     "plugins/bigrun_ct_import/job.py": {"importlib"},  # whether pydicom, nibabel and nrrd are installed
     "plugins/bigrun_cuda/blocks.py": {"importlib"},  # whether triton is installed
-    "plugins/bigrun_cuda/float8.py": {"importlib"},  # torchao, by a constant name
     "plugins/bigrun_demo/photos.py": {"importlib"},  # finds the wheels' photographs
     "plugins/bigrun_fetch/chest_ct.py": {"importlib"},  # the entry point of `bigrun data import`
     "plugins/bigrun_fetch/packages.py": {"importlib", "subprocess"},  # pip and apt-get, with lists of words
@@ -74,11 +75,8 @@ REVIEWED = {
     "plugins/bigrun_memory/prediction.py": {
         "subprocess"
     },  # this interpreter: `bigrun plan` of the run's own config.toml
-    "plugins/bigrun_savers/formats.py": {"importlib"},  # torchao, by a constant name
-    "plugins/bigrun_savers/plugin.py": {"importlib"},  # the same
     "plugins/bigrun_slurm/plugin.py": {"subprocess"},  # scontrol requeue, a list of words
     "plugins/bigrun_telemetry/amd_smi.py": {"importlib"},  # amdsmi, by a constant name
-    "plugins/bigrun_telemetry/host.py": {"importlib"},  # psutil, by a constant name
     "plugins/bigrun_telemetry/nvml.py": {"importlib"},  # pynvml, by a constant name
     "plugins/bigrun_watchdog/outside.py": {"subprocess"},  # this interpreter, with a file of this package
     "plugins/bigrun_watchdog/stacks.py": {"socket"},  # gethostname

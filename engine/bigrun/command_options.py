@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -30,7 +31,15 @@ def complete_plugin(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 def preset_options(command: F) -> F:
     """PRESET and its overrides, the same for every command that reads one."""
-    return overridden(click.argument("preset", shell_complete=complete_preset)(command))
+    file = click.option(
+        "--with",
+        "files",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Lay the tables of a TOML file over the preset's, as what `bigrun tune` has found; before --set.",
+    )
+    return overridden(file(click.argument("preset", shell_complete=complete_preset)(command)))
 
 
 def source_options(command: F) -> F:

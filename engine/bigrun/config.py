@@ -5,10 +5,9 @@ preset (TOML) -> --set, --plugin, --no-plugin -> strict values -> values chosen 
 
 from __future__ import annotations
 
-import copy
 import importlib.resources
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +20,7 @@ import tomli_w
 from bigrun.architectures import from_architecture
 from bigrun.errors import ConfigError, UsageError
 from bigrun.other_names import whereabouts
+from bigrun.overrides import laid_over, override
 from bigrun.redaction import Redactor, find_redacted, secrets_of
 from bigrun.rules import Choice, EngineConfig, choose, cross_problems, warnings
 from bigrun.values import Problem, did_you_mean, show, structure, unstructure
@@ -105,75 +105,35 @@ def find_preset(preset: str) -> Traversable:
 
 
 def read_preset(
-    preset: str, sets: Sequence[str] = (), plugins: Sequence[str] = (), no_plugins: Sequence[str] = ()
+    preset: str,
+    sets: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    no_plugins: Sequence[str] = (),
+    files: Sequence[Path] = (),
 ) -> Document:
-    """Read a preset and apply overrides: `--set KEY=VALUE`, `--plugin NAME`, `--no-plugin NAME`.
+    """Read a preset and apply overrides: `--with FILE`, `--set KEY=VALUE`, `--plugin NAME`, `--no-plugin NAME`.
 
     Raises:
-        UsageError: the file is not there or is not TOML, or an override cannot be understood.
+        UsageError: a file is not there or is not TOML, or an override cannot be understood.
     """
-    try:
-        file = find_preset(preset)
-        tables = tomli.loads(file.read_text(encoding="utf-8"))
-    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{preset}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise UsageError(f"{preset}: cannot be read: {error.strerror}") from None
+    file = find_preset(preset)
+    tables = read_tables(file, preset)
+    for more in files:
+        tables = laid_over(tables, read_tables(more, f"--with {more}"))
     return Document(preset, file.name.removesuffix(".toml"), override(tables, sets, plugins, no_plugins))
 
 
-def override(
-    tables: Mapping[str, Any], sets: Iterable[str] = (), plugins: Iterable[str] = (), no_plugins: Iterable[str] = ()
-) -> dict[str, Any]:
-    """A copy of the tables with overrides applied: first plugins on, then off, then values."""
-    result = copy.deepcopy(dict(tables))
-    active = result.setdefault("plugins", {})
-    if not isinstance(active, dict):
-        return result  # structure() names the problem
-    for name in plugins:
-        active.setdefault(name, {})
-    for name in no_plugins:
-        if name not in active:
-            raise UsageError(f"--no-plugin {name}: it is not active{did_you_mean(name, active)}")
-        del active[name]
-    for text in sets:
-        _set(result, text)
-    return result
-
-
-def _set(tables: dict[str, Any], text: str) -> None:
-    """Apply one `key.path=value`; the value is a TOML literal (strings need quotes: `'"name"'`)."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip() or "\n" in text:
-        raise UsageError(f"--set {text}: expected KEY=VALUE, as in --set run.max_steps=100")
+def read_tables(file: Traversable, name: str) -> dict[str, Any]:
+    """
+    Raises:
+        UsageError: it cannot be read, or is not TOML.
+    """
     try:
-        (path, literal) = _only_leaf(tomli.loads(f"{key.strip()} = {value.strip()}"))
-    except tomli.TOMLDecodeError:
-        try:  # a bare word is a string: --set model.ffn=swiglu
-            (path, literal) = _only_leaf(tomli.loads(f"{key.strip()} = ''"))
-        except tomli.TOMLDecodeError as error:
-            raise UsageError(f"--set {text}: {key!r} is not a TOML key: {error}") from None
-        if any(c in value for c in "[]{}\"'=,") or not value.strip():
-            raise UsageError(f"--set {text}: the value is not TOML") from None
-        literal = value.strip()
-    if not path:  # a comment
-        raise UsageError(f"--set {text}: expected KEY=VALUE, as in --set run.max_steps=100")
-    table = tables
-    for part in path[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise UsageError(f"--set {text}: {part!r} is not a table")
-    table[path[-1]] = literal
-
-
-def _only_leaf(document: dict[str, Any]) -> tuple[list[str], Any]:
-    path: list[str] = []
-    value: Any = document
-    while isinstance(value, dict) and len(value) == 1:
-        (key,) = value
-        path.append(key)
-        value = value[key]
-    return path, value
+        return tomli.loads(file.read_text(encoding="utf-8"))
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read: {error.strerror}") from None
 
 
 def build_config(

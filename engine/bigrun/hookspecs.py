@@ -96,7 +96,8 @@ class Hooks(Protocol):
     def hardware_defaults(self, run: Run) -> list[Mapping[str, tuple[Any, str]]]:
         """Choose values for the device: of options that neither the preset nor the command line has set.
 
-        When: after `configure_device`; from here on they are in `run.config`.
+        When: after `configure_device`; from here on they are in `run.config`. `bigrun plan` asks for a GPU that is not
+            there, with its facts in `run.facts` and without `configure_device`: go by the facts alone.
         Called: once, on every process; all answers are collected, names must differ.
         Result: option -> (value, why), of `data.micro_batch`, `data.workers`, `data.prefetch`,
             `hardware.activation_checkpointing` and `hardware.pin_memory`, on which what is learnt does not depend.

@@ -47,4 +47,5 @@ def versions() -> dict[str, str]:
 
 def machine_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is another one now, as text; a fact that either side does not know is none."""
-    return [f"{name}: {before[name]} -> {now[name]}" for name in now if name in before and before[name] != now[name]]
+    known = [name for name in now if before.get(name) is not None and now[name] is not None]
+    return [f"{name}: {before[name]} -> {now[name]}" for name in known if before[name] != now[name]]

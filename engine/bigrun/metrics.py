@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["TIMINGS", "Metrics", "means"]
+from bigrun.throughput import TIMINGS, Throughput
 
-TIMINGS = ("steps_per_second", "images_per_second", "data_wait_fraction")
-"""Names that `flush` adds."""
+__all__ = ["TIMINGS", "Metrics", "means"]
 
 
 class Metrics:
@@ -27,14 +25,11 @@ class Metrics:
     def __init__(self, every_steps: int, last_step: int | None, images_per_step: int) -> None:
         self.every_steps = every_steps
         self.last_step = last_step
-        self.images_per_step = images_per_step
+        self.throughput = Throughput(images_per_step)
         self._step: list[tuple[str, Tensor | float]] = []
         self._window: list[tuple[str, Tensor | float]] = []
-        self._steps = 0
         self.latest: dict[str, float] = {}
         """What the last `flush` gave, without the timings."""
-        self._since = time.perf_counter()
-        self._waited_seconds = 0.0
 
     def record(self, name: str, value: Tensor | float) -> None:
         """Keep a copy of a scalar of this step: a number, or a tensor of one element on any device.
@@ -64,7 +59,7 @@ class Metrics:
 
     def waited(self, seconds: float) -> None:
         """Count time in which the step waited for data."""
-        self._waited_seconds += seconds
+        self.throughput.waited(seconds)
 
     def pending(self, names: Collection[str] | None = None) -> dict[str, float]:
         """The values of the step being taken, means over its micro-batches; only those of `names`, if given.
@@ -84,7 +79,7 @@ class Metrics:
         """Accept the step's values."""
         self._window += self._step
         self._step = []
-        self._steps += 1
+        self.throughput.commit()
 
     def discard(self) -> None:
         """Forget the step's values."""
@@ -94,19 +89,12 @@ class Metrics:
         return step % self.every_steps == 0 or step == self.last_step
 
     def flush(self) -> dict[str, float]:
-        """Averages since the last flush, and the throughput: `steps_per_second`, `images_per_second` and
-        `data_wait_fraction` of the wall time."""
-        now = time.perf_counter()
-        elapsed = max(now - self._since, 1e-9)
+        """Averages since the last flush, and the throughput over that time: TIMINGS."""
         # The step that is over may have recorded after its commit (in after_update, after_step).
         values = means(self._window + self._step)
         self.latest = dict(values)
-        values["steps_per_second"] = self._steps / elapsed
-        values["images_per_second"] = self._steps * self.images_per_step / elapsed
-        values["data_wait_fraction"] = self._waited_seconds / elapsed
-        self._step, self._window, self._steps = [], [], 0
-        self._since, self._waited_seconds = now, 0.0
-        return values
+        self._step, self._window = [], []
+        return values | self.throughput.flush()
 
     def state_dict(self, *, with_step: bool = True) -> dict[str, Any]:
         """The unflushed values as JSON, so that a resumed run writes the same rows as a straight one.
@@ -124,7 +112,7 @@ class Metrics:
 
     def restart_clock(self) -> None:
         """Begin measuring time now: what was built before the first step is not throughput."""
-        self._since, self._waited_seconds = time.perf_counter(), 0.0
+        self.throughput.restart_clock()
 
 
 def _fetch(items: list[tuple[str, Tensor | float]]) -> list[tuple[str, float]]:

@@ -36,6 +36,7 @@ UNITS = {
     "px": "pixels",
     "gib": "GiB (2^30 bytes)",
     "celsius": "degrees Celsius",
+    "tflops": "10^12 operations per second",
     "fraction": "fraction, 0 to 1",
     "probability": "probability, 0 to 1",
     "factor": "factor",

@@ -6,6 +6,7 @@ pieces, or that a crashed kernel holds, is free for certain only there.
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from typing import TYPE_CHECKING
@@ -58,8 +59,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def first_sentence(error: BaseException) -> str:
-    """Torch says more, of which this file says the part that helps."""
-    return str(error).strip().partition("\n")[0].partition(". ")[0].removesuffix(".")
+    """Torch says more, of which this file says the part that helps; on a CPU it begins with a line of its source."""
+    text = re.sub(r"^\[enforce fail at [^\]]*\] err == 0\. ", "", str(error).strip())
+    return text.partition("\n")[0].partition(". ")[0].removesuffix(".")
 
 
 def relieve(run: Run, error: Exception) -> OutOfMemory | None:
@@ -136,13 +138,44 @@ def save_before_step(run: Run) -> str:
 
 
 def advice(run: Run, obstacle: str | None) -> list[str]:
-    """What makes a step smaller without making it another one, the least costly first."""
+    """What makes a step smaller without making it another one: what the planner says of it, in no time and without the
+    device's memory; in general terms where it knows nothing or fails, which must not hide that a step has failed."""
+    try:
+        lines = planned(run, obstacle)
+    except Exception as error:
+        lines = [*in_general(run, obstacle), f"the planner has no advice ({type(error).__name__}: {error})"]
+    return [*lines, "`bigrun plan` says what fits"]
+
+
+def planned(run: Run, obstacle: str | None) -> list[str]:
+    """With numbers: the largest micro-batches that should fit, and what could be spared at any."""
+    from bigrun.planner.remedies import shortfall_of, what_fits
+    from bigrun.planner.savings import savings_line, savings_of
+
+    spared = savings_line(savings_of(run, lambda tensor: tensor.device.type == run.device.type))
+    if obstacle is UPDATE:
+        return [UPDATE, *([spared] if spared else [])]
+    shortfall = shortfall_of(run)
+    if shortfall is None:
+        lines = in_general(run, obstacle)
+    else:
+        by_itself = 'hardware.on_oom = "halve" halves the micro-batch by itself'
+        lines = [*what_fits(shortfall), by_itself if obstacle is None else cannot(obstacle)]
+    return [*lines, *([spared] if spared else [])]
+
+
+def cannot(obstacle: str) -> str:
+    return f"data.micro_batch cannot be halved: {obstacle}"
+
+
+def in_general(run: Run, obstacle: str | None) -> list[str]:
+    """The least costly first."""
     config, micro = run.config, run.config.data.micro_batch
     assert micro is not None
     mode = config.hardware.activation_checkpointing
     more = {"none": '"selective" or "full"', "selective": '"full"'}.get(mode)
     if obstacle is UPDATE:
-        return [UPDATE, "`bigrun plan` says what fits"]
+        return [UPDATE]
     lines = [f'hardware.activation_checkpointing = {more} (now "{mode}") computes the same with less'] if more else []
     if obstacle is None:
         lines.append(
@@ -150,5 +183,5 @@ def advice(run: Run, obstacle: str | None) -> list[str]:
             'objective as they are; hardware.on_oom = "halve" does that by itself'
         )
     else:
-        lines.append(f"data.micro_batch cannot be halved: {obstacle}")
-    return [*lines, "`bigrun plan` says what fits"]
+        lines.append(cannot(obstacle))
+    return lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from bigrun.children import begin_child, blocked, fork_server
+from bigrun.devices.limits import usable_cores
 from bigrun.errors import BigrunError
 from bigrun.shortage import shortages_told
 
@@ -30,8 +30,8 @@ GOES_ON = f"the same command goes on where this one stopped, {FEWER}"
 
 
 def default_workers(files: int) -> int:
-    """One process for each core that this one may use; none for few files."""
-    return 0 if files <= FEW else len(os.sched_getaffinity(0))
+    """One process for each core that this one can keep busy; none for few files."""
+    return 0 if files <= FEW else usable_cores()
 
 
 def in_order(

@@ -14,16 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Room", "check_room"]
 
-MOMENTS = 2
-"""Tensors of a parameter's size that AdamW keeps; another optimizer may keep more or fewer."""
-
 
 @attrs.frozen
 class Room:
     """Room for checkpoints on the disk of the run directory."""
 
     checkpoint_bytes: int
-    """What one takes, nearly: the networks, frozen ones among them, and two moments."""
+    """What one takes, nearly: the networks, frozen ones among them, and the optimizer's states."""
     free_bytes: int
     wanted: int | None
     """Checkpoints that the run will save; None for a run without end."""
@@ -66,9 +63,9 @@ def check_room(run: Run) -> Room:
 
 
 def expected_bytes(run: Run) -> int:
+    from bigrun.checkpoint.optimizer_state import expected_state_bytes
     from bigrun.checkpoint.staging import count_bytes  # imports torch, which a run does after configure_runtime
 
     parts = [*run.objective.parts().values(), *run.frozen.values()]
     tensors = [tensor for part in parts for tensor in part.state_dict().values()]
-    trained = [p for group in run.optimizer.param_groups for p in group["params"]]
-    return count_bytes(tensors) + MOMENTS * count_bytes(trained)
+    return count_bytes(tensors) + expected_state_bytes(run.optimizer)

@@ -176,6 +176,7 @@ class Run(Parts):
 
         self.plugins.step = step
         self.metrics.begin_step()
+        self.metrics.throughput.begin_step(step)
         self.schedules.apply(step)
         for name, value in self.schedules.now.items():
             self.metrics.record(name, value)

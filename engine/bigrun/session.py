@@ -109,6 +109,7 @@ def attempt(run: Run, lock: RunLock, start: Start) -> bool:
 def prepare(run: Run, lock: RunLock, asked: Start) -> None:
     """Build every part, restore the newest checkpoint or the one to begin at, and announce the run."""
     from bigrun.branch import begin_branch, starting_point
+    from bigrun.compute import begin_compute
     from bigrun.provenance import gather
     from bigrun.state import restore_state
 
@@ -139,6 +140,8 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
     if start != newest and start is not None:
         begin_branch(run, start)
     run.loader = run.hook.build_loader(run=run, dataset=run.dataset, position=run.position)
+    if not run.finished:
+        begin_compute(run)
     if run.is_main:
         run.header = [line for lines in run.hook.header_lines(run=run) for line in lines]
     run.hook.on_start(run=run)

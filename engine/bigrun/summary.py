@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from bigrun.compute import compute_line
 from bigrun.data.split.apply import split_line, split_warnings
 from bigrun.devices.setting import settings_table
 from bigrun.devices.warnings import device_warnings
@@ -90,6 +91,7 @@ def header(run: Run) -> list[str]:
         *(f"setting      {line}" for line in settings_table(run.settings)),
         f"plugins      {', '.join(run.plugins.active) or 'none'}",
         *plan(run),
+        *([f"compute      {line}"] if (line := compute_line(run)) else []),
         *([f"checkpoints  {run.room.line(run.config.run.checkpoint_every_steps)}"] if run.room else []),
         "configuration, resolved:",
         *("  " + line for line in run.config.to_toml().strip().splitlines()),

@@ -13,7 +13,7 @@ __all__ = ["Bar"]
 
 
 class Bar:
-    """Step, bar and ETA in the first line, measurements in the second."""
+    """Step, bar, MFU and ETA in the first line, measurements in the second."""
 
     def __init__(self, stream: TextIO, step: int, max_steps: int | None) -> None:
         console = Console(file=stream)
@@ -22,15 +22,16 @@ class Bar:
         self._task = self._progress.add_task("", total=max_steps, completed=step)
         self._text = Text("waiting for the first step", no_wrap=True, overflow="ellipsis")
         self._live = Live(Group(self._progress, self._text), console=console)
-        self._live.start()
+        # Drawn at once: else rich and `print_above`, both drawing it first, leave out a line break (2 of 100 times).
+        self._live.start(refresh=True)
 
     def move_to(self, step: int) -> None:
         self._progress.update(self._task, completed=step)
 
-    def show(self, measured: str, eta: str) -> None:
-        """Replace both texts."""
+    def show(self, measured: str, rest: str) -> None:
+        """Replace both texts: of the second line, and at the end of the first."""
         self._text.plain = measured
-        self._progress.update(self._task, description=eta)
+        self._progress.update(self._task, description=rest)
 
     def print_above(self, line: str) -> None:
         """Print a line that stays; the terminal breaks it, so that a path can be copied in one piece."""

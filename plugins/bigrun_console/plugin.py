@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from bigrun.run import Run
     from bigrun_console.bar import Bar
 
-__all__ = ["Console", "describe", "eta_text", "format_seconds"]
+__all__ = ["Console", "describe", "eta_text", "format_seconds", "mfu_text"]
 
 
 class Console:
-    """Step, loss, learning rate, steps/s, samples/s and ETA. Events appear above the bar."""
+    """Step, loss, learning rate, steps/s, samples/s, MFU and ETA. Events appear above the bar."""
 
     observer = True
 
@@ -44,12 +44,12 @@ class Console:
 
     @hookimpl
     def on_metrics(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
-        eta = self.eta_seconds(run)
+        rest = f"{mfu_text(metrics)}  {eta_text(self.eta_seconds(run))}".rstrip()
         if self._bar is not None:
-            self._bar.show(describe(metrics), eta_text(eta))
+            self._bar.show(describe(metrics), rest)
         else:
             of = f"/{run.max_steps}" if run.max_steps else ""
-            tell(f"step {step}{of}  {describe(metrics)}  {eta_text(eta)}".rstrip(), self._file)
+            tell(f"step {step}{of}  {describe(metrics)}  {rest}", self._file)
 
     @hookimpl
     def on_event(self, run: Run, event: Event) -> None:
@@ -88,6 +88,13 @@ def describe(metrics: Mapping[str, float]) -> str:
     parts.append(f"{metrics['images_per_second']:.0f} samples/s")
     parts.append(f"data wait {metrics['data_wait_fraction']:.0%}")
     return "  ".join(parts)
+
+
+def mfu_text(metrics: Mapping[str, float]) -> str:
+    """`MFU 42%`, `MFU n/a` where the peak is not known; behind it the share of what was measured in matrix products."""
+    mfu, of_measured = metrics.get("mfu_fraction"), metrics.get("mfu_of_measured_fraction")
+    text = "MFU n/a" if mfu is None else f"MFU {mfu:.0%}"
+    return text if of_measured is None else f"{text} ({of_measured:.0%} of GEMM)"
 
 
 def eta_text(seconds: float | None) -> str:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from bigrun.devices import Planned, Setting
+from bigrun.devices.allocator import allocator_settings
 from bigrun_cuda.plan import EXPANDABLE
 
 __all__ = ["allocator_row", "has_expandable_segments", "set_allocator"]
 
 
 def has_expandable_segments() -> bool | None:
-    """What the allocator's snapshot says, which needs no GPU; None where there is none, as in a build for the CPU."""
-    import torch
-
-    try:
-        settings: dict[str, Any] = torch.cuda.memory._snapshot()["allocator_settings"]
-        return bool(settings["expandable_segments"])
-    except (AttributeError, KeyError, RuntimeError):
-        return None
+    """By the allocator's own word; None where it has none, as in a build for the CPU."""
+    found = (allocator_settings() or {}).get("expandable_segments")
+    return None if found is None else bool(found)
 
 
 def set_allocator(settings: str) -> None:

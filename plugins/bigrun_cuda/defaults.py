@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from bigrun.planner.closed_form import StepMemory, tokens_of
-from bigrun.planner.memory import OUTSIDE_BYTES, RESERVED_FACTOR
+from bigrun.planner.memory import OUTSIDE_BYTES, RESERVED_FACTORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ class Fit:
 
 def device_bytes(memory: StepMemory, micro_batch: int, mode: ActivationCheckpointing) -> float:
     """What a run takes of the device."""
-    return memory.peak_bytes(micro_batch, mode) * RESERVED_FACTOR + OUTSIDE_BYTES
+    return memory.peak_bytes(micro_batch, mode) * RESERVED_FACTORS["cuda"] + OUTSIDE_BYTES
 
 
 def usable_bytes(facts: DeviceFacts) -> float:

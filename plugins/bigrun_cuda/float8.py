@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bigrun.devices import Setting
+from bigrun.imports import failure_text, import_quietly
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,13 +26,11 @@ REMEDY = "set plugins.cuda-tuning.fp8 = false"
 def torchao_problem() -> str | None:
     """Why torchao's fp8 training cannot be used; importing it is the only way to know."""
     try:
-        import_module("torchao.float8")
-    except ModuleNotFoundError as error:
-        if error.name == "torchao":
-            return "torchao is not installed: pip install 'bigrun[fp8]'"
-        return f"torchao cannot be imported: {error}"
+        import_quietly("torchao.float8")
     except Exception as error:  # whatever a package that was built for another torch raises
-        return f"torchao cannot be imported: {type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError) and error.name == "torchao":
+            return "torchao is not installed: pip install 'bigrun[fp8]'"
+        return f"torchao cannot be imported: {failure_text(error)}"
     return None
 
 
@@ -64,7 +62,7 @@ def convert(blocks: Iterable[nn.Module], *, emulate: bool = False) -> tuple[int,
     """
     from torch import nn
 
-    float8: Any = import_module("torchao.float8")
+    float8: Any = import_quietly("torchao.float8")
     config = float8.Float8LinearConfig.from_recipe_name("tensorwise")
     config = dataclasses.replace(config, pad_inner_dim=True, emulate=emulate)
 

@@ -47,7 +47,7 @@ class CudaTuning:
 
     @hookimpl
     def hardware_defaults(self, run: Run) -> Mapping[str, tuple[Any, str]]:
-        if not self._is_active:
+        if run.facts.backend != "cuda":  # not `_is_active`: `bigrun plan` asks for a GPU that is not there
             return {}
         frozen = len(run.hook.frozen_modules.get_hookimpls())  # type: ignore[attr-defined]
         return choose_defaults(run.facts, run.config, frozen, run.strategy.world_size)

@@ -58,15 +58,15 @@ def judge(now: Reading, before: Reading | None, limits: Limits) -> Iterator[Shor
 def judge_device(now: Reading, limits: Limits) -> Iterator[Shortage]:
     if now.total_bytes is None or now.free_bytes is None or now.reserved_bytes is None or now.peak_bytes is None:
         return
-    is_full = now.free_bytes < limits.device_free_fraction * now.total_bytes
-    if is_full:
+    full = what_is_full(now, limits)
+    if full is not None:
         yield Shortage(
             "device-memory",
-            f"{gib(now.free_bytes)} of {gib(now.total_bytes)} of the device's memory are free; torch has "
-            f"{gib(now.reserved_bytes)}, of which tensors took {gib(now.peak_bytes)} at most: {SMALLER}",
+            f"{full}; torch has {gib(now.reserved_bytes)}, of which tensors took {gib(now.peak_bytes)} at most: "
+            f"{SMALLER}",
         )
     share = now.fragmentation
-    if is_full and share is not None and share > limits.fragmentation_fraction:
+    if full is not None and share is not None and share > limits.fragmentation_fraction:
         yield Shortage(
             "fragmentation",
             f"{share:.0%} of what torch has is in pieces that no tensor uses: on NVIDIA "
@@ -79,6 +79,18 @@ def judge_device(now: Reading, limits: Limits) -> Iterator[Shortage]:
             f"{gib(foreign)} of the device's memory are not this process's tensors: another process uses the device, "
             "or a process of an earlier run has not ended",
         )
+
+
+def what_is_full(now: Reading, limits: Limits) -> str | None:
+    """The device, or what the process itself may take of it; None while there is room in both."""
+    free, total, most = now.free_bytes or 0, now.total_bytes or 0, now.limit_bytes
+    if free < limits.device_free_fraction * total:
+        shared = ", which it shares with the host," if now.is_of_host else ""
+        return f"{gib(free)} of {gib(total)} of the device's memory{shared} are free"
+    if most is not None and (now.room_bytes or 0) < limits.device_free_fraction * most:
+        may = "that this process may take of the device (torch.cuda.set_per_process_memory_fraction)"
+        return f"{gib(now.room_bytes or 0)} are left of the {gib(most)} {may}"
+    return None
 
 
 def gib(count: int) -> str:

@@ -81,7 +81,7 @@ class MemoryGuard:
             self._prediction = None
 
     def _look(self, run: Run) -> None:
-        now = read(run.device)
+        now = read(run.device, is_unified=run.facts.is_unified)
         found = {warning.kind: warning.message for warning in judge(now, self._before, self.limits)}
         for kind in found.keys() - self._said.keys():
             run.event("memory-low", found[kind], "warning", memory=kind, **facts_of(now))

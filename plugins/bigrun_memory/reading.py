@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from bigrun.devices.host import memory_bytes
+from bigrun.devices.memory import read_memory
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,10 @@ class Reading:
     total_bytes: int | None = None
     free_bytes: int | None = None
     """By the driver: what no process has."""
+    is_of_host: bool = False
+    """Whether programs of the host have some of what is not free: `DeviceMemory.counts_host`."""
+    limit_bytes: int | None = None
+    """That torch's allocator may reserve (`torch.cuda.set_per_process_memory_fraction`); None where it has no limit."""
     allocated_bytes: int | None = None
     """In tensors."""
     peak_bytes: int | None = None
@@ -42,14 +47,22 @@ class Reading:
     """How often it gave back all it could and asked again, since the process began."""
 
     @property
+    def room_bytes(self) -> int | None:
+        """What torch's allocator can still take from the driver."""
+        if self.free_bytes is None or self.limit_bytes is None or self.reserved_bytes is None:
+            return self.free_bytes
+        return min(self.free_bytes, max(self.limit_bytes - self.reserved_bytes, 0))
+
+    @property
     def used_bytes(self) -> int | None:
         """By the driver: what all processes have."""
         return None if self.total_bytes is None or self.free_bytes is None else self.total_bytes - self.free_bytes
 
     @property
     def foreign_bytes(self) -> int | None:
-        """What others have: the context of the driver, libraries, other processes."""
-        used = self.used_bytes
+        """What others have: the context of the driver, libraries, other processes. None where programs of the host,
+        which do not use the device, cannot be told from them."""
+        used = None if self.is_of_host else self.used_bytes
         return None if used is None or self.reserved_bytes is None else max(used - self.reserved_bytes, 0)
 
     @property
@@ -65,19 +78,25 @@ def peak_of_process() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def read(device: torch.device) -> Reading:
-    """Read counters of torch and of the driver: nothing waits for the device."""
+def read(device: torch.device, *, is_unified: bool = False) -> Reading:
+    """Read counters of torch and of the driver: nothing waits for the device.
+
+    Args:
+        is_unified: device and host share their memory.
+    """
     host = HostReading(*memory_bytes())
     if device.type != "cuda":
         return Reading(host)
     import torch
 
-    free, total = torch.cuda.mem_get_info(device)
-    stats = torch.cuda.memory_stats(device)
+    memory, stats = read_memory(device, is_unified=is_unified), torch.cuda.memory_stats(device)
+    fraction = torch.cuda.memory.get_per_process_memory_fraction(device)
     return Reading(
         host,
-        total_bytes=total,
-        free_bytes=free,
+        total_bytes=memory.total_bytes,
+        free_bytes=memory.free_bytes,
+        is_of_host=memory.counts_host,
+        limit_bytes=int(fraction * memory.total_bytes) if fraction < 1 else None,
         allocated_bytes=stats["allocated_bytes.all.current"],
         peak_bytes=stats["allocated_bytes.all.peak"],
         reserved_bytes=stats["reserved_bytes.all.current"],

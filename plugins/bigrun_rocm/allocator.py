@@ -5,51 +5,68 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bigrun.devices import Setting
+from bigrun.devices.allocator import allocator_settings
 
-__all__ = ["allocator_evidence", "limit_memory"]
+__all__ = ["LARGEST_FRACTION", "allocator_evidence", "is_limited", "limit_memory"]
 
 NAME = "memory limit"
+COLLECTION = "garbage_collection_threshold"
+LARGEST_FRACTION = 0.99
+"""torch takes 1 for no limit at all, and gives no unused block back without one (c10/cuda/CUDACachingAllocator.cpp: the
+threshold is of the limit, which is there for fractions below 1 alone)."""
+EXACT = 1e-3
+SCOPE = "for torch's allocator alone: libraries and other processes have no limit"
+
+
+def is_limited(fraction: float) -> bool:
+    """Whether torch's allocator has a limit."""
+    return fraction < 1
 
 
 def limit_memory(
     limit_bytes: int, total_bytes: int, reason: str, *, is_custom: bool
-) -> tuple[Setting, Callable[[], None]]:
-    """Let torch take no more than this: beyond it an allocation fails in this process alone, where otherwise the host
-    would have no memory left. The allocator gives back unused blocks only below a limit, so there is one in any case.
+) -> tuple[Setting, float, Callable[[], None] | None]:
+    """Let torch's allocator take no more than this, and no more than 99 % of the device: beyond it an allocation fails
+    in this process alone, where otherwise the host would have no memory left. A limit that is there already stays,
+    unless an option says another.
+
+    Args:
+        total_bytes: of the device, as torch counts it (`total_memory` of its properties).
+        is_custom: an option of the plugin says so.
 
     Returns:
-        The row, and what undoes it.
+        The row, the fraction that is allowed now, and what undoes it.
     """
     import torch
 
     memory = torch.cuda.memory
     before = memory.get_per_process_memory_fraction()
-    fraction = min(limit_bytes / total_bytes, 1.0)
+    was = shown(before, total_bytes)
+    if is_limited(before) and not is_custom:
+        told = f"get_per_process_memory_fraction() was {before:.3f} before this plugin"
+        return Setting(NAME, was, was, None, told, is_custom=True), before, None
+    fraction = min(limit_bytes / total_bytes, LARGEST_FRACTION)
     memory.set_per_process_memory_fraction(fraction)
     after = memory.get_per_process_memory_fraction()
-    row = Setting(
-        NAME,
-        in_gib(before * total_bytes),
-        in_gib(fraction * total_bytes),
-        abs(after - fraction) < 1e-3,
-        f"get_per_process_memory_fraction() is {after:.3f}; {reason}",
-        is_custom,
-    )
-    return row, lambda: memory.set_per_process_memory_fraction(before)
+    took = is_limited(after) and abs(after - fraction) < EXACT
+    evidence = f"get_per_process_memory_fraction() is {after:.3f}; {reason}, {SCOPE}"
+    row = Setting(NAME, was, shown(fraction, total_bytes), took, evidence, is_custom)
+    return row, after, lambda: memory.set_per_process_memory_fraction(before)
 
 
-def in_gib(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"
+def shown(fraction: float, total_bytes: int) -> str:
+    return f"{fraction * total_bytes / 2**30:.1f} GiB" if is_limited(fraction) else "none"
 
 
-def allocator_evidence(wanted: str, *, torch_was_there: bool) -> tuple[bool | None, str]:
-    """Whether torch's allocator has taken `option:value,...`, by its own snapshot; None where it does not tell."""
-    import torch
+def allocator_evidence(wanted: str, fraction: float, *, torch_was_there: bool) -> tuple[bool | None, str]:
+    """Whether torch's allocator has taken `option:value,...`, by its own word; None where it does not tell.
 
-    try:
-        settings = torch.cuda.memory._snapshot()["allocator_settings"]
-    except (AttributeError, KeyError, RuntimeError) as error:
-        return None, f"torch does not tell its allocator's settings ({type(error).__name__})"
+    Args:
+        fraction: of the device that it may take.
+    """
+    settings = allocator_settings()
+    if settings is None:
+        return None, "torch does not tell its allocator's settings"
     unlike = []
     for part in wanted.split(","):
         name, _, value = part.partition(":")
@@ -60,5 +77,9 @@ def allocator_evidence(wanted: str, *, torch_was_there: bool) -> tuple[bool | No
         if not is_same:
             unlike.append(f"{name} is {found}")
     source = "torch.cuda.memory._snapshot()"
-    late = ": torch was imported before it was set" if torch_was_there else ""
-    return not unlike, f"{source}: {', '.join(unlike)}{late}" if unlike else source
+    if unlike:
+        late = ": torch was imported before it was set" if torch_was_there else ""
+        return False, f"{source}: {', '.join(unlike)}{late}"
+    if COLLECTION in wanted and not is_limited(fraction):
+        return False, f"{source}; but without a memory limit torch gives no unused block back"
+    return True, source

@@ -24,12 +24,21 @@ class RocmConfig:
         help="Let TunableOp measure the kernels of both libraries for each shape of a matrix product, and use the "
         "fastest; absent: on gfx1150 and gfx1151.",
     )
-    tunableop_warmup_steps: int = option(
-        20,
+    tunableop_warmup_steps: int | None = option(
+        None,
         check=at_least(1),
         effective=lambda c: c.tunableop is not False,
         otherwise="tunableop = false",
-        help="TunableOp measures new shapes in so many steps of each process; after them it only uses what it knows.",
+        help="TunableOp measures new shapes in the first steps of a process, until none is new in 5 steps for each "
+        "pair of crop sizes, and in so many steps at most; after them it only uses what it knows. Absent: 20 for each "
+        "pair of crop sizes.",
+    )
+    tunableop_numerical_check: bool | None = option(
+        None,
+        effective=lambda c: c.tunableop is not False,
+        otherwise="tunableop = false",
+        help="TunableOp passes over kernels whose results differ from those of torch's default kernel by more than "
+        "rounding; absent: yes.",
     )
     cache_directory: str | None = option(
         None,
@@ -74,8 +83,8 @@ class RocmConfig:
         check=at_least(0),
         effective=lambda c: c.memory_limit_gib is None,
         otherwise="memory_limit_gib is set, and no budget is computed",
-        help="What the budget leaves to the host: system, checkpoints on their way to the disk, decoding processes; "
-        "absent: 4 GiB and 1 GiB for each of `data.workers`.",
+        help="What the budget leaves to the host; absent: 4 GiB for the system, the copy from which a checkpoint is "
+        "written, and for each of `data.workers` 0.5 GiB and the images that wait, 4 MB each.",
     )
     synchronize_after_backward: bool = option(
         False,

@@ -31,19 +31,11 @@ class DriverFacts:
     """Version of the firmware that schedules the GPU's queues."""
 
     @property
-    def vram_free_bytes(self) -> int | None:
-        """What others have left of the memory that is set aside."""
-        if self.vram_total_bytes is None:
-            return None
-        return self.vram_total_bytes - (self.vram_used_bytes or 0)
-
-    @property
-    def gtt_free_bytes(self) -> int | None:
-        """What others have left of the host's memory that may be mapped."""
+    def gtt_limit_bytes(self) -> int | None:
+        """Of the host's memory that this GPU may map at most."""
         if self.gtt_total_bytes is None:
             return None
-        total = min(self.gtt_total_bytes, self.ttm_limit_bytes or self.gtt_total_bytes)
-        return total - (self.gtt_used_bytes or 0)
+        return min(self.gtt_total_bytes, self.ttm_limit_bytes or self.gtt_total_bytes)
 
 
 def read_driver(address: str | None = None, root: Path = Path("/")) -> DriverFacts:

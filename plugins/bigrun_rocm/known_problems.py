@@ -19,6 +19,7 @@ MICRO_BATCH_CAP = 128
 """Images. With decoding processes every run of 256 and more ended with a HIP error on gfx1151, none of 160 and less
 (DINO-X, 72 runs, torch 2.9.1, ROCm 7.1.1)."""
 BROKEN_MES = 0x83
+SMALL_HEAD = 32
 LAUNCH_FAILURES = re.compile(
     r"HIP error|hipError(?:LaunchFailure|IllegalAddress)|unspecified launch failure", re.IGNORECASE
 )
@@ -27,13 +28,15 @@ DEAD_NIGHTLIES = ("20260609", "20260612")
 
 @attrs.frozen
 class Situation:
-    """What a run is about to do, and where."""
+    """What a run is about to do, and where. `head_size` in channels."""
 
     facts: DeviceFacts
     driver: DriverFacts = attrs.field(factory=DriverFacts)
     environment: Mapping[str, str] = attrs.field(factory=dict)
     micro_batch: int = 1
     workers: int = 0
+    head_size: int = 64
+    precision: str = "bf16"
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -117,6 +120,13 @@ PROBLEMS = (
         "expandable_segments crash (hipErrorIllegalAddress) and hang under ROCm: take them out of the environment, or "
         "out of the options of rocm-tuning",
         "pytorch/pytorch issues 187343 and 192259",
+    ),
+    KnownProblem(
+        "head-size",
+        lambda now: now.is_strix_halo and now.precision == "bf16" and now.head_size <= SMALL_HEAD,
+        "a training with attention heads of 32 channels in bf16 gave NaN on gfx1151: set model.heads so that they have "
+        "64, or hardware.precision = 'fp32'",
+        "ROCm/legacy-rocm-build issue 6034, one user's report",
     ),
     KnownProblem(
         "micro-batch",

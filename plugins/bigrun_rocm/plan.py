@@ -8,7 +8,14 @@ from bigrun.devices import DeviceFacts, Planned
 from bigrun_rocm.config import RocmConfig
 from bigrun_rocm.versions import EXPERIMENTAL_ATTENTION, hipblaslt_support
 
-__all__ = ["AOTRITON", "TUNED_ARCHS", "plan_aotriton", "plan_blas", "plan_tunableop"]
+__all__ = [
+    "AOTRITON",
+    "TUNED_ARCHS",
+    "compares_kernels",
+    "plan_aotriton",
+    "plan_blas",
+    "plan_tunableop",
+]
 
 AOTRITON = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
 PREFER_HIPBLASLT = ("TORCH_BLAS_PREFER_HIPBLASLT", "TORCH_BLAS_PREFER_CUBLASLT")
@@ -50,11 +57,17 @@ def plan_tunableop(facts: DeviceFacts, environment: Mapping[str, str], config: R
         reason = "by option" if is_custom else f"not measured on {facts.arch}"
         return [Planned(names[0], "off", reason, is_custom), Planned(names[1], None, "TunableOp is off")]
     reason = "by option" if is_custom else "hipBLASLt and rocBLAS are each slow for some shapes"
-    tuning = f"for {config.tunableop_warmup_steps} steps of each process"
+    tuning = "in the first steps of a process, until no new shape comes"
     return [
         Planned(names[0], "on", reason, is_custom),
         Planned(names[1], "on", tuning) if told[1] is None else Planned(names[1], None, told[1], is_custom=True),
     ]
+
+
+def compares_kernels(facts: DeviceFacts, environment: Mapping[str, str], config: RocmConfig) -> bool:
+    """Whether TunableOp compares results of kernels in the first steps, which takes memory."""
+    enabled, _ = plan_tunableop(facts, environment, config)
+    return enabled.is_on and config.tunableop_numerical_check is not False
 
 
 def plan_aotriton(facts: DeviceFacts, environment: Mapping[str, str], config: RocmConfig) -> Planned:

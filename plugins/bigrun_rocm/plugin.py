@@ -13,8 +13,9 @@ from bigrun.micro_batch import cannot_halve, note_micro_batch
 from bigrun_rocm.config import RocmConfig
 from bigrun_rocm.defaults import choose_defaults
 from bigrun_rocm.known_problems import MICRO_BATCH_CAP, Situation, advice, is_launch_failure, problem_lines
-from bigrun_rocm.memory import memory_lines
-from bigrun_rocm.tuning import PLUGIN, Tuning
+from bigrun_rocm.memory import expected_limit, memory_lines
+from bigrun_rocm.plan import compares_kernels
+from bigrun_rocm.tuning import PLUGIN, Tuning, frozen_backbones
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -31,7 +32,6 @@ class RocmTuning:
         self.config = config
         self._tuning = Tuning(config)
         self._is_active = False
-        self._last_tuned_step = 0
 
     @hookimpl
     def configure_runtime(self) -> None:
@@ -51,25 +51,28 @@ class RocmTuning:
     @hookimpl
     def hardware_defaults(self, run: Run) -> Mapping[str, tuple[Any, str]]:
         """Values for options that neither preset nor command line has set."""
-        if not self._is_active:
+        if run.facts.backend != "rocm":  # not `_is_active`: `bigrun plan` asks for a GPU that is not there
             return {}
-        limit = self._tuning.limit_bytes or run.facts.total_bytes
-        frozen = len(run.hook.frozen_modules.get_hookimpls())  # type: ignore[attr-defined]
-        return choose_defaults(run.facts, run.config, limit, frozen, run.strategy.world_size)
+        limit = self._tuning.limit_bytes or expected_limit(run.facts, self.config)
+        compares = compares_kernels(run.facts, os.environ, self.config)
+        processes = run.strategy.world_size
+        return choose_defaults(run.facts, run.config, limit, frozen_backbones(run), processes, compares=compares)
 
     @hookimpl
     def header_lines(self, run: Run) -> list[str]:
         if not self._is_active:
             return []
-        budget, driver, data = self._tuning.budget, self._tuning.driver, run.config.data
+        budget, driver = self._tuning.budget, self._tuning.driver
+        data, model, precision = run.config.data, run.config.model, run.config.hardware.precision
         memory = [] if budget is None else memory_lines(run.facts, driver, budget)
-        environment = dict(os.environ)
-        situation = Situation(run.facts, driver, environment, data.micro_batch or data.effective_batch, data.workers)
+        micro_batch, head_size = data.micro_batch or data.effective_batch, model.width // model.heads
+        situation = Situation(
+            run.facts, driver, dict(os.environ), micro_batch, data.workers, head_size=head_size, precision=precision
+        )
         return memory + problem_lines(situation)
 
     @hookimpl
     def on_start(self, run: Run) -> None:
-        self._last_tuned_step = run.step + self.config.tunableop_warmup_steps
         if not self._is_active:
             told = f"{PLUGIN} is for AMD GPUs: it changes nothing on this device ({run.facts.backend})"
             run.event("rocm-tuning", told)
@@ -86,11 +89,12 @@ class RocmTuning:
             torch.cuda.synchronize()
 
     @hookimpl
-    def after_step(self, run: Run, step: int) -> None:
+    def after_step(self, run: Run) -> None:
         tunableop = self._tuning.tunableop
-        if tunableop is not None and tunableop.tunes and step >= self._last_tuned_step:
+        if tunableop is not None and tunableop.is_warm_after_step():
             with self._told(run, "results of tuned matrix products cannot be written"):
-                run.event("tunableop", tunableop.freeze())
+                told, facts = tunableop.freeze()
+                run.event("tunableop", told, **facts)
 
     @hookimpl
     def on_checkpoint(self, run: Run) -> None:

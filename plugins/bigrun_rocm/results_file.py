@@ -64,11 +64,12 @@ def disagreements(file: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     Args:
         now: what torch says; a version that it does not say yet is not compared.
     """
-    return [
+    told = [
         f"{name} is {file[name]} there, {value} here" if name in file else f"{name} is missing"
         for name, value in sorted(now.items())
         if file.get(name) != value
     ]
+    return told + [f"{name} is not known here" for name in sorted(file) if now and name not in now]
 
 
 def results_key(facts: DeviceFacts, validators: Mapping[str, str]) -> str:

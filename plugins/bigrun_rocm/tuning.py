@@ -10,22 +10,26 @@ from typing import TYPE_CHECKING
 
 from bigrun.devices import Planned, Setting, TorchBuild
 from bigrun.errors import UsageError
-from bigrun_rocm.allocator import allocator_evidence, limit_memory
+from bigrun_rocm.allocator import LARGEST_FRACTION, allocator_evidence, limit_memory
 from bigrun_rocm.attention import TOLERANCES, choose_attention
-from bigrun_rocm.defaults import workers_for
+from bigrun_rocm.defaults import PREFETCH, largest_micro_batch, workers_for
 from bigrun_rocm.driver import DriverFacts, read_driver
 from bigrun_rocm.environment import Environment, cache_root, plan_environment
-from bigrun_rocm.memory import GIB, Budget, host_reserve_bytes, unified_budget
+from bigrun_rocm.memory import GIB, Budget, HostNeed, host_need, unified_budget
+from bigrun_rocm.numerical_check import plan_check
 from bigrun_rocm.plan import AOTRITON, plan_aotriton, plan_blas, plan_tunableop
 from bigrun_rocm.tunableop import TunableOp
+from bigrun_rocm.warm_up import QUIET_STEPS, WarmUp
 
 if TYPE_CHECKING:
     from bigrun.run import Run
     from bigrun_rocm.config import RocmConfig
 
-__all__ = ["PLUGIN", "Tuning"]
+__all__ = ["PLUGIN", "Tuning", "frozen_backbones"]
 
 PLUGIN = "rocm-tuning"
+WARMUP_STEPS = 20
+"""For each pair of crop sizes, at most."""
 
 
 class Tuning:
@@ -45,7 +49,7 @@ class Tuning:
         self.driver = DriverFacts()
         self.budget: Budget | None = None
         self.limit_bytes: int | None = None
-        """What torch may take; None: no limit is set."""
+        """What the run may take on the device; None before it is known."""
         self.tunableop: TunableOp | None = None
         self.attention_notes: tuple[str, ...] = ()
         """What is wrong with kernels of attention, to be told at the start."""
@@ -67,11 +71,10 @@ class Tuning:
             UsageError: it computes attention wrongly by every kernel, or results cannot be kept.
         """
         self.driver = read_driver(pci_address(run.facts.index), self._root)
-        rows = [self._early_row(planned, before) for planned, before in self._early]
-        rows += self._limit_memory(run)
-        rows += self._set_blas(run)
-        rows += self._start_tunableop(run)
-        return rows + self._set_attention(run)
+        limit, fraction = self._limit_memory(run)
+        rows = [self._early_row(planned, before, fraction) for planned, before in self._early]
+        rows += [*limit, *self._set_blas(run), *self._set_attention(run)]
+        return rows + self._start_tunableop(run)  # last: it would measure the self-test of attention, too
 
     def undo(self) -> None:
         """Give everything back as it was; may be called twice."""
@@ -79,31 +82,44 @@ class Tuning:
 
     # -- one setting each -------------------------------------------------------------------------------------
 
-    def _early_row(self, planned: Planned, before: str | None) -> Setting:
+    def _early_row(self, planned: Planned, before: str | None, fraction: float) -> Setting:
         if planned.value is None:
             return Setting(planned.name, before, before, None, planned.reason, planned.is_custom)
         if "ALLOC_CONF" in planned.name:
-            took, evidence = allocator_evidence(planned.value, torch_was_there=self._torch_was_there)
+            took, evidence = allocator_evidence(planned.value, fraction, torch_was_there=self._torch_was_there)
         else:
             took, evidence = None, f"MIOpen reads it at its first convolution, and cannot be asked; {planned.reason}"
         return Setting(planned.name, before, planned.value, took, evidence, planned.is_custom)
 
-    def _limit_memory(self, run: Run) -> list[Setting]:
+    def _limit_memory(self, run: Run) -> tuple[list[Setting], float]:
+        """The row, if any, and the fraction of the device that torch may take."""
+        import torch
+
         facts, wish = run.facts, self._config.memory_limit_gib
+        total = torch.cuda.get_device_properties(facts.index or 0).total_memory
         if wish is not None:
             limit, reason = round(wish * GIB), "by option"
         elif facts.is_unified:
-            is_set = "data.workers" in run.config.explicit
-            workers = run.config.data.workers if is_set else workers_for(facts)  # what `hardware_defaults` will say
-            reserve = host_reserve_bytes(workers, self._config.host_reserve_gib)
-            self.budget = unified_budget(facts, self.driver, reserve)
+            self.budget = unified_budget(facts, self.driver, self._host_need(run))
             limit, reason = self.budget.limit_bytes, f"by {self.budget.bound_by}"
+        elif any("ALLOC_CONF" in planned.name and planned.value is not None for planned, _ in self._early):
+            limit, reason = round(LARGEST_FRACTION * total), "unused blocks are given back only below a limit"
         else:
-            return []
-        self.limit_bytes = min(limit, facts.total_bytes)
-        row, restore = limit_memory(limit, facts.total_bytes, reason, is_custom=wish is not None)
-        self._undo.callback(restore)
-        return [row]
+            self.limit_bytes = facts.total_bytes
+            return [], torch.cuda.memory.get_per_process_memory_fraction()
+        row, fraction, restore = limit_memory(limit, total, reason, is_custom=wish is not None)
+        if restore is not None:
+            self._undo.callback(restore)
+        self.limit_bytes = round(min(fraction, 1.0) * total)
+        return [row], fraction
+
+    def _host_need(self, run: Run) -> HostNeed:
+        """By what is set, and else by what `hardware_defaults` will say."""
+        config, data = run.config, run.config.data
+        workers = data.workers if "data.workers" in config.explicit else workers_for(run.facts)
+        prefetch = data.prefetch if "data.prefetch" in config.explicit else PREFETCH
+        micro_batch, wish = largest_micro_batch(run.facts, config), self._config.host_reserve_gib
+        return host_need(config, workers, prefetch, micro_batch, frozen_backbones(run), wish)
 
     def _set_blas(self, run: Run) -> list[Setting]:
         from bigrun_rocm.blas import apply_blas
@@ -115,9 +131,15 @@ class Tuning:
 
     def _start_tunableop(self, run: Run) -> list[Setting]:
         enabled, tuning = plan_tunableop(run.facts, os.environ, self._config)
-        self.tunableop = TunableOp(run.facts, cache_root(self._config, os.environ), run.directory / PLUGIN)
+        precision = run.config.hardware.precision
+        check = plan_check(run.facts.torch.release, os.environ, self._config, precision)
+        if check.obstacle is not None and (enabled.is_on or enabled.is_left_alone):
+            raise UsageError(check.obstacle)
+        sizes = len(run.config.views.pairs)
+        warm_up = WarmUp(self._config.tunableop_warmup_steps or WARMUP_STEPS * sizes, QUIET_STEPS * sizes)
+        self.tunableop = TunableOp(run.facts, cache_root(self._config, os.environ), run.directory / PLUGIN, warm_up)
         self._undo.callback(self.tunableop.stop)
-        return self.tunableop.start(enabled, tuning)
+        return self.tunableop.start(enabled, tuning, check, precision)
 
     def _set_attention(self, run: Run) -> list[Setting]:
         import torch
@@ -142,6 +164,11 @@ class Tuning:
         if gate.value is None:
             return [Setting(AOTRITON, before, before, None, gate.reason, gate.is_custom), *rows]
         return [gate_setting(gate, before, measured["flash"]), *rows]
+
+
+def frozen_backbones(run: Run) -> int:
+    """Networks that plugins keep beside the teacher."""
+    return len(run.hook.frozen_modules.get_hookimpls())  # type: ignore[attr-defined]
 
 
 def pci_address(index: int | None) -> str | None:

@@ -10,6 +10,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from bigrun.planner.offload import in_host_memory
+
 __all__ = ["ActivationOffload", "HostCopy"]
 
 
@@ -24,7 +26,8 @@ class HostCopy:
     def of(cls, tensor: Tensor) -> HostCopy:
         """Into page-locked memory where it comes from a GPU: a faster copy, in line with the GPU's other work."""
         pinned = tensor.device.type == "cuda"
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pinned)
+        with in_host_memory():
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pinned)
         return cls(host.copy_(tensor, non_blocking=pinned), tensor.device)
 
     def back(self) -> Tensor:

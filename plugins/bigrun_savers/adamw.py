@@ -40,6 +40,12 @@ class CompactAdamW(torch.optim.Optimizer):
         size = parameter.numel()
         return self._full if size < SMALLEST or size % BLOCK else self._compact
 
+    def state_bytes(self) -> int:
+        """What the averages of all parameters take."""
+        parameters = [parameter.detach().to("meta") for group in self.param_groups for parameter in group["params"]]
+        states = [self.format_of(parameter).begin(parameter) for parameter in parameters]
+        return sum(tensor.nbytes for state in states for tensor in state.values())
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; there is no closure."""

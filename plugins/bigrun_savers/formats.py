@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
-import importlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from bigrun.imports import import_quietly
 
 __all__ = ["BLOCK", "MOMENTS", "SMALLEST", "Bf16", "EightBit", "Float32", "Format", "State", "round_at_random"]
 
@@ -87,7 +88,7 @@ class EightBit(Format):
     """
 
     def __init__(self) -> None:
-        self._torchao: Any = importlib.import_module("torchao.optim.quant_utils")
+        self._torchao: Any = import_quietly("torchao.optim.quant_utils")
         # In a thread: under FakeTensorMode, which is a thread's own, the map would have no values.
         with ThreadPoolExecutor(1) as thread:
             signed, unsigned = thread.map(self._torchao.create_dynamic_map, (True, False))

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bigrun.planner.offload import in_host_memory
+
 __all__ = ["TeacherOffload"]
 
 
@@ -29,7 +31,8 @@ class TeacherOffload:
 
     def _room(self, parameter: Tensor) -> Tensor:
         pinned = self._device.type == "cuda"
-        return torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu", pin_memory=pinned)
+        with in_host_memory():
+            return torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu", pin_memory=pinned)
 
     def bring(self) -> None:
         """To the device."""

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from bigrun_telemetry.gpu import Gpu
-from bigrun_telemetry.reader import Unavailable, number
+from bigrun_telemetry.reader import Missing, Unavailable, number
 from bigrun_telemetry.reasons import AMD_BITS, named
 from bigrun_telemetry.sample import Sample
 
@@ -24,14 +24,15 @@ class AmdSmi:
     def __init__(self, gpu: Gpu) -> None:
         """
         Raises:
-            Unavailable: amdsmi is not installed, its native library is missing, or it does not know this GPU.
+            Missing: amdsmi is not installed, or its native library is not.
+            Unavailable: the driver does not answer, or does not know this GPU.
         """
         try:
             self._smi: Any = importlib.import_module("amdsmi")
         except ModuleNotFoundError:
-            raise Unavailable("amdsmi is not installed: pip install 'bigrun[amd]'") from None
+            raise Missing("amdsmi is not installed: pip install 'bigrun[amd]'") from None
         except (Exception, SystemExit) as error:  # without its native library amdsmi 7.0 raises KeyError
-            raise Unavailable(f"amdsmi cannot be imported ({type(error).__name__}: {error})") from None
+            raise Missing(f"amdsmi cannot be imported ({type(error).__name__}: {error})") from None
         try:
             self._smi.amdsmi_init()
         except Exception as error:  # the class of its errors differs between versions

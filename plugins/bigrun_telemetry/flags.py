@@ -31,9 +31,12 @@ FREE = 0.03
 GROWTH_PER_HOUR = 0.01
 HUNG_STEPS, HUNG_SECONDS = 10, 300.0
 FIRST_STEP_SECONDS = 3600.0
-"""Before a step has ended nobody knows how long one takes; the first one compiles and fills caches."""
+"""Before a step has ended nobody knows how long one takes; the first one compiles and fills caches. At its end a run
+does more than in a step, too."""
+SAVE_SECONDS = 14_400.0
+"""A disk of 100 MB/s moves 1.4 TB in 4 hours; one that is silent for longer is gone."""
 MOVING = ("data", "step", "observe")
-"""What a run does within a step. A save has no limit here."""
+"""What a run does within a step."""
 
 
 @attrs.frozen
@@ -65,10 +68,7 @@ def thermal(history: History, hot_celsius: float | None) -> Finding | None:
     known = [set(sample.gpu_throttle) for sample in history.recent() if sample.gpu_throttle is not None]
     slowed = [reasons for reasons in known if reasons & HEAT]
     share = len(slowed) / len(known) if known else 0.0
-    limit, margin = now.gpu_slowdown_celsius, now.gpu_margin_celsius
-    celsius = now.gpu_temperature_celsius
-    if limit is None and celsius is not None and margin is not None:
-        limit = celsius + margin
+    limit, celsius = now.slowdown_celsius, now.gpu_temperature_celsius
     near = hot_celsius if limit is None else limit - NEAR_CELSIUS
     is_near = celsius is not None and near is not None and celsius >= near
     if share <= THROTTLED_SHARE and not is_near:
@@ -99,7 +99,7 @@ def power_cap(history: History) -> Finding | None:
 
 
 def clock_drop(history: History) -> Finding | None:
-    """The median clock of five busy minutes is below 90 % of that of the first steady ones."""
+    """The median clock of five busy minutes is below 90 % of that of the first steady ones with such steps."""
     clock, steady = history.clock_mhz(FIVE_MINUTES_SECONDS), history.steady_clock_mhz
     if clock is None or steady is None or clock >= DROPPED_CLOCK * steady:
         return None
@@ -108,14 +108,16 @@ def clock_drop(history: History) -> Finding | None:
 
 
 def slow(history: History, *, is_hot: bool) -> Finding | None:
-    """Five minutes' images per second are below 95 % of the median minute's: a warning; below 85 %: an alarm."""
-    rate, usual = history.now.images_per_second_5min, history.now.images_per_second_run_median
-    if rate is None or not usual or rate >= SLOW * usual:
+    """The last five minutes of steps went at less than 95 % of the usual speed of such steps: a warning; less than
+    85 %: an alarm."""
+    speed, rate = history.now.speed_fraction, history.now.images_per_second_5min
+    if speed is None or speed >= SLOW:
         return None
     cause = cause_of_slowness(history, is_hot=is_hot)
-    message = f"{rate:.4g} images/s in the last 5 minutes, {rate / usual:.0%} of the usual {usual:.4g}; {CAUSES[cause]}"
-    facts = {"images_per_second": rate, "usual_images_per_second": usual, "cause": cause}
-    return Finding("SLOW", "error" if rate < VERY_SLOW * usual else "warning", message, facts)
+    images = "" if rate is None else f", {rate:.4g} images/s"
+    message = f"steps of the last 5 minutes went at {speed:.0%} of their usual speed{images}; {CAUSES[cause]}"
+    facts = {"speed_fraction": round(speed, 4), "images_per_second": rate, "cause": cause}
+    return Finding("SLOW", "error" if speed < VERY_SLOW else "warning", message, facts)
 
 
 CAUSES = {
@@ -132,7 +134,7 @@ def cause_of_slowness(history: History, *, is_hot: bool) -> str:
     now, clock, steady = history.now, history.clock_mhz(FIVE_MINUTES_SECONDS), history.steady_clock_mhz
     if is_hot or (clock is not None and steady is not None and clock < FELL_TOO * steady):
         return "thermal"
-    if (now.data_wait_fraction or 0.0) - (now.data_wait_run_median_fraction or 0.0) > WAIT_ROSE:
+    if (now.data_wait_fraction or 0.0) - (now.data_wait_usual_fraction or 0.0) > WAIT_ROSE:
         return "input"
     return "memory" if history.rise("torch_alloc_retries") > 0 or history.rise("swap_in_bytes") > 0 else "unknown"
 
@@ -156,10 +158,11 @@ def memory(history: History) -> Finding | None:
 
 
 def hung(now: Sample) -> Finding | None:
-    """No step for ten times the median one, and at least 300 s."""
-    limit = FIRST_STEP_SECONDS if now.step_p50_ms is None else max(HUNG_STEPS * now.step_p50_ms / 1e3, HUNG_SECONDS)
-    still = now.standstill_seconds
-    if now.activity not in MOVING or still is None or still < limit:
+    """No step for ten times the median one, and at least 300 s; a save for four hours, the end for one."""
+    step = FIRST_STEP_SECONDS if now.step_p50_ms is None else max(HUNG_STEPS * now.step_p50_ms / 1e3, HUNG_SECONDS)
+    limits = dict.fromkeys(MOVING, step) | {"checkpoint": SAVE_SECONDS, "end": FIRST_STEP_SECONDS}
+    limit, still = limits.get(now.activity or ""), now.standstill_seconds
+    if limit is None or still is None or still < limit:
         return None
     message = f"step {now.step} has stood still for {still:.0f} s in {now.activity!r} (limit {limit:.0f} s)"
     facts = {"standing_step": now.step, "activity": now.activity, "seconds": round(still), "limit_seconds": limit}

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
+from bigrun.devices.pci import link_speed, pci_address
+
 if TYPE_CHECKING:
     import torch
 
@@ -24,6 +26,8 @@ class Gpu:
     """domain:bus:device.function, as sysfs writes it."""
     is_integrated: bool = False
     """It shares its memory with the host (APU)."""
+    link_gbps: float | None = None
+    """GB/s that its slot carries in one direction; None of an APU, and where the kernel does not say."""
 
     @classmethod
     def of(cls, device: torch.device) -> Gpu | None:
@@ -34,19 +38,13 @@ class Gpu:
         if device.type != "cuda":
             return None
         facts = torch.cuda.get_device_properties(device)
-        uuid = getattr(facts, "uuid", None)
+        uuid, address = getattr(facts, "uuid", None), pci_address(facts)
+        is_integrated = bool(getattr(facts, "is_integrated", 0))
         return cls(
             vendor="amd" if torch.version.hip else "nvidia",
             name=facts.name,
             uuid=None if uuid is None else str(uuid),
-            pci_address=pci_address(facts),
-            is_integrated=bool(getattr(facts, "is_integrated", 0)),
+            pci_address=address,
+            is_integrated=is_integrated,
+            link_gbps=None if address is None or is_integrated else link_speed(address),
         )
-
-
-def pci_address(facts: object) -> str | None:
-    """Of torch's device properties, which have bus and device number in most builds; the function is 0."""
-    domain, bus, slot = (getattr(facts, f"pci_{part}_id", None) for part in ("domain", "bus", "device"))
-    if domain is None or bus is None or slot is None:
-        return None
-    return f"{domain:04x}:{bus:02x}:{slot:02x}.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from bigrun_telemetry.board import Board
@@ -31,45 +32,79 @@ def status(board: Board, summary: Summary) -> str:
     return "warn" if any(level != "info" for level in summary.worst.values()) else "ok"
 
 
-def lines(history: History, board: Board, summary: Summary) -> list[str]:
+def lines(history: History, board: Board, summary: Summary) -> Iterator[str]:
     """What is up, what was, and the figures that have no distribution."""
-    found = [f"{finding.flag}: {finding.message}" for finding in board.up]
-    found += [f"{flag} began {count} times" for flag, count in sorted(summary.flags.items()) if count]
+    yield from (f"{finding.flag}: {finding.message}" for finding in board.up)
+    yield from (f"{flag} began {count} times" for flag, count in sorted(summary.flags.items()) if count)
     if summary.last is None:
-        return [*found, "no sample yet"]
-    return [*found, *gpu_lines(history, summary, summary.last), *run_lines(summary.last)]
+        yield "no sample yet"
+        return
+    yield from gpu_lines(history, summary, summary.last)
+    yield from memory_lines(summary.last)
+    yield from run_lines(summary.last)
 
 
-def gpu_lines(history: History, summary: Summary, now: Sample) -> list[str]:
-    found = []
-    clock, best = history.clock_mhz(MINUTE_SECONDS), history.best_clock_mhz
+def gpu_lines(history: History, summary: Summary, now: Sample) -> Iterator[str]:
+    limit, margin = now.slowdown_celsius, now.margin_celsius
+    if limit is not None and margin is not None:
+        yield f"heat: the GPU slows down at {limit:.0f} °C, {margin:.0f} °C are left"
+    clock, best = history.clock_mhz(MINUTE_SECONDS), history.run_best_clock_mhz
     if clock is not None and best:
-        found.append(f"clock: {clock / best:.0%} of the best minute's {best:.0f} MHz")
+        yield f"clock: {clock / best:.0%} of the best minute's {best:.0f} MHz"
     if summary.samples_with_throttle:
         shares = [f"{name} {n / summary.samples_with_throttle:.1%}" for name, n in summary.throttle.most_common()]
-        found.append(f"held down, of all samples: {', '.join(shares) or 'never'}")
+        yield f"held down, of all samples: {', '.join(shares) or 'never'}"
     if summary.energy_kwh > 0:
-        found.append(f"energy of the GPU: {summary.energy_kwh:.2f} kWh, mean {summary.watts.mean or 0:.0f} W")
+        yield f"energy of the GPU: {summary.energy_kwh:.2f} kWh, mean {summary.watts.mean or 0:.0f} W"
+    if now.gpu_power_limit_watts is not None:
+        yield f"power limit: {now.gpu_power_limit_watts:.0f} W"
+
+
+def memory_lines(now: Sample) -> Iterator[str]:
     free, total = now.gpu_memory_free_fraction, now.gpu_memory_total_bytes
     if free is not None and total is not None:
-        found.append(f"memory of the GPU: {free:.1%} of {total / GIB:.1f} GiB is free")
-    return found
+        other = now.gpu_memory_other_bytes
+        beside = "" if other is None else f", {other / GIB:.1f} GiB are taken by others than torch's allocator"
+        yield f"memory of the GPU: {free:.1%} of {total / GIB:.1f} GiB is free{beside}"
+    taken = (now.torch_allocated_bytes, now.torch_peak_bytes, now.torch_reserved_bytes)
+    if now.torch_reserved_bytes:
+        tensors, most, reserved = (f"{(size or 0) / GIB:.1f}" for size in taken)
+        yield (
+            f"torch's allocator: {tensors} GiB in tensors, {most} at most, {reserved} reserved (fragmentation "
+            f"{now.torch_fragmentation_fraction or 0:.0%}); {now.torch_alloc_retries or 0} retries, "
+            f"{now.torch_ooms or 0} failures"
+        )
+    if now.host_memory_free_fraction is not None:
+        own = "" if now.process_rss_bytes is None else f", the run has {now.process_rss_bytes / GIB:.1f} GiB"
+        swap = f", {now.swap_used_bytes / GIB:.1f} GiB in swap" if now.swap_used_bytes else ""
+        yield f"memory of the host: {now.host_memory_free_fraction:.1%} is available{own}{swap}"
 
 
-def run_lines(now: Sample) -> list[str]:
-    found = []
+def run_lines(now: Sample) -> Iterator[str]:
     if now.images_per_second_run_median is not None:
         recent = now.images_per_second_5min
         beside = f", {recent:.4g} in the last 5 minutes" if recent is not None else ""
-        found.append(f"images/s: {now.images_per_second_run_median:.4g} (median minute){beside}")
+        yield f"images/s: {now.images_per_second_run_median:.4g} (median minute){beside}"
+    if now.speed_fraction is not None:
+        yield f"speed of the last 5 minutes: {now.speed_fraction:.0%} of the usual"
     if now.step_p50_ms is not None and now.step_p95_ms is not None and now.step_max_ms is not None:
         times = f"{now.step_p50_ms:.4g} ms (median), {now.step_p95_ms:.4g} (95 %), {now.step_max_ms:.4g} (longest)"
-        found.append(f"the last steps: {times}")
-    if now.host_memory_free_fraction is not None:
-        found.append(f"memory of the host: {now.host_memory_free_fraction:.1%} is available")
+        yield f"the last steps: {times}"
+    shares = {
+        "waiting for images": now.data_wait_fraction,
+        "copies to the GPU (at least)": now.h2d_fraction,
+        "plugins that look": now.observe_fraction,
+        "MFU": now.mfu_fraction,
+    }
+    known = [f"{name} {share:.1%}" for name, share in shares.items() if share is not None]
+    if known:
+        yield f"shares of the last 5 minutes: {', '.join(known)}"
+    if now.loss_is_finite is False:
+        yield "the loss is not finite"
+    if now.checkpoint_age_seconds is not None:
+        yield f"last checkpoint: {now.checkpoint_age_seconds / 60:.0f} minutes ago"
     if now.disk_free_bytes is not None:
-        found.append(f"disk of the run: {now.disk_free_bytes / GIB:.1f} GiB free")
-    return found
+        yield f"disk of the run: {now.disk_free_bytes / GIB:.1f} GiB free"
 
 
 def rows(summary: Summary) -> list[list[str]]:
@@ -77,6 +112,7 @@ def rows(summary: Summary) -> list[list[str]]:
         "temperature, °C": summary.celsius,
         "power, W": summary.watts,
         "clock, MHz": summary.clock_mhz,
+        "fan, %": summary.fan_percent,
     }
     return [[name, *cells(values)] for name, values in quantities.items() if values.last is not None]
 

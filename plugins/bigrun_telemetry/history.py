@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from collections.abc import Sequence
@@ -28,20 +29,20 @@ class History:
         self._recent: deque[Sample] = deque()
         self._memory: deque[tuple[float, float]] = deque()
         self._growth: float | None = None
-        self.best_clock_mhz: float | None = None
+        self._kinds: int | None = None
+        self._changed_at = -math.inf
+        self.run_best_clock_mhz: float | None = None
         """The highest median clock of a minute in which the GPU was busy."""
+        self.best_clock_mhz: float | None = None
+        """The same since the run began to take steps of another kind: these may need more power, and a lower clock."""
         self.steady_clock_mhz: float | None = None
-        """The median clock of the first five minutes in which the GPU was busy throughout."""
+        """The median clock of the first five minutes since then in which the GPU was busy throughout."""
 
     def add(self, sample: Sample) -> None:
         self._recent.append(sample)
         while age(self._recent[0], sample) > FIVE_MINUTES_SECONDS:
             self._recent.popleft()
-        clock = self.clock_mhz(MINUTE_SECONDS)
-        if clock is not None:
-            self.best_clock_mhz = max(clock, self.best_clock_mhz or 0.0)
-        if self.steady_clock_mhz is None:
-            self.steady_clock_mhz = self.clock_mhz(FIVE_MINUTES_SECONDS, busy_share=STEADY)
+        self._add_clock(sample)
         self._add_memory(sample)
 
     @property
@@ -66,6 +67,20 @@ class History:
         """How far a counter has risen within the last five minutes."""
         values = [value for sample in self._recent if (value := getattr(sample, name)) is not None]
         return float(values[-1] - values[0]) if values else 0.0
+
+    def _add_clock(self, sample: Sample) -> None:
+        now = sample.elapsed_seconds or 0.0
+        if sample.kinds_of_steps != self._kinds:
+            is_first, self._kinds = self._kinds is None, sample.kinds_of_steps
+            if not is_first:  # before the first step has ended there is none
+                self._changed_at, self.best_clock_mhz, self.steady_clock_mhz = now, None, None
+        clock, since = self.clock_mhz(MINUTE_SECONDS), now - self._changed_at
+        if clock is not None:
+            self.run_best_clock_mhz = max(clock, self.run_best_clock_mhz or 0.0)
+            if since >= MINUTE_SECONDS:
+                self.best_clock_mhz = max(clock, self.best_clock_mhz or 0.0)
+        if self.steady_clock_mhz is None and since >= FIVE_MINUTES_SECONDS:
+            self.steady_clock_mhz = self.clock_mhz(FIVE_MINUTES_SECONDS, busy_share=STEADY)
 
     @property
     def memory_growth_per_hour(self) -> float | None:

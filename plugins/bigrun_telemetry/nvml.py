@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bigrun_telemetry.gpu import Gpu
-from bigrun_telemetry.reader import Unavailable, number
+from bigrun_telemetry.reader import Missing, Unavailable, number
 from bigrun_telemetry.reasons import NVIDIA_BITS, named
 from bigrun_telemetry.sample import Sample
 
@@ -32,12 +32,13 @@ class Nvml:
     def __init__(self, gpu: Gpu) -> None:
         """
         Raises:
-            Unavailable: nvidia-ml-py is not installed, the driver does not answer, or it does not know this GPU.
+            Missing: nvidia-ml-py is not installed.
+            Unavailable: the driver does not answer, or does not know this GPU.
         """
         try:
             self._nvml: Any = importlib.import_module("pynvml")
         except ImportError:
-            raise Unavailable("nvidia-ml-py is not installed: pip install 'bigrun[nvidia]'") from None
+            raise Missing("nvidia-ml-py is not installed: pip install 'bigrun[nvidia]'") from None
         try:
             self._nvml.nvmlInit()
         except self._nvml.NVMLError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from bigrun_telemetry.progress import Progress
 from bigrun_telemetry.rows import Rows
 from bigrun_telemetry.sampler import Sampler
 from bigrun_telemetry.sources import Sources, openers
+from bigrun_telemetry.work import kind_of_step, moved_bytes
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -25,7 +26,11 @@ __all__ = ["Telemetry"]
 
 class Telemetry:
     """A thread takes the samples, without any call of CUDA, and the run's hooks tell how fast it is. What the thread
-    finds waits for the next hook, which makes an event of it."""
+    finds waits for the next hook, which makes an event of it.
+
+    Of the hooks between two steps it is the first and the last that is called: what others do in them, such as an
+    evaluation, is no slowness of the steps.
+    """
 
     Config = TelemetryConfig
     observer = True
@@ -34,6 +39,7 @@ class Telemetry:
         self.config = config
         self._progress: Progress | None = None
         self._sampler: Sampler | None = None
+        self._kind: Hashable = None
 
     @hookimpl
     def header_lines(self) -> list[str]:
@@ -42,7 +48,8 @@ class Telemetry:
     @hookimpl
     def on_start(self, run: Run) -> None:
         gpu, interval = Gpu.of(run.device), self.config.interval_seconds
-        self._progress = Progress(lambda: (run.plugins.step, run.activity), interval)
+        link_gbps = None if gpu is None else gpu.link_gbps
+        self._progress = Progress(lambda: (run.plugins.step, run.activity), interval, link_gbps=link_gbps)
         self._sampler = Sampler(
             partial(Sources, openers(gpu, run.directory)),
             self._progress,
@@ -54,25 +61,49 @@ class Telemetry:
         self._sampler.start()
 
     @hookimpl
+    def before_update(self, run: Run, step: int) -> None:
+        self._kind = kind_of_step(run, step)
+
+    @hookimpl(tryfirst=True)
     def after_step(self, run: Run) -> None:
         assert self._progress is not None
         assert self._sampler is not None
-        self._progress.step_ended(run.position)
+        self._progress.step_ended(run.position, self._kind, moved_bytes(run) if run.facts.is_gpu else 0)
+        self._progress.pause_began()
+        self._kind = None
         if self._sampler.wants_allocator:
             self._sampler.wants_allocator = False
             self._sampler.allocator = read_allocator(run.device)
         self._tell(run, self._sampler)
 
-    @hookimpl
+    @hookimpl(tryfirst=True)
     def on_metrics(self, metrics: Mapping[str, float]) -> None:
         if self._progress is not None:
             self._progress.metrics_came(metrics)
+            self._progress.pause_began()
 
-    @hookimpl
+    @hookimpl(tryfirst=True)
     def on_checkpoint(self, run: Run) -> None:
         if self._progress is not None:
+            self._progress.pause_began()
             stall = 0.0 if run.saver.times is None else run.saver.times.stall_seconds
             self._progress.saved(stall, just_now=not run.saver.background)
+
+    @hookimpl(specname="after_step", trylast=True)
+    def after_step_of_others(self) -> None:
+        self._resume()
+
+    @hookimpl(specname="on_metrics", trylast=True)
+    def on_metrics_of_others(self) -> None:
+        self._resume()
+
+    @hookimpl(specname="on_checkpoint", trylast=True)
+    def on_checkpoint_of_others(self) -> None:
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._progress is not None:
+            self._progress.pause_ended()
 
     @hookimpl(optionalhook=True)
     def health_section(self, run: Run) -> dict[str, Any] | None:

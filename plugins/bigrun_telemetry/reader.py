@@ -6,11 +6,15 @@ from typing import Any, Protocol
 
 from bigrun_telemetry.sample import Sample
 
-__all__ = ["Reader", "Unavailable", "number"]
+__all__ = ["Missing", "Reader", "Unavailable", "number"]
 
 
 class Unavailable(Exception):
     """A source cannot be read on this machine; the message says why, and what would help."""
+
+
+class Missing(Unavailable):
+    """A library is not installed, or cannot be imported: while this process lives, it stays so."""
 
 
 class Reader(Protocol):
@@ -19,7 +23,7 @@ class Reader(Protocol):
     name: str
 
     def read(self) -> Sample:
-        """What the source knows now; whatever it raises, the reader is not asked again."""
+        """What the source knows now. When it raises, it is closed, and opened again later."""
 
     def close(self) -> None:
         """Release what it holds; called once."""

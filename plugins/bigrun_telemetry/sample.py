@@ -29,14 +29,31 @@ class Sample:
     images_per_second_1min: float | None = None
     images_per_second_5min: float | None = None
     images_per_second_run_median: float | None = None
-    """Of the rates of all minutes of this process."""
+    """Of the rates of all minutes of this process, whatever its steps computed."""
+    speed_fraction: float | None = None
+    """Of the last steps, which took 5 minutes together: how long such steps usually take, over what they took."""
+    kinds_of_steps: int | None = None
+    """How many kinds of steps there have been in this process: other crops, other loss terms."""
     step_p50_ms: float | None = None
-    """From the end of a step to that of the next, over the last 200; without the stall of a save in the foreground."""
+    """From the end of a step to that of the next, over the last 200; without the stall of a save in the foreground, and
+    without the time in which plugins look at the run between two steps."""
     step_p95_ms: float | None = None
     step_max_ms: float | None = None
     data_wait_fraction: float | None = None
     """Of the time of the steps, mean over 5 minutes."""
-    data_wait_run_median_fraction: float | None = None
+    data_wait_usual_fraction: float | None = None
+    """Its median over the minutes of the last 24 hours."""
+    observe_fraction: float | None = None
+    """Share of the last 5 minutes in which plugins looked at the run between two steps (`after_step`, `on_metrics`,
+    `on_checkpoint`)."""
+    h2d_bytes_per_second: float | None = None
+    """Decoded images that went from host to GPU, over 5 minutes."""
+    h2d_fraction: float | None = None
+    """The same as a part of what the GPU's slot can carry: the least share of the time that the copies took."""
+    model_tflops_per_second: float | None = None
+    """As the run reports it, as are the next two."""
+    mfu_fraction: float | None = None
+    mfu_of_measured_fraction: float | None = None
     loss_is_finite: bool | None = None
     checkpoint_age_seconds: float | None = None
 
@@ -79,6 +96,7 @@ class Sample:
     fan_rpm: float | None = None
     """The fastest of the host."""
     host_memory_total_bytes: int | None = None
+    """Of the machine, or what a container's limit leaves of it."""
     host_memory_available_bytes: int | None = None
     swap_used_bytes: int | None = None
     swap_in_bytes: int | None = None
@@ -101,6 +119,33 @@ class Sample:
         return {name: value for name in NAMES if (value := getattr(self, name)) is not None}
 
     @property
+    def slowdown_celsius(self) -> float | None:
+        """Where the hardware begins to slow down, by its threshold or by what is left until there."""
+        if self.gpu_slowdown_celsius is not None or None in (self.gpu_temperature_celsius, self.gpu_margin_celsius):
+            return self.gpu_slowdown_celsius
+        return (self.gpu_temperature_celsius or 0.0) + (self.gpu_margin_celsius or 0.0)
+
+    @property
+    def margin_celsius(self) -> float | None:
+        """What is left until then."""
+        limit, now = self.slowdown_celsius, self.gpu_temperature_celsius
+        return None if limit is None or now is None else limit - now
+
+    @property
+    def torch_fragmentation_fraction(self) -> float | None:
+        """Of what torch's allocator has reserved, what is in no tensor."""
+        if not self.torch_reserved_bytes:
+            return None
+        return 1 - (self.torch_allocated_bytes or 0) / self.torch_reserved_bytes
+
+    @property
+    def gpu_memory_other_bytes(self) -> int | None:
+        """Used on the device, and not by torch's allocator."""
+        if self.gpu_memory_used_bytes is None or self.torch_reserved_bytes is None:
+            return None
+        return self.gpu_memory_used_bytes - self.torch_reserved_bytes
+
+    @property
     def gpu_memory_free_fraction(self) -> float | None:
         if self.gpu_memory_used_bytes is None or not self.gpu_memory_total_bytes:
             return None
@@ -113,15 +158,12 @@ class Sample:
         return self.host_memory_available_bytes / self.host_memory_total_bytes
 
     def line(self) -> str:
-        """One line of JSON. Two numbers are derived: `gpu_memory_other_bytes`, used on the device and not by torch's
-        allocator, and `torch_fragmentation_fraction`, reserved and not allocated."""
-        row = {name: round(v, 3) if isinstance(v, float) else v for name, v in self.known().items()}
-        if self.torch_reserved_bytes:
-            allocated = self.torch_allocated_bytes or 0
-            row["torch_fragmentation_fraction"] = round(1 - allocated / self.torch_reserved_bytes, 3)
-        if self.gpu_memory_used_bytes is not None and self.torch_reserved_bytes is not None:
-            row["gpu_memory_other_bytes"] = self.gpu_memory_used_bytes - self.torch_reserved_bytes
-        return json.dumps(row, allow_nan=False, separators=(",", ":"))
+        """One line of JSON, with two numbers that follow from others: `gpu_memory_other_bytes` and
+        `torch_fragmentation_fraction`."""
+        derived = {name: getattr(self, name) for name in ("torch_fragmentation_fraction", "gpu_memory_other_bytes")}
+        row = self.known() | {name: value for name, value in derived.items() if value is not None}
+        rounded = {name: round(v, 3) if isinstance(v, float) else v for name, v in row.items()}
+        return json.dumps(rounded, allow_nan=False, separators=(",", ":"))
 
 
 NAMES = tuple(field.name for field in attrs.fields(Sample))

@@ -48,8 +48,8 @@ class Sampler(threading.Thread):
         self._sources, self._progress, self._rows = sources(self._waiting.put), progress, rows
         self._judge, self._interval_seconds = judge, interval_seconds
         self._history, self._board, self._summary = History(), Board(), Summary()
-        self._disk: Bounded[None] = Bounded("telemetry-disk", DISK_SECONDS)
-        self._terminal: Bounded[object] = Bounded("telemetry-stderr", 1.0)
+        self._disk = Bounded("telemetry-disk", DISK_SECONDS)
+        self._terminal = Bounded("telemetry-stderr", 1.0)
         self._began = time.monotonic()
         self._ended = threading.Event()
         self._lost = 0

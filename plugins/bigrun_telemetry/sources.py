@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bigrun.events import Event
 from bigrun_telemetry.amd_smi import AmdSmi
-from bigrun_telemetry.bounded import Bounded
 from bigrun_telemetry.gpu import Gpu
 from bigrun_telemetry.host import Host
 from bigrun_telemetry.nvml import Nvml
-from bigrun_telemetry.reader import Reader, Unavailable
+from bigrun_telemetry.reader import Reader
 from bigrun_telemetry.sample import Sample
+from bigrun_telemetry.source import Source
 from bigrun_telemetry.sysfs import Sysfs
 
 __all__ = ["Sources", "openers"]
-
-READ_SECONDS = 5.0
-"""A driver answers in milliseconds; one whose GPU has fallen off the bus may not answer at all."""
 
 Opener = Callable[[], Reader]
 
@@ -36,59 +34,30 @@ def openers(gpu: Gpu | None, directory: Path) -> dict[str, Opener]:
 
 
 class Sources:
-    """Reads every source. One that cannot be opened, fails or does not answer is said once, and left out."""
+    """Reads every source. One that cannot be opened, fails or does not answer is said once, and tried again."""
 
-    def __init__(self, openers: dict[str, Opener], say: Callable[[Event], None]) -> None:
-        self._say = say
-        self._readers: list[Reader] = []
-        self._calls: dict[str, Bounded[Sample]] = {}
-        missing = []
-        for name, open_reader in openers.items():
-            try:
-                self._readers.append(open_reader())
-            except Unavailable as why:
-                missing.append((name, str(why)))
-            except Exception as error:  # of a library, which may raise anything
-                missing.append((name, f"{type(error).__name__}: {error}"))
-        for name, reason in missing:
+    def __init__(
+        self, openers: dict[str, Opener], say: Callable[[Event], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._sources = [Source(name, opener, say, clock) for name, opener in openers.items()]
+        missing = [(source, why) for source in self._sources if (why := source.open()) is not None]
+        for source, why in missing:
             others = ", ".join(self.names) or "none"
-            self._left_out(name, f"telemetry reads no {name}: {reason}. What is read: {others}")
+            source.tell("missing", f"telemetry reads no {source.name}: {why}. What is read: {others}", "warning")
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the sources that are read."""
-        return [reader.name for reader in self._readers]
+        """Of the sources that give answers."""
+        return [source.name for source in self._sources if source.is_there]
 
     def read(self) -> Sample:
         """What all of them know; of a quantity that several know, what the first says."""
         sample = Sample()
-        for reader in list(self._readers):
-            call = self._calls.setdefault(reader.name, Bounded(f"telemetry-{reader.name}", READ_SECONDS))
-            try:
-                sample = sample.filled(call.call(reader.read))
-            except Exception as error:  # of a driver, a library or a file of the kernel: anything
-                self._readers.remove(reader)
-                self._left_out(
-                    reader.name,
-                    f"telemetry reads {reader.name} no longer, it failed: {type(error).__name__}: {error}",
-                )
-                if not isinstance(error, TimeoutError):  # its library still works at the last call
-                    close(reader)
+        for source in self._sources:
+            sample = sample.filled(source.read())
         return sample
-
-    def _left_out(self, name: str, message: str) -> None:
-        self._say(Event("telemetry-source", message, 0, "warning", {"source": name}))
 
     def close(self) -> None:
         """Release what the sources hold."""
-        for reader in self._readers:
-            close(reader)
-        self._readers = []
-
-
-def close(reader: Reader) -> None:
-    """A library that does not even close changes nothing any more."""
-    try:
-        reader.close()
-    except Exception:
-        return
+        for source in self._sources:
+            source.close()

@@ -46,18 +46,20 @@ class Summary:
 
     def __init__(self) -> None:
         self.celsius, self.watts, self.clock_mhz = Distribution(), Distribution(), Distribution()
+        self.fan_percent = Distribution()
         self.samples_with_throttle = 0
         self.throttle: Counter[str] = Counter()
         self.flags: Counter[str] = Counter()
         self.worst: dict[str, Level] = {}
         self.last: Sample | None = None
-        self._first_joules: float | None = None
+        self._counter_joules: float | None = None
         self._joules = 0.0
 
     def add(self, sample: Sample, changes: Sequence[Change]) -> None:
         self.celsius.add(sample.gpu_temperature_celsius)
         self.watts.add(sample.gpu_power_watts)
         self.clock_mhz.add(sample.gpu_clock_mhz)
+        self.fan_percent.add(None if sample.gpu_fan_fraction is None else 100 * sample.gpu_fan_fraction)
         if sample.gpu_throttle is not None:
             self.samples_with_throttle += 1
             self.throttle.update(sample.gpu_throttle)
@@ -71,9 +73,9 @@ class Summary:
     def _add_energy(self, sample: Sample) -> None:
         """By the driver's counter, or else power times time."""
         if sample.gpu_energy_joules is not None:
-            if self._first_joules is None:
-                self._first_joules = sample.gpu_energy_joules
-            self._joules = sample.gpu_energy_joules - self._first_joules
+            if self._counter_joules is not None:  # a driver that was loaded again counts from 0
+                self._joules += max(sample.gpu_energy_joules - self._counter_joules, 0.0)
+            self._counter_joules = sample.gpu_energy_joules
         elif self.last is not None and sample.gpu_power_watts is not None:
             seconds = (sample.elapsed_seconds or 0.0) - (self.last.elapsed_seconds or 0.0)
             self._joules += sample.gpu_power_watts * seconds

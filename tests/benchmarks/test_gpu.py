@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from learning_setups import section
 from test_benchmarks import run
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from worker import Worker, WorkerError
 
 from bigrun.config import read_preset
 from bigrun.model.vit import VisionTransformer
@@ -86,6 +89,13 @@ def test_rows_that_would_begin_too_late_are_skipped() -> None:
         json.loads, run("gpu.py", "--device", "cpu", "--tiny", "--only", "Giant", "--no-compile", "--seconds", "-1")
     )
     assert skipped == {"name": "ViT-Giant full recipe", "skip": "-1 seconds are over"}
+
+
+def test_a_row_that_takes_longer_than_there_is_time_is_killed() -> None:
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match="exit code -9"):
+        Worker("slow", [sys.executable, "-c", "import time; time.sleep(600)"], {}, limit_seconds=0.3)
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

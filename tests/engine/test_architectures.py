@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from bigrun.activation import activate
 from bigrun.architectures import ARCHITECTURES, swiglu_hidden
 from bigrun.check import check_preset
-from bigrun.config import Config, Document, build_config, override, read_preset, shipped_presets
+from bigrun.config import Config, Document, build_config, read_preset, shipped_presets
 from bigrun.errors import ConfigError
 from bigrun.explain import explain_key
 from bigrun.model.vit import VisionTransformer
+from bigrun.overrides import override
 from bigrun.sections import Model
 
 # Recipe 1.11, for 3 channels, patches of 16, 4 storage tokens, LayerScale, LayerNorm, one final norm.

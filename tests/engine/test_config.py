@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigrun.config import Config, Document, build_config, override, read_preset
+from bigrun.config import Config, Document, build_config, read_preset
 from bigrun.errors import ConfigError, UsageError
 from bigrun.options import at_least, option
+from bigrun.overrides import override
 from bigrun.sections import Model
 from bigrun.values import Problem, structure, unstructure
 
@@ -192,3 +193,26 @@ def test_a_nested_table_names_its_path() -> None:
         "plugins.x.inner.size": "expected at least 1, got 0",
         "plugins.x.inner.sice": "unknown option - did you mean 'size'?",
     }
+
+
+def test_files_are_laid_over_the_preset_value_by_value(tmp_path: Path) -> None:
+    """Tables within tables, too; the last file wins, and --set wins over all."""
+    preset, first, second = (tmp_path / f"{name}.toml" for name in ("preset", "first", "second"))
+    preset.write_text("[data]\nworkers = 8\nprefetch = 3\n[plugins.console]\n[plugins.gram-anchoring]\nweight = 1.5\n")
+    first.write_text("[data]\nworkers = 4\nmicro_batch = 2\n[plugins.gram-anchoring]\nstart_step = 9\n")
+    second.write_text("[data]\nmicro_batch = 16\n[plugins.tensorboard]\n")
+    document = read_preset(str(preset), ["data.prefetch=5"], files=[first, second])
+    assert document.tables == {
+        "data": {"workers": 4, "prefetch": 5, "micro_batch": 16},
+        "plugins": {"console": {}, "gram-anchoring": {"weight": 1.5, "start_step": 9}, "tensorboard": {}},
+    }
+    assert (document.source, document.name) == (str(preset), "preset")
+
+
+def test_a_file_that_cannot_be_laid_over_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[data\n")
+    with pytest.raises(UsageError, match=r"^--with .*broken\.toml: not valid TOML: .*line 1"):
+        read_preset("vit_small", files=[broken])
+    with pytest.raises(UsageError, match=r"^--with .*nothing\.toml: cannot be read: No such file"):
+        read_preset("vit_small", files=[tmp_path / "nothing.toml"])

@@ -18,10 +18,14 @@ from typed import Typed
 from bigrun.devices import CpuFacts, DeviceFacts, Setting, TorchBuild, torch_build
 from bigrun.devices.choose import refusal
 from bigrun.devices.host import memory_bytes, read_cpu, read_host
+from bigrun.devices.limits import usable_cores
+from bigrun.devices.linux import kernel_problems
+from bigrun.devices.memory import DeviceMemory, read_memory
 from bigrun.devices.read import read_driver, read_facts
 from bigrun.devices.setting import settings_table
 from bigrun.devices.torch_build import assigned
 from bigrun.devices.warnings import device_warnings, is_built_for
+from bigrun.parallel import default_workers
 from bigrun.sections import Hardware
 from bigrun.testing.devices import DEVICES, device
 
@@ -49,7 +53,7 @@ def test_the_facts_of_this_machine_agree_with_the_system(tmp_path: Path) -> None
     host = facts.host
     assert (facts.backend, facts.arch, facts.is_gpu) == ("cpu", os.uname().machine, False)
     assert facts.torch.version == torch.__version__
-    assert host.cpu.usable_cores == len(os.sched_getaffinity(0))
+    assert 1 <= host.cpu.usable_cores <= len(os.sched_getaffinity(0))
     assert (
         GIB / 8
         < host.ram_free_bytes
@@ -93,6 +97,78 @@ def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
     assert memory_bytes(tmp_path) == (8 * GIB, 7 * GIB)
     (cgroup / "memory.max").write_text(f"{1024 * GIB}\n")
     assert memory_bytes(tmp_path) == (24684000 * 1024, 20000000 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("max 100000", 8), ("1600000 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("300000 100000", 3)],
+)
+def test_the_time_that_a_container_leaves_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    tree(tmp_path, proc__self__cgroup="0::/\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text(f"{quota}\n")
+    assert usable_cores(tmp_path) == read_cpu(tmp_path).usable_cores == expected
+
+
+def test_what_decodes_and_what_is_advised_follow_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr("bigrun.devices.limits.cpu_limit", lambda root: 2.0)
+    assert default_workers(10**6) == 2
+
+
+# -- memory of a GPU ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("is_unified", "hip", "available", "expected"),
+    [
+        (False, None, 20 * GIB, DeviceMemory(24 * GIB, GIB)),
+        (True, "7.1", 20 * GIB, DeviceMemory(24 * GIB, GIB)),  # the driver counts what GPUs have taken
+        (True, None, 20 * GIB, DeviceMemory(24 * GIB, 20 * GIB, counts_host=True)),
+        (True, None, GIB // 2, DeviceMemory(24 * GIB, GIB, counts_host=True)),
+        (True, None, 100 * GIB, DeviceMemory(24 * GIB, 24 * GIB, counts_host=True)),
+        (True, None, None, DeviceMemory(24 * GIB, GIB, counts_host=True)),  # a system that does not say
+    ],
+)
+def test_copies_of_files_are_free_memory_where_the_host_shares_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_unified: bool,
+    hip: str | None,
+    available: int | None,
+    expected: DeviceMemory,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (GIB, 24 * GIB))
+    monkeypatch.setattr(torch.version, "hip", hip)
+    if available is not None:
+        tree(tmp_path, proc__meminfo=f"MemTotal: 25000000 kB\nMemAvailable: {available // 1024} kB\n")
+    assert read_memory(torch.device("cuda", 0), is_unified=is_unified, root=tmp_path) == expected
+
+
+# -- the kernel -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arch", "release", "told"),
+    [
+        ("gfx1151", "6.14.0-33-generic", "before 6.18.4"),
+        ("gfx1151", "6.17.0-8-generic", None),
+        ("gfx1151", "6.17.0-8-custom", "before 6.18.4"),
+        ("gfx1151", "6.18.3-arch1-1", "before 6.18.4"),
+        ("gfx1151", "6.18.4", None),
+        ("gfx1151", "7.0.0-1-generic", "300 times slower"),
+        ("gfx1151", "7.0.1", None),
+        ("gfx1100", "6.8.0-60-generic", None),
+        ("gfx1151", "6", "before 6.18.4"),
+    ],
+)
+def test_versions_of_linux_that_are_bad_for_a_gpu(arch: str, release: str, told: str | None) -> None:
+    messages = [problem.message for problem in kernel_problems(arch, release)]
+    assert len(messages) == (told is not None)
+    assert all((told or "") in message for message in messages)
 
 
 def test_a_processor_is_known_by_its_flags(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from packaging.requirements import Requirement
 
 from bigrun.devices import TorchBuild
 from bigrun.devices.limits import cpu_limit, memory_limit
-from bigrun.doctor.bandwidth import MEMORY_GBPS, link_gbps
+from bigrun.devices.pci import link_gbps, link_speed, pci_address
+from bigrun.doctor.bandwidth import MEMORY_GBPS
 from bigrun.doctor.clock import TIME_ERROR, clock_rows, disk_clock_row, synchronised_row
 from bigrun.doctor.device import bf16_row, device_row, kernel_row
-from bigrun.doctor.driver import judge_driver
+from bigrun.doctor.driver import driver_rows, judge_driver, judge_library, library_versions, linux_rows
 from bigrun.doctor.extras import extra_rows, extras_of, import_problem
 from bigrun.doctor.machine import (
     cores_row,
@@ -27,11 +28,13 @@ from bigrun.doctor.machine import (
     ram_rows,
     shared_memory_row,
 )
-from bigrun.doctor.memory import memory_rows, others
+from bigrun.doctor.memory import free_row, memory_rows, seen_row
 from bigrun.doctor.present import Present, gpu_rows, judge_build, present_gpus
 from bigrun.doctor.row import Row
+from bigrun.doctor.smi import ask_smi, computing, total_bytes
 from bigrun.doctor.speed import expected_speed
 from bigrun.doctor.subject import Subject
+from bigrun.doctor.users import User, gpu_users, users_row
 from bigrun.doctor.versions import dependency_rows, problem_of, python_row, requirements_of, version_rows
 from bigrun.planner.gpus import GPUS
 from bigrun.testing.devices import CUDA, DEVICES, ROCM, device
@@ -99,6 +102,16 @@ def test_extras_are_facts_unless_what_is_there_is_broken(tmp_path: Path, monkeyp
 # -- the machine ------------------------------------------------------------------------------------------------
 
 
+def test_the_limit_of_a_container_is_still_seen_where_it_lowers_what_a_run_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    limited = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"}
+    rows = {row.name: row for row in machine_rows(Subject(tmp_path, root=tree(tmp_path, limited)))}
+    assert rows["usable processors"].verdict == "warn"
+    assert rows["usable processors"].facts == {"allowed_cores": 8, "limit": 2.0}
+
+
 def test_every_row_of_this_machine(tmp_path: Path) -> None:
     names = [row.name for row in machine_rows(Subject(tmp_path))]
     assert {"system", "processor", "usable processors", "load", "memory", "/dev/shm", "open files"} <= set(names)
@@ -159,9 +172,8 @@ def test_limits_of_a_control_group(tmp_path: Path, files: dict[str, str], cpus: 
 
 
 def test_less_time_than_processors_is_a_warning() -> None:
-    cpu = attrs.evolve(device("cpu").host.cpu, cores=32, usable_cores=16)
-    assert cores_row(cpu, None).verdict == cores_row(cpu, 16.0).verdict == "ok"
-    row = cores_row(cpu, 2.5)
+    assert cores_row(32, 16, None).verdict == cores_row(32, 16, 16.0).verdict == "ok"
+    row = cores_row(32, 16, 2.5)
     assert (row.verdict, row.found) == ("warn", "16 of 32, time for 2.5")
     assert "hardware.threads = 2" in str(row.remedy)
 
@@ -285,6 +297,37 @@ def test_the_driver_is_new_enough(build: TorchBuild, version: str | None, verdic
     assert judge_driver(build, version).verdict == verdict
 
 
+def test_a_driver_that_was_updated_needs_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bigrun.doctor.driver.torch_build", lambda: CUDA)
+    said = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n"
+    libraries = ("libnvidia-ml.so", "libnvidia-ml.so.1", "libnvidia-ml.so.580.95.05", "libcuda.so.570.86.10")
+    files = {f"usr/lib/x86_64-linux-gnu/{name}": "" for name in libraries}
+    root = tree(tmp_path, {"proc/driver/nvidia/version": said, **files})
+    assert library_versions(root) == ["580.95.05"]
+    assert [(row.name, row.verdict) for row in driver_rows(Subject(root=root))] == [
+        ("driver", "ok"), ("driver library", "ok"),
+    ]  # fmt: skip
+    (root / "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05").rename(root / "usr/lib/libnvidia-ml.so.580.105.08")
+    row = judge_library("580.95.05", library_versions(root))
+    assert (row.verdict, row.found) == ("fail", "module 580.95.05, library 580.105.08")
+    assert "restart the machine" in str(row.remedy)
+
+
+def test_the_kernel_is_no_bad_one_for_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where torch cannot use the GPU yet."""
+    (row,) = linux_rows([AMD, NVIDIA], "6.14.0-33-generic")
+    assert (row.name, row.verdict, row.found) == ("Linux", "warn", "6.14.0-33-generic for gfx1151")
+    assert row.remedy is not None
+    assert "take 6.18.4 or later" in row.remedy
+    assert "amd-strix-halo-toolboxes" in row.remedy
+    assert [row.verdict for row in linux_rows([AMD], "6.18.5")] == ["ok"]
+    assert list(linux_rows([NVIDIA], "6.14.0-33-generic")) == []
+    monkeypatch.setattr("bigrun.doctor.driver.torch_build", lambda: CPU)
+    monkeypatch.setattr("bigrun.doctor.driver.platform.release", lambda: "7.0.0")
+    (row,) = driver_rows(Subject(root=tree(tmp_path, STRIX_HALO)))
+    assert (row.name, row.verdict) == ("Linux", "warn")
+
+
 def test_auto_does_not_pass_over_a_gpu_in_silence() -> None:
     on_cpu = attrs.evolve(device("cpu"), torch=CUDA)
     row = device_row(on_cpu, "auto", [NVIDIA])
@@ -317,24 +360,118 @@ def rows_of_memory(root: Path, facts: Any) -> dict[str, Row]:
     return {row.name: row for row in memory_rows(subject)}
 
 
+def opens(root: Path, pid: int, name: str, file: str) -> None:
+    """A process that has a file of a GPU open."""
+    tree(root, {f"proc/{pid}/comm": f"{name}\n"})
+    (root / f"proc/{pid}/fd").mkdir()
+    (root / f"proc/{pid}/fd/5").symlink_to(file)
+
+
 def test_memory_that_others_have(tmp_path: Path) -> None:
     assert rows_of_memory(tmp_path, device("cpu")) == {}
     rows = rows_of_memory(tmp_path, device("h200"))
-    assert {name: row.verdict for name, row in rows.items()} == {"device memory": "ok", "others on the GPUs": "ok"}
-    tree(tmp_path, {"proc/77/comm": "python3\n", "proc/88/comm": "bash\n"})
-    for number, name in ((77, "/dev/nvidia0"), (88, "/dev/null")):
-        (tmp_path / f"proc/{number}/fd").mkdir()
-        (tmp_path / f"proc/{number}/fd/5").symlink_to(name)
+    assert {name: row.verdict for name, row in rows.items()} == {
+        "device memory": "ok",
+        "memory seen": "info",
+        "others on the GPUs": "ok",
+    }
+    opens(tmp_path, 77, "python3", "/dev/nvidia0")
+    opens(tmp_path, 88, "bash", "/dev/null")
     rows = rows_of_memory(tmp_path, attrs.evolve(device("h200"), free_bytes=40 * GB))
-    assert {name: row.verdict for name, row in rows.items()} == {"device memory": "warn", "others on the GPUs": "warn"}
-    assert rows["others on the GPUs"].found == "python3 (77)"
+    assert (rows["device memory"].verdict, rows["others on the GPUs"].verdict) == ("warn", "warn")
+    assert rows["others on the GPUs"].found == "computing: python3 (77)"
+    assert "see `others on the GPUs`" in str(rows["device memory"].remedy)
 
 
 def test_a_gpu_of_this_process_is_not_somebody_elses(tmp_path: Path) -> None:
-    tree(tmp_path, {f"proc/{os.getpid()}/comm": "python\n"})
-    (tmp_path / f"proc/{os.getpid()}/fd").mkdir()
-    (tmp_path / f"proc/{os.getpid()}/fd/5").symlink_to("/dev/kfd")
-    assert others(tmp_path) == []
+    opens(tmp_path, os.getpid(), "python", "/dev/kfd")
+    assert gpu_users(tmp_path) == []
+    assert gpu_users(tmp_path, {os.getpid(): GB}) == []
+
+
+def test_a_desktop_is_no_process_to_be_ended(tmp_path: Path) -> None:
+    """Without nvidia-smi by names; of other processes nobody knows whether they compute."""
+    for pid, name in ((1700, "Xorg"), (1812, "gnome-shell"), (1900, "kwin_wayland"), (900, "nvidia-persiste")):
+        opens(tmp_path, pid, name, "/dev/nvidia0")
+    users, facts = gpu_users(tmp_path), device("rtx4090")
+    row = users_row(users, facts)
+    assert (row.verdict, row.remedy) == ("info", None)
+    assert row.found.startswith("drawing or watching: nvidia-persiste (900), Xorg (1700), gnome-shell (1812)")
+    full = free_row(attrs.evolve(facts, free_bytes=facts.total_bytes // 2), users)
+    assert full.verdict == "warn"
+    assert "Log out of it" in str(full.remedy)
+    opens(tmp_path, 2000, "blender", "/dev/nvidia0")
+    row = users_row(gpu_users(tmp_path), facts)
+    assert row.verdict == "warn"
+    assert row.found.startswith("computing: blender (2000); drawing or watching: ")
+
+
+SMI = """GPU-0a1b2c3d-0000-1111-2222-333344445555, 4242, 18432
+GPU-0a1b2c3d-0000-1111-2222-333344445555, 5151, [N/A]
+GPU-another, 6000, 40000
+"""
+
+
+def test_the_driver_tells_what_computes_and_how_much_it_has(tmp_path: Path) -> None:
+    lines = [[field.strip() for field in line.split(",")] for line in SMI.splitlines()]
+    mine = "0a1b2c3d-0000-1111-2222-333344445555"
+    assert computing(lines, mine) == {4242: 18432 << 20, 5151: None}
+    assert set(computing(lines, None)) == {4242, 5151, 6000}
+    assert total_bytes([[f"GPU-{mine}", "24564"], ["GPU-another", "1"]], mine) == 24564 << 20
+    assert total_bytes([[f"GPU-{mine}", "[N/A]"]], mine) is total_bytes([], mine) is total_bytes(lines, None) is None
+    opens(tmp_path, 1700, "whatever", "/dev/nvidia0")
+    tree(tmp_path, {"proc/4242/comm": "python3\n"})  # another user's: what it has open nobody may see
+    users = gpu_users(tmp_path, {4242: 18432 << 20, 5151: None})
+    assert users == [User("whatever", 1700, None, False), User("python3", 4242, 18432 << 20), User("?", 5151)]
+    row = users_row(users, device("rtx4090"))
+    assert (row.verdict, row.found) == (
+        "warn",
+        "computing: python3 (4242, 19.3 GB), ? (5151); drawing or watching: whatever (1700)",
+    )
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(300 << 20, "info"), (4 << 30, "warn"), (None, "warn")])
+def test_what_has_next_to_nothing_does_not_matter(size: int | None, verdict: str) -> None:
+    row = users_row([User("jupyter", 7, size)], device("rtx4090"))
+    assert row.verdict == verdict
+    assert ("too little to matter" in row.found) == (verdict == "info")
+
+
+def test_on_amd_what_opens_kfd_computes_and_the_kernel_says_how_much(tmp_path: Path) -> None:
+    opens(tmp_path, 7, "python3", "/dev/kfd")
+    tree(tmp_path, {"sys/class/kfd/kfd/proc/7/vram_4711": "20000000000\n"})
+    assert gpu_users(tmp_path) == [User("python3", 7, 20 * GB)]
+
+
+def test_nvidia_smi_that_is_missing_fails_or_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ask_smi("gpu=uuid,memory.total") is None
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\necho "$1, $2"\n')
+    program.chmod(0o755)
+    assert ask_smi("gpu=uuid") == [["--query-gpu=uuid", "--format=csv", "noheader", "nounits"]]
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert ask_smi("gpu=uuid") is None
+
+
+def test_memory_that_torch_sees_beside_the_drivers() -> None:
+    facts = attrs.evolve(device("rtx4090"), total_bytes=25 * GB)
+    assert seen_row(facts, 25_757_220_864).verdict == "ok"
+    row = seen_row(facts, 50 * GB)
+    assert (row.verdict, row.found) == ("warn", "torch sees 25 GB, the driver 50 GB")
+    assert seen_row(facts, None).verdict == "info"
+
+
+def test_a_gpu_is_found_on_its_bus(tmp_path: Path) -> None:
+    class Properties:
+        pci_domain_id, pci_bus_id, pci_device_id = 0, 0xC1, 0
+
+    assert pci_address(Properties()) == "0000:c1:00.0"
+    assert pci_address(object()) is None
+    assert link_speed("0000:c1:00.0", tmp_path) is None
+    folder = "sys/bus/pci/devices/0000:c1:00.0"
+    tree(tmp_path, {f"{folder}/max_link_speed": "16.0 GT/s PCIe\n", f"{folder}/current_link_width": "8\n"})
+    assert link_speed("0000:c1:00.0", tmp_path) == pytest.approx(15.75, abs=0.01)
 
 
 def test_shared_memory_that_torch_does_not_see_recorded(tmp_path: Path) -> None:
@@ -362,7 +499,7 @@ def test_half_of_what_the_maker_says_is_expected() -> None:
     assert (slow.verdict, slow.remedy) == ("warn", "cool it")
     assert slow.found == "400 TFLOP/s, 40% of the peak"
     unknown = expected_speed("bf16 speed", 1.0, None, "TFLOP/s", "cool it")
-    assert (unknown.verdict, unknown.expected) == ("info", None)
+    assert (unknown.verdict, unknown.expected) == ("info", "n/a")
 
 
 def test_every_listed_gpu_has_a_memory_speed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from training import Training
 from typed import Typed
 
-from bigrun.out_of_memory import is_out_of_memory
+from bigrun.out_of_memory import first_sentence, is_out_of_memory
 
 # What torch says on a GPU, from step AT on, for micro-batches of more than MOST.
 SMALL = """
@@ -83,13 +84,48 @@ def test_it_ends_in_one_message_with_the_state_saved(tmp_path: Path, where: str)
     assert "step 4 needs more memory than the device has (" in line
     assert "CUDA out of memory" in line
     assert "the state before it is saved" in line
-    assert 'hardware.activation_checkpointing = "selective" or "full" (now "none")' in line
-    assert "data.micro_batch = 2 (now 4)" in line
+    assert "by the planner's closed form such a step takes 2 MiB, and this process can have " in line
+    assert "something else must have taken the memory" in line, "the test's own error did"
+    assert "with the same effective batch of 4: data.micro_batch = 2 (2 x 2, 1 MiB)" in line
+    assert 'data.micro_batch = 4 and hardware.activation_checkpointing = "full" (4 x 1, 1 MiB)' in line
+    assert 'hardware.on_oom = "halve" halves the micro-batch by itself' in line
     assert "`bigrun plan`" in line
     assert (run.run / "checkpoints" / "step-00000003").is_dir(), "none was due there"
     (event,) = run.events("out-of-memory")
     assert (event["level"], event["facts"]["starts_again"]) == ("error", False)
     assert not (run.run / "memory.json").exists()
+
+
+def test_what_could_be_spared_is_said(tmp_path: Path) -> None:
+    """A network of 200,000 parameters, with 8 bytes of averages for each."""
+    model: Any = {"width": 128, "ffn_hidden": 512}
+    done = training(tmp_path, where="update", model=model)()
+    assert done.returncode == 1
+    assert "whatever the micro-batch is: states of the optimizer in bf16 2 MiB less, states of " in done.stderr
+    assert "(docs/how-to/save-memory.md)" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["forward", "update"])
+def test_a_planner_that_fails_hides_nothing(tmp_path: Path, where: str) -> None:
+    run = training(tmp_path, where=where)
+    (tmp_path / "broken.py").write_text(
+        "from bigrun import hookimpl\n"
+        "class Broken:\n"
+        "    @hookimpl\n"
+        "    def on_start(self, run):\n"
+        "        import bigrun.planner.savings\n"
+        "        def fail(*_):\n"
+        "            raise ValueError('of the planner')\n"
+        "        bigrun.planner.savings.savings_of = fail\n"
+    )
+    done = run("--plugin", "broken:Broken")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "CUDA out of memory" in line
+    assert "the planner has no advice (ValueError: of the planner)" in line
+    assert ("data.micro_batch = 2 (now 4)" if where == "forward" else "a smaller one does not help") in line
+    if where == "forward":
+        assert (run.run / "checkpoints" / "step-00000003").is_dir()
 
 
 @pytest.mark.slow
@@ -249,7 +285,9 @@ def test_what_would_be_another_objective_is_not_done(tmp_path: Path, tables: Any
     done = run()
     assert done.returncode == 1
     assert obstacle in done.stderr
-    assert "activation_checkpointing" not in done.stderr
+    offers_one = "data.micro_batch = 1 (1 x 3, " in done.stderr
+    assert offers_one is ("it is 3" in obstacle), "that divides three, and needs less"
+    assert ("no micro-batch fits by it" in done.stderr) is not offers_one
 
 
 def test_the_first_step_has_no_state_to_save(tmp_path: Path) -> None:
@@ -284,6 +322,7 @@ def test_the_allocator_of_the_cpu_is_understood() -> None:
     with pytest.raises(RuntimeError) as caught:
         allocate_too_much()
     assert is_out_of_memory(caught.value)
+    assert first_sentence(caught.value).startswith("DefaultCPUAllocator: ")
     wrapped = ValueError("of a plugin")
     wrapped.__cause__ = caught.value
     assert is_out_of_memory(wrapped)
@@ -294,3 +333,27 @@ def test_the_allocator_of_the_cpu_is_understood() -> None:
     other.__context__, other.__suppress_context__ = caught.value, True
     assert not is_out_of_memory(other)
     assert not is_out_of_memory(None)
+
+
+@pytest.mark.slow
+def test_a_limit_of_the_shell_is_what_a_run_can_have(tmp_path: Path) -> None:
+    """A real allocation that fails: of a step that takes more than is left of `ulimit -v`."""
+    run = training(
+        tmp_path,
+        at=100,
+        data={"effective_batch": 64, "micro_batch": 64},
+        model={"width": 384, "ffn_hidden": 1536, "depth": 12, "heads": 6},
+        views={"global_size_px": 224, "local_size_px": 96, "local_crops": 8},
+    )
+    limited = subprocess.run(
+        ["bash", "-c", 'ulimit -v 6000000 && exec "$@"', "bash", *run.words()],
+        cwd=run.folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert limited.returncode == 1, limited.stderr
+    assert "step 1 needs more memory than the device has (DefaultCPUAllocator: " in limited.stderr
+    assert "GiB, and this process can have 5.72 GiB; what fits by it, with the same effective batch of 64: " in (
+        limited.stderr
+    )

@@ -18,7 +18,7 @@ from bigrun.config import read_preset
 from bigrun.planner.plan import Plan
 from bigrun.planner.predict import predict
 from bigrun.planner.rehearsal import rehearse
-from bigrun.planner.verdict import advice, verdicts
+from bigrun.planner.verdict import advice, device_verdicts
 from bigrun.testing.runner import Runner
 
 PRESET = f"""
@@ -36,6 +36,9 @@ micro_batch = 4
 """
 
 
+CHOOSES = ("--plugin", "cuda-tuning")
+
+
 @pytest.fixture
 def preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
@@ -48,17 +51,20 @@ def plan(*words: str) -> Result:
 
 
 def test_without_a_gpu_and_without_images_it_says_what_is_needed(preset: str, tmp_path: Path) -> None:
-    result = plan(preset, "--gpu", "RTX 4090", "--tflops", "50", "--images", "400")
+    result = plan(preset, "--gpu", "RTX 4090", "--tflops", "50", "--images", "400", "--ram", "32GiB", *CHOOSES)
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith("rehearsing a step of the preset as it is\n")
     starts = [line.split()[0] for line in result.stdout.splitlines() if not line.startswith(" ")]
     assert list(dict.fromkeys(starts)) == [
-        "plan", "parameters", "memory", "fits", "compute", "speed", "length", "disk", "verdict",
+        "plan", "chosen", "parameters", "memory", "host", "fits", "compute", "speed", "length", "disk", "verdict",
     ]  # fmt: skip
     assert "note " not in result.output  # every plugin of the preset takes part
     assert "100 optimizer steps x 16 = 1,600 images = 4.0 epochs of 400" in result.output
     assert "a checkpoint; the run saves 4" in result.output
     assert "as it is, with micro-batch 4 x 4, it fits in 23.5 GiB" in result.output
+    assert "chosen       data.prefetch = " in result.output
+    assert "data.micro_batch = " not in result.output, "the preset sets it"
+    assert "which fits in the machine's 32.0 GiB" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["my_run.toml"]  # nothing is written
 
 
@@ -68,6 +74,8 @@ def test_json_has_the_same_and_null_for_what_is_not_known(preset: str) -> None:
     found = json.loads(result.stdout)
     assert found["need_bytes"] == round(1.08 * found["memory"]["peak_bytes"]) + round(0.7 * 2**30)
     assert sum(found["memory"]["by_category"].values()) == found["memory"]["peak_bytes"]
+    assert sum(found["host"]["by_category"].values()) == found["host"]["bytes"]
+    assert found["taken_bytes"] == found["need_bytes"], "a GPU has a memory of its own"
     assert found["images_per_second"] == pytest.approx(2e12 / found["flops_per_image"])
     assert found["hours"] == pytest.approx(1600 / found["images_per_second"] / 3600)
     assert (found["gpu"], found["images"], found["epochs"], found["most_images_per_second"]) == (None,) * 4
@@ -86,10 +94,24 @@ def test_a_gpu_that_is_not_listed_is_said_to_be_unknown(preset: str) -> None:
     assert "whether that fits is n/a" in result.stdout
 
 
+def test_a_gpu_of_amd_has_no_segments_that_grow(preset: str) -> None:
+    assert "the peak x 1.25 + 0.70 GiB" in plan(preset, "--gpu", "8060S").stdout
+
+
+def test_a_speed_that_was_tuned_here_is_found_by_itself(preset: str, tmp_path: Path) -> None:
+    facts = {"source": preset, "effective_batch": 16, "device": {"name": "NVIDIA H200"}, "trials": [],
+             "images_per_second": 321.0}  # fmt: skip
+    (tmp_path / "runs" / "my_run-tune").mkdir(parents=True)
+    (tmp_path / "runs" / "my_run-tune" / "trials.json").write_text(json.dumps(facts))
+    assert "speed        321.0 images/s at " in plan(preset).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--device-memory", "24"], "expected a size above zero with its unit"),
+        (["--ram", "64"], "--ram 64: expected a size above zero with its unit"),
+        (["--measured", "nowhere.json"], "does not exist"),
         (["--set", "model.width=33"], "width"),
         (["--set", "model.wdth=32"], "did you mean 'width'"),
         (["--images", "0"], "images"),
@@ -136,7 +158,7 @@ def judged(plan: Plan, device_memory_bytes: int, **fits: tuple[int, int] | None)
     from bigrun.planner.plan import Fit
 
     found = tuple(Fit(mode, *(shape or (None, None)), need_bytes=10 * 2**30) for mode, shape in fits.items())
-    return verdicts(attrs.evolve(plan, device_memory_bytes=device_memory_bytes, fits=found))
+    return device_verdicts(attrs.evolve(plan, device_memory_bytes=device_memory_bytes, fits=found))
 
 
 def test_verdicts_are_plain(preset: str) -> None:

@@ -156,6 +156,7 @@ def test_for_a_gpu_no_attention_matrix_is_kept() -> None:
 def test_a_gpu_needs_more_than_its_allocator_says() -> None:
     memory = Memory(10 * 2**30, {})
     assert memory.need_bytes("cuda") == round(10.8 * 2**30) + round(0.7 * 2**30)
+    assert memory.need_bytes("rocm") == round(12.5 * 2**30) + round(0.7 * 2**30)  # whose segments do not grow
     assert memory.need_bytes("cpu") == memory.peak_bytes
 
 

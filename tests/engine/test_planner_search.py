@@ -61,13 +61,13 @@ def test_a_straight_line_is_asked_four_times_at_most(start: int, slope: float, b
     ],
 )
 def test_sizes_have_units(text: str, size: int) -> None:
-    assert parse_bytes(text) == size
+    assert parse_bytes(text, "--ram") == size
 
 
 @pytest.mark.parametrize("text", ["24", "", "GiB", "0GiB", "-3GiB", "24kB", "24GiB or so", "1e3GiB"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="expected a size above zero with its unit"):
-        parse_bytes(text)
+    with pytest.raises(UsageError, match=r"^--ram .*: expected a size above zero with its unit"):
+        parse_bytes(text, "--ram")
 
 
 def test_sizes_are_told_in_three_digits() -> None:

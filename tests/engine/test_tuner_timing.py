@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +13,11 @@ from torch import Tensor
 from bigrun import hookimpl
 from bigrun.errors import ExitCode
 from bigrun.testing.runner import Runner, SyntheticImages
-from bigrun.tuner.timing import Timing
+from bigrun.tuner.timing import Length, Timing, decoded_per_second
 
-SECONDS = 0.02
-PLACES = ("data", "forward", "backward", "optimizer", "other")
+SECONDS = 0.06
+PLACES = ("data", "forward", "losses", "backward", "optimizer", "other")
+PHASES = {"losses": "forward"}
 
 
 class SlowImages(SyntheticImages):
@@ -39,6 +42,13 @@ class Sleeper:
     def configure_model(self, objective: Any) -> None:
         parameter = next(objective.student.backbone.parameters())
         parameter.register_hook(lambda gradient: self.sleep("backward"))
+        loss_terms = objective.loss_terms
+
+        def slow(outputs: Any) -> Any:
+            self.sleep("losses")
+            return loss_terms(outputs)
+
+        objective.loss_terms = slow
 
     @hookimpl
     def loss_terms(self) -> dict[str, Tensor]:
@@ -56,7 +66,7 @@ class Sleeper:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_sleep_is_found_in_its_phase_and_nowhere_else(bigrunner: Runner, place: str) -> None:
-    timing = Timing(warm_up_steps=2, steps=3)
+    timing = Timing(Length(warm_up_steps=2, steps=3))
     images = SlowImages() if place == "data" else SyntheticImages()
     began = time.perf_counter()
     unsaved = {"checkpoint_every_steps": 1000}
@@ -68,25 +78,46 @@ def test_a_sleep_is_found_in_its_phase_and_nowhere_else(bigrunner: Runner, place
     assert result.run.step == 5
     found = timing.milliseconds()
     assert set(found) == {"data", "transfer", "forward", "backward", "optimizer", "other"}
-    assert found[place] >= 3 * 1000 * SECONDS
-    assert max(found, key=lambda phase: found[phase]) == place
+    phase = PHASES.get(place, place)
+    assert found[phase] >= 3 * 1000 * SECONDS
+    assert max(found, key=lambda phase: found[phase]) == phase
     assert sum(found.values()) < elapsed_ms
 
 
 def test_the_warm_up_lasts_until_what_was_decoded_beforehand_is_used_up(bigrunner: Runner) -> None:
-    timing = Timing(warm_up_steps=2, steps=1)
+    timing = Timing(Length(warm_up_steps=2, steps=1))
     result = bigrunner.run(steps=100, data={"workers": 1, "prefetch": 9}, accumulate=2, companions=[timing])
     assert result.exit_code == ExitCode.STOPPED
     assert timing.warmed_up == 5, "9 micro-batches, two in a step"
 
 
+def test_it_lasts_for_so_many_seconds_at_least(bigrunner: Runner) -> None:
+    timing = Timing(Length(warm_up_steps=1, steps=2, seconds=0.5))
+    bigrunner.run(steps=100_000, companions=[timing], run={"checkpoint_every_steps": 100_000})
+    assert 0.5 <= sum(timing.milliseconds().values()) / 1000 < 2.5
+    assert timing.measured > 2
+
+
+def test_what_was_decoded_beforehand_does_not_count_as_decoding() -> None:
+    def loader() -> Iterator[Any]:
+        for number in itertools.count():
+            if number >= 12:
+                time.sleep(SECONDS)
+            yield number
+
+    began = time.perf_counter()
+    found = decoded_per_second(loader(), micro_batch=8, under_way=12)
+    assert 0.7 * 8 / SECONDS < found <= 8 / SECONDS
+    assert 1.0 <= time.perf_counter() - began < 1.5
+
+
 def test_each_step_is_told(bigrunner: Runner) -> None:
     told: list[int] = []
-    bigrunner.run(steps=100, companions=[Timing(warm_up_steps=1, steps=2, tell=told.append)])
+    bigrunner.run(steps=100, companions=[Timing(Length(warm_up_steps=1, steps=2), told.append)])
     assert told == [1, 2, 3]
 
 
 def test_a_run_that_ends_earlier_has_not_measured_all(bigrunner: Runner) -> None:
-    timing = Timing(warm_up_steps=2, steps=5)
+    timing = Timing(Length(warm_up_steps=2, steps=5))
     bigrunner.run(steps=4, companions=[timing]).assert_finished()
     assert timing.measured == 2

@@ -15,8 +15,8 @@ from training import Training
 
 from bigrun import hookimpl
 from bigrun.testing.runner import Runner, RunResult
+from bigrun.throughput import TIMINGS
 
-TIMINGS = ("steps_per_second", "images_per_second", "data_wait_fraction")
 RARE = {"checkpoint_every_steps": 1000}
 
 

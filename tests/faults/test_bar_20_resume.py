@@ -17,8 +17,8 @@ from training import Training
 
 from bigrun.errors import ExitCode
 from bigrun.testing.runner import TINY, Runner, RunResult
+from bigrun.throughput import TIMINGS
 
-TIMINGS = ("steps_per_second", "images_per_second", "data_wait_fraction")
 # Twelve images, four in a step: an epoch ends with every third.
 STEPS = 7
 RUN: Mapping[str, Any] = {

@@ -14,6 +14,7 @@ from acting import StopAt, events
 from bigrun import hookimpl
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.errors import ExitCode
+from bigrun.machine import machine_changes
 from bigrun.testing.runner import Runner, RunResult
 
 
@@ -83,6 +84,22 @@ def test_bar_22_the_next_checkpoint_is_of_this_machine(bigrunner: Runner) -> Non
 
 def test_bar_22_the_same_machine_says_nothing(bigrunner: Runner) -> None:
     resumed = bigrunner.run(steps=6, directory=stopped(bigrunner).directory)
+    resumed.assert_finished()
+    assert events(resumed, "machine-changed") == []
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, "580.95.05"), ("580.95.05", None), (None, None)])
+def test_bar_22_what_was_not_known_is_no_change(before: str | None, now: str | None) -> None:
+    """A driver that did not say its version, or a checkpoint of a bigrun that did not ask."""
+    old: dict[str, Any] = {"device": "NVIDIA H200", "driver": before}
+    assert machine_changes(old, {"device": "NVIDIA H200", "driver": now, "memory_gib": 141}) == []
+    assert machine_changes(old | {"driver": "570.86"}, {"driver": "580.95.05"}) == ["driver: 570.86 -> 580.95.05"]
+
+
+def test_bar_22_a_driver_that_says_its_version_now_is_no_other_machine(bigrunner: Runner) -> None:
+    before = stopped(bigrunner)
+    make_of_another_machine(before.directory, machine={"arch": None, "memory_gib": None})
+    resumed = bigrunner.run(steps=6, directory=before.directory)
     resumed.assert_finished()
     assert events(resumed, "machine-changed") == []
 

@@ -20,7 +20,7 @@ from bigrun import hookimpl
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner, RunResult
 from bigrun_console.bar import Bar
-from bigrun_console.plugin import describe, eta_text, format_seconds
+from bigrun_console.plugin import describe, eta_text, format_seconds, mfu_text
 
 MEASURED = r"loss \d+\.\d{4}  lr \d\.\d{2}e-\d{2}  \d+\.\d{2} steps/s  \d+ samples/s  data wait \d+%"
 
@@ -55,7 +55,7 @@ def test_a_pipe_gets_one_plain_line_per_flush(bigrunner: Runner, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["2/5", "4/5", "5/5"]
     for line in lines:
-        assert re.fullmatch(rf"step \d/5  {MEASURED}  ETA 00:\d\d:\d\d", line), line
+        assert re.fullmatch(rf"step \d/5  {MEASURED}  MFU n/a  ETA 00:\d\d:\d\d", line), line
     assert lines[-1].endswith("ETA 00:00:00")
 
 
@@ -69,12 +69,32 @@ def test_a_run_without_end_has_no_eta(bigrunner: Runner, capsys: pytest.CaptureF
     bigrunner.run("console", run={"max_steps": False}, companions=[StopAtTwo()])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert len(lines) == 2
-    assert all(re.fullmatch(rf"step \d  {MEASURED}", line) for line in lines)
+    assert all(re.fullmatch(rf"step \d  {MEASURED}  MFU n/a", line) for line in lines)
 
 
 def test_a_window_without_a_healthy_step_has_no_loss() -> None:
     idle = {"steps_per_second": 0.0, "images_per_second": 0.0, "data_wait_fraction": 0.0}
     assert describe(idle) == "0.00 steps/s  0 samples/s  data wait 0%"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "text"),
+    [
+        ({}, "MFU n/a"),
+        ({"mfu_fraction": 0.416}, "MFU 42%"),
+        ({"mfu_fraction": 0.19, "mfu_of_measured_fraction": 0.334}, "MFU 19% (33% of GEMM)"),
+        ({"mfu_of_measured_fraction": 0.334}, "MFU n/a (33% of GEMM)"),
+    ],
+)
+def test_a_share_of_the_peak_is_told_where_there_is_one(metrics: dict[str, float], text: str) -> None:
+    assert mfu_text(metrics) == text
+
+
+def test_a_stated_peak_makes_a_share_of_it(bigrunner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    hardware = {"precision": "bf16", "peak_tflops": 1e-3}
+    bigrunner.run("console", steps=1, hardware=hardware).assert_finished()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"step 1/1  {MEASURED}  MFU \d+%  ETA 00:00:00", line), line
 
 
 @pytest.mark.parametrize(
@@ -170,7 +190,7 @@ def test_a_terminal_of_80_columns_shows_everything(run_on_terminal: RunOnTermina
     result, terminal = run_on_terminal(columns=80, steps=4)
     result.assert_finished()
     lines = terminal.lines()
-    assert re.fullmatch(r"step 4/4 ━{20,60} ETA 00:00:00", lines[-2]), lines[-2]
+    assert re.fullmatch(r"step 4/4 ━{20,60} MFU n/a  ETA 00:00:00", lines[-2]), lines[-2]
     assert re.fullmatch(MEASURED, lines[-1]), lines[-1]
     assert max(map(len, lines)) <= 80
     assert not any("…" in line for line in lines)
@@ -182,11 +202,11 @@ def test_the_longest_texts_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> No
     terminal = Terminal(columns=80)
     bar = Bar(terminal.stream, 1_234_567, 1_250_000)
     metrics = {"loss": 1234.5678, "learning_rate": 1e-3, "steps_per_second": 123.45, "images_per_second": 123_456.0}
-    metrics["data_wait_fraction"] = 1.0
-    bar.show(describe(metrics), eta_text(99 * 86_400))
+    metrics |= {"data_wait_fraction": 1.0, "mfu_fraction": 1.0, "mfu_of_measured_fraction": 1.0}
+    bar.show(describe(metrics), f"{mfu_text(metrics)}  {eta_text(99 * 86_400)}")
     bar.stop()
     *_, first, second = terminal.lines()
-    assert re.fullmatch(r"step 1234567/1250000 [━╸╺]{10,60} ETA 99d 00:00:00", first)
+    assert re.fullmatch(r"step 1234567/1250000 [━╸╺]{10,60} MFU 100% \(100% of GEMM\)  ETA 99d 00:00:00", first)
     assert second == "loss 1234.5678  lr 1.00e-03  123.45 steps/s  123456 samples/s  data wait 100%"
 
 
@@ -231,7 +251,7 @@ def test_the_terminal_is_given_back(run_on_terminal: RunOnTerminal) -> None:
 def test_a_run_without_end_has_a_bar_without_end(run_on_terminal: RunOnTerminal) -> None:
     _, terminal = run_on_terminal(run={"max_steps": False}, companions=[StopAtTwo()])
     lines = terminal.lines()
-    assert re.fullmatch(r"step 2/\? ━+", lines[-2]), lines[-2]
+    assert re.fullmatch(r"step 2/\? ━+ MFU n/a", lines[-2]), lines[-2]
     assert re.fullmatch(MEASURED, lines[-1]), lines[-1]
 
 

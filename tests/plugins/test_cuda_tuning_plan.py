@@ -233,9 +233,9 @@ def test_a_torchao_that_is_missing_or_broken_is_told_apart(monkeypatch: pytest.M
 
         return load
 
-    monkeypatch.setattr("bigrun_cuda.float8.import_module", raising(ModuleNotFoundError("no torchao", name="torchao")))
+    monkeypatch.setattr("bigrun_cuda.float8.import_quietly", raising(ModuleNotFoundError("no torchao", name="torchao")))
     assert torchao_problem() == "torchao is not installed: pip install 'bigrun[fp8]'"
-    monkeypatch.setattr("bigrun_cuda.float8.import_module", raising(ModuleNotFoundError("no x", name="x")))
-    assert torchao_problem() == "torchao cannot be imported: no x"
-    monkeypatch.setattr("bigrun_cuda.float8.import_module", raising(OSError("undefined symbol")))
+    monkeypatch.setattr("bigrun_cuda.float8.import_quietly", raising(ModuleNotFoundError("no x", name="x")))
+    assert torchao_problem() == "torchao cannot be imported: ModuleNotFoundError: no x"
+    monkeypatch.setattr("bigrun_cuda.float8.import_quietly", raising(OSError("undefined symbol")))
     assert torchao_problem() == "torchao cannot be imported: OSError: undefined symbol"

@@ -62,6 +62,14 @@ def kinds(now: Reading, before: Reading | None = None) -> list[str]:
         (attrs.evolve(CALM, retries=3), attrs.evolve(CALM, retries=3), []),
         (attrs.evolve(CALM, retries=3), None, []),  # of a process before the plugin looked
         (attrs.evolve(CALM, reserved_bytes=12 * GIB, peak_bytes=11 * GIB), CALM, ["others-on-the-device"]),
+        # A process that may take 20.5 of the 24 GiB has little left, though the device has; one that may take 22 has.
+        (attrs.evolve(CALM, limit_bytes=41 * GIB // 2), CALM, ["device-memory"]),
+        (attrs.evolve(CALM, limit_bytes=41 * GIB // 2, peak_bytes=12 * GIB), CALM, ["device-memory", "fragmentation"]),
+        (attrs.evolve(CALM, limit_bytes=22 * GIB), CALM, []),
+        (attrs.evolve(CALM, limit_bytes=12 * GIB), CALM, ["device-memory"]),  # set after it had taken more
+        # Where device and host share it, what is not free may be anybody's.
+        (attrs.evolve(CALM, is_of_host=True, reserved_bytes=12 * GIB, peak_bytes=11 * GIB), CALM, []),
+        (attrs.evolve(CALM, is_of_host=True, free_bytes=GIB // 2), CALM, ["device-memory"]),
         (attrs.evolve(CALM, host=HostReading(64 * GIB, 3 * GIB)), CALM, ["host-memory"]),
         (Reading(HostReading(0, 0)), None, []),  # a machine that does not say
     ],
@@ -77,6 +85,32 @@ def test_messages_say_how_much_and_what_to_change() -> None:
     assert "data.micro_batch" in device
     assert "35% of what torch has" in pieces
     assert "expandable_segments:True" in pieces
+
+
+def test_the_message_names_what_is_full() -> None:
+    (limit,) = judge(attrs.evolve(CALM, limit_bytes=41 * GIB // 2), CALM, LIMITS)
+    assert limit.message.startswith("0.5 GiB are left of the 20.5 GiB that this process may take of the device (torch.")
+    assert "set_per_process_memory_fraction" in limit.message
+    (shared,) = judge(attrs.evolve(CALM, is_of_host=True, free_bytes=GIB // 2), CALM, LIMITS)
+    assert shared.message.startswith("0.5 GiB of 24.0 GiB of the device's memory, which it shares with the host, are")
+
+
+STATS = {
+    "allocated_bytes.all.current": 9 * GIB, "allocated_bytes.all.peak": 19 * GIB,
+    "reserved_bytes.all.current": 20 * GIB, "num_alloc_retries": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fraction", "limit_bytes"), [(1.0, None), (0.85, int(0.85 * 24 * GIB))])
+def test_the_limit_of_the_process_is_read(
+    monkeypatch: pytest.MonkeyPatch, fraction: float, limit_bytes: int | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * GIB, 24 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: STATS)
+    monkeypatch.setattr(torch.cuda.memory, "get_per_process_memory_fraction", lambda device: fraction)
+    reading = read(torch.device("cuda", 0))
+    assert (reading.free_bytes, reading.reserved_bytes, reading.limit_bytes) == (3 * GIB, 20 * GIB, limit_bytes)
+    assert reading.room_bytes == (3 * GIB if limit_bytes is None else limit_bytes - 20 * GIB)
 
 
 def test_numbers_that_follow_from_others() -> None:
@@ -104,7 +138,7 @@ def test_a_gpu_is_read() -> None:
 def test_each_is_told_when_it_begins_and_when_it_ends(bigrunner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     low = attrs.evolve(CALM, host=HostReading(64 * GIB, GIB))
     readings: Any = iter([CALM, low, low, CALM, low])
-    monkeypatch.setattr(module, "read", lambda device: next(readings))
+    monkeypatch.setattr(module, "read", lambda device, is_unified: next(readings))
     result = bigrunner.run("memory-guard", config={"compare_prediction": False}, run={"max_steps": 4})
     told = [
         (event.kind, event.step, event.facts["memory"]) for event in result.events if event.kind.startswith("memory")

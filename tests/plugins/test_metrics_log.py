@@ -13,8 +13,7 @@ from bigrun import hookimpl
 from bigrun.errors import ExitCode
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner
-
-TIMINGS = ("steps_per_second", "images_per_second", "data_wait_fraction")
+from bigrun.throughput import TIMINGS
 
 
 class TestContract(PluginContract):
@@ -62,7 +61,8 @@ def test_every_flush_is_a_row_with_every_metric(bigrunner: Runner) -> None:
     result.assert_finished()
     assert metrics(result.directory) == result.metrics  # floats come back bit for bit
     assert [row["step"] for row in result.metrics] == [2, 4, 5]
-    assert all(set(TIMINGS) <= row.keys() for row in strict_rows(result.directory / "metrics.jsonl"))
+    timings = {"steps_per_second", "images_per_second", "data_wait_fraction", "model_tflops_per_second"}
+    assert all(timings <= row.keys() for row in strict_rows(result.directory / "metrics.jsonl"))
 
 
 def test_rows_are_on_disk_while_the_run_goes_on(bigrunner: Runner) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -122,6 +122,7 @@ def test_settings_of_a_strix_halo(bigrunner: Runner, gpu: FakeGpu) -> None:
         "MIOPEN_CUSTOM_CACHE_DIR": None,
         "memory limit": True,
         "BLAS library": True,
+        "TunableOp numerical check": None,
         "TunableOp": True,
         "TunableOp tuning": True,
         "TunableOp results": True,
@@ -144,6 +145,7 @@ def test_nothing_outlives_the_run(bigrunner: Runner, gpu: FakeGpu) -> None:
     assert gpu.least_fraction == pytest.approx(10 / 62.54)
     assert {name: value for name, value in os.environ.items() if before.get(name) != value} == {}
     assert (gpu.fraction, gpu.blas.now, gpu.tunableop.on, gpu.tunableop.tunes) == (1.0, "Default", False, True)
+    assert gpu.tunableop.check == (False, 1e-5, 1e-5)
     assert gpu.tunableop.filename == "tunableop_results.csv"
     assert torch.backends.cuda.flash_sdp_enabled()
 
@@ -226,15 +228,20 @@ def test_a_build_for_the_cpu_says_that_it_has_no_hipblaslt(monkeypatch: pytest.M
 
 
 class Products:
-    """Steps with matrix products: one shape that is always there, and one that is new in each."""
+    """Steps with matrix products: one shape that is always there, and one that is new in each of some steps."""
 
-    def __init__(self, gpu: FakeGpu) -> None:
+    def __init__(self, gpu: FakeGpu, *, new_in: Container[int] = range(1000)) -> None:
         self.tunableop = gpu.tunableop
+        self.new_in = new_in
+        self.tuned: list[bool] = []
+        """Whether shapes were measured in each step."""
 
     @hookimpl
     def before_step(self, step: int) -> None:
+        self.tuned.append(self.tunableop.tunes)
         self.tunableop.multiply("tn_always")
-        self.tunableop.multiply(f"tn_of_step_{step}")
+        if step in self.new_in:
+            self.tunableop.multiply(f"tn_of_step_{step}")
 
 
 def results_of(gpu: FakeGpu, tmp_path: Path) -> Path:
@@ -251,8 +258,90 @@ def test_it_measures_in_the_first_steps_only(bigrunner: Runner, gpu: FakeGpu, tm
     shapes = [shape for _, shape in read_results(path).solutions]
     assert shapes == ["tn_always", "tn_of_step_1", "tn_of_step_2"]
     (told,) = messages(result, "tunableop")
-    assert told == f"TunableOp knows 3 shapes and measures no more; {path} has 3"
+    assert told == (
+        "TunableOp knows 3 shapes after 2 steps and measures no more, although 1 of them came in the last one: others "
+        f"have torch's default kernels; {path} has 3"
+    )
     assert (result.directory / "rocm-tuning" / "tunableop.csv").read_bytes() == path.read_bytes()
+
+
+def test_it_measures_no_more_when_no_new_shapes_come(bigrunner: Runner, gpu: FakeGpu, tmp_path: Path) -> None:
+    """Nothing is measured in the middle of a run, whatever shapes it meets: Gram's crops, a stage at another size."""
+    products = Products(gpu, new_in=(3, 11))
+    result = bigrunner.run("rocm-tuning", companions=[products], steps=12)
+    assert products.tuned == [True] * 8 + [False] * 4  # step 3, and five without a new one
+    (event,) = [event for event in result.events if event.kind == "tunableop"]
+    assert event.facts == {"shapes": 2, "steps": 8, "shapes_of_last_step": 0}
+    assert event.message == (
+        f"TunableOp knows 2 shapes after 8 steps and measures no more; {results_of(gpu, tmp_path)} has 2"
+    )
+    assert [shape for _, shape in read_results(results_of(gpu, tmp_path)).solutions] == ["tn_always", "tn_of_step_3"]
+
+
+def test_each_pair_of_crop_sizes_has_its_time(bigrunner: Runner, gpu: FakeGpu) -> None:
+    products = Products(gpu, new_in=())
+    pairs = {"sizes_px": [[32, 16], [48, 16]], "global_size_px": None, "local_size_px": None}
+    bigrunner.run("rocm-tuning", companions=[products], steps=13, views=pairs).assert_finished()
+    assert products.tuned == [True] * 11 + [False] * 2
+
+
+def test_no_kernel_is_taken_whose_numbers_were_not_checked(bigrunner: Runner, gpu: FakeGpu) -> None:
+    result = bigrunner.run("rocm-tuning", companions=[Products(gpu)], steps=2, **BF16)
+    assert gpu.tunableop.checked == [(True, 1e-5, 1.6e-2)] * 3
+    assert rows(result)["TunableOp numerical check"].after == "atol 1e-05, rtol 0.016"
+    config = {"tunableop_numerical_check": False}
+    again = bigrunner.run("rocm-tuning", config=config, companions=[Products(gpu, new_in=[3])], steps=3)
+    assert gpu.tunableop.checked[3:] == [(False, 1e-5, 1e-4)]
+    assert rows(again)["TunableOp numerical check"].is_custom
+
+
+def test_a_check_that_would_stop_torch_is_refused(bigrunner: Runner, gpu: FakeGpu) -> None:
+    with environment(PYTORCH_TUNABLEOP_NUMERICAL_CHECK="1"):
+        result = bigrunner.run("rocm-tuning", steps=1)
+        assert isinstance(result.error, UsageError)
+        assert "it must be atol_rtol, such as" in str(result.error)
+        bigrunner.run("rocm-tuning", config={"tunableop": False}, steps=1).assert_finished()
+
+
+def test_the_self_test_of_attention_is_not_measured(
+    bigrunner: Runner, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_on = []
+
+    def measure(*_: object) -> dict[str, Measured]:
+        was_on.append(gpu.tunableop.on)
+        return dict.fromkeys(("flash", "memory-efficient", "math"), RIGHT)
+
+    monkeypatch.setattr(bigrun_rocm.self_test, "measure", measure)
+    bigrunner.run("rocm-tuning", steps=1, **BF16).assert_finished()
+    assert was_on == [False]
+
+
+def test_a_file_that_torch_refuses_is_put_aside(bigrunner: Runner, gpu: FakeGpu, tmp_path: Path) -> None:
+    """For a reason of its own; else it would add to it in vain for ever."""
+    first = bigrunner.run("rocm-tuning", companions=[Products(gpu)], steps=1)
+    path = results_of(gpu, tmp_path)
+    before = path.read_bytes()
+    gpu.tunableop.refuses, gpu.tunableop.results = True, []
+    again = bigrunner.run("rocm-tuning", steps=2, companions=[Products(gpu)], directory=first.directory)
+    assert path.with_suffix(".rejected").read_bytes() == before
+    assert "read_file() is False" in messages(again, "tunableop")[0]
+    assert [shape for _, shape in read_results(path).solutions] == ["tn_always", "tn_of_step_2"]
+
+
+def test_a_torch_that_writes_results_at_its_end_is_told_to_write_them(
+    bigrunner: Runner, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 2.10: at every checkpoint while it measures, and when it ends to."""
+    gpu.tunableop.install_old(monkeypatch)
+    result = bigrunner.run("rocm-tuning", companions=[Products(gpu)], steps=2, run={"checkpoint_every_steps": 1})
+    copy = result.directory / "rocm-tuning" / "tunableop.csv"
+    assert len(read_results(copy).solutions) == 3
+    assert rows(result)["TunableOp numerical check"].took_effect is False
+    config = {"tunableop_warmup_steps": 1}
+    again = bigrunner.run("rocm-tuning", config=config, companions=[Products(gpu)], steps=4, directory=result.directory)
+    assert len(read_results(results_of(gpu, tmp_path)).solutions) == 4
+    assert messages(again, "tunableop")[-1].endswith(" has 4")
 
 
 def test_each_process_measures_anew_and_knows_what_was_measured(
@@ -261,7 +350,7 @@ def test_each_process_measures_anew_and_knows_what_was_measured(
     config = {"tunableop_warmup_steps": 1}
     first = bigrunner.run("rocm-tuning", config=config, companions=[Products(gpu)], steps=2)
     again = bigrunner.run("rocm-tuning", config=config, companions=[Products(gpu)], steps=4, directory=first.directory)
-    assert rows(again)["TunableOp results"].evidence.endswith("; 2 results are known")
+    assert rows(again)["TunableOp results"].evidence.endswith(", of which torch has taken 2 results")
     shapes = [shape for _, shape in read_results(results_of(gpu, tmp_path)).solutions]
     assert shapes == ["tn_always", "tn_of_step_1", "tn_of_step_3"]
 
@@ -284,7 +373,7 @@ def test_tuning_that_the_environment_controls_is_not_ended(bigrunner: Runner, gp
     assert len(gpu.tunableop.results) == 4
     with environment(PYTORCH_TUNABLEOP_FILENAME="mine.csv"):
         result = bigrunner.run("rocm-tuning", config=config, steps=1)
-    assert messages(result, "tunableop") == ["TunableOp knows 4 shapes and measures no more"]
+    assert messages(result, "tunableop") == ["TunableOp knows 4 shapes after a step and measures no more"]
     assert rows(result)["TunableOp results"].is_custom
     assert gpu.tunableop.filename == "tunableop_results.csv"
     assert not (result.directory / "rocm-tuning").exists()
@@ -368,6 +457,32 @@ def test_the_header_has_the_budget_and_the_known_crashes(bigrunner: Runner, gpu:
     assert gpu.fraction == 1.0
 
 
+def test_every_amd_gpu_has_a_limit_for_without_one_torch_gives_nothing_back(bigrunner: Runner, gpu: FakeGpu) -> None:
+    gpu.facts = attrs.evolve(device("gfx1100"), torch=STRIX_HALO.torch)
+    result = bigrunner.run("rocm-tuning", steps=1)
+    assert gpu.least_fraction == pytest.approx(0.99)
+    assert rows(result)["memory limit"].took_effect is True
+    assert rows(result)["PYTORCH_CUDA_ALLOC_CONF"].took_effect is True
+    with environment(PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:512"):
+        again = bigrunner.run("rocm-tuning", steps=1)
+    assert "memory limit" not in rows(again)
+
+
+def test_a_run_that_continues_beside_another_program_has_its_micro_batch(
+    bigrunner: Runner, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {"effective_batch": 8, "micro_batch": None}
+    first = bigrunner.run("rocm-tuning", steps=1, data=data)
+    busy = attrs.evolve(gpu.facts.host, ram_free_bytes=GIB)
+    gpu.facts = attrs.evolve(gpu.facts, free_bytes=GIB // 100, host=busy)
+    again = bigrunner.run("rocm-tuning", steps=2, data=data, directory=first.directory)
+    assert first.run is not None
+    assert again.run is not None
+    assert again.run.config.data.micro_batch == first.run.config.data.micro_batch
+    assert rows(again)["memory limit"].after == rows(first)["memory limit"].after
+    assert any("0.0 are free at the moment" in line for line in again.run.header)
+
+
 def test_waiting_after_the_backward_pass_is_an_option(bigrunner: Runner, gpu: FakeGpu) -> None:
     bigrunner.run("rocm-tuning", steps=2, accumulate=2).assert_finished()
     assert gpu.synchronized == 0
@@ -440,7 +555,7 @@ def test_values_that_nobody_has_set(bigrunner: Runner, gpu: FakeGpu) -> None:
     config = result.run.config
     assert (config.data.micro_batch, config.data.workers, config.hardware.pin_memory) == (8, 0, True)
     why = {choice.path: choice.why for choice in config.choices}
-    assert "of 62.5 GiB, by a closed form" in why["data.micro_batch"]
+    assert "of 61.9 GiB, by a closed form" in why["data.micro_batch"]
     assert "data.workers" not in why  # set, as everything in the tests' tiny preset
 
 
@@ -450,7 +565,9 @@ def test_the_stand_ins_are_what_torch_has() -> None:
 
     from rocm.fakes import FakeTunableOp
 
-    for name in ("enable", "tuning_enable", "set_filename", "is_enabled", "tuning_is_enabled", "get_filename"):
+    names = ["enable", "tuning_enable", "set_filename", "is_enabled", "tuning_is_enabled", "get_filename", "read_file",
+             "set_numerical_check_tolerances"]  # fmt: skip
+    for name in names:
         real = inspect.signature(getattr(torch.cuda.tunable, name)).parameters
         fake = inspect.signature(getattr(FakeTunableOp(), name)).parameters
         assert [(p.name, p.default) for p in real.values()] == [(p.name, p.default) for p in fake.values()], name

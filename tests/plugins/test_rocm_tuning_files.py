@@ -12,11 +12,14 @@ import torch
 from rocm.fakes import RESULTS, STRIX_HALO, VALIDATORS, sysfs
 
 from bigrun_rocm.attention import TOLERANCES, choose_attention
+from bigrun_rocm.config import RocmConfig
 from bigrun_rocm.driver import DriverFacts, read_driver
 from bigrun_rocm.kernels import apply_attention
+from bigrun_rocm.numerical_check import plan_check
 from bigrun_rocm.results_file import disagreements, read_results, repair, results_key
 from bigrun_rocm.self_test import measure
 from bigrun_rocm.tunableop import TunableOp, prepare, validators_now
+from bigrun_rocm.warm_up import WarmUp
 
 # -- sysfs ----------------------------------------------------------------------------------------------------
 
@@ -32,8 +35,7 @@ def test_what_the_driver_says(tmp_path: Path) -> None:
         has_cwsr=True,
         mes_firmware=0x83,
     )
-    assert facts.vram_free_bytes == 402653184
-    assert facts.gtt_free_bytes == 16393984 * 4096 - 52428800
+    assert facts.gtt_limit_bytes == 16393984 * 4096
 
 
 def test_the_gpu_is_known_by_its_address(tmp_path: Path) -> None:
@@ -60,13 +62,13 @@ def test_connectors_and_other_makers_are_no_gpus(tmp_path: Path) -> None:
 
 def test_a_driver_that_says_nothing(tmp_path: Path) -> None:
     assert read_driver("0000:c2:00.0", tmp_path) == DriverFacts()
-    assert read_driver(None, tmp_path).gtt_free_bytes is None
+    assert read_driver(None, tmp_path).gtt_limit_bytes is None
     sysfs(tmp_path)
     (tmp_path / "sys/module/ttm/parameters/pages_limit").write_text("N/A\n")
     (tmp_path / "sys/module/amdgpu/parameters/cwsr_enable").write_text("0\n")
     facts = read_driver(None, tmp_path)
     assert (facts.ttm_limit_bytes, facts.has_cwsr) == (None, False)
-    assert facts.gtt_free_bytes == 67149760512 - 52428800
+    assert facts.gtt_limit_bytes == 67149760512
 
 
 # -- files of TunableOp ---------------------------------------------------------------------------------------
@@ -90,6 +92,7 @@ def test_what_torch_would_not_take() -> None:
         "GCN_ARCH_NAME is missing"
     ]
     assert disagreements(VALIDATORS, {}) == []
+    assert disagreements({**VALIDATORS, "OLDER": "1"}, VALIDATORS) == ["OLDER is not known here"]
 
 
 @pytest.fixture
@@ -160,10 +163,13 @@ def test_a_build_for_the_cpu_has_no_tunableop(tmp_path: Path) -> None:
     if torch.version.hip or torch.version.cuda:
         pytest.skip("this torch has it")
     assert validators_now() == {}
-    tunableop = TunableOp(STRIX_HALO, tmp_path, tmp_path)
-    rows = tunableop.start(Planned("TunableOp", "on", "why not"), Planned("TunableOp tuning", None, "why"))
+    tunableop = TunableOp(STRIX_HALO, tmp_path, tmp_path, WarmUp(20))
+    left = Planned("TunableOp tuning", None, "why")
+    rows = tunableop.start(
+        Planned("TunableOp", "on", "why not"), left, plan_check((2, 13), {}, RocmConfig(), "bf16"), "bf16"
+    )
     assert [row.took_effect for row in rows] == [False, None]
-    assert not tunableop.tunes
+    assert not tunableop.is_warm_after_step()
     tunableop.stop()
     assert list(tmp_path.iterdir()) == []
 

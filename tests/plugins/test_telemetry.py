@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,14 +21,16 @@ import torch
 from hardware import fake_nvml
 
 from bigrun import hookimpl
+from bigrun.devices.host import memory_bytes
 from bigrun.errors import ConfigError, ExitCode
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner
-from bigrun_telemetry import flags
+from bigrun_telemetry import flags, usual
 from bigrun_telemetry.allocator import read_allocator
 from bigrun_telemetry.gpu import Gpu
 from bigrun_telemetry.rows import Rows
 from bigrun_telemetry.sample import Sample
+from bigrun_telemetry.work import kind_of_step, moved_bytes
 
 
 class TestContract(PluginContract):
@@ -81,7 +85,7 @@ def test_rows_have_the_machine_and_the_run(bigrunner: Runner) -> None:
     steps = [row["step"] for row in rows]
     assert steps == sorted(steps)
     last = rows[-1]
-    assert last["host_memory_total_bytes"] == psutil.virtual_memory().total
+    assert last["host_memory_total_bytes"] == memory_bytes()[0] <= psutil.virtual_memory().total
     assert last["step_p50_ms"] > 100
     assert last["flags"] == []
     assert not [name for name in last if name.startswith(("gpu_", "torch_"))], "there is no GPU"
@@ -147,7 +151,8 @@ def test_a_source_that_breaks_is_an_event_and_the_run_goes_on(
     result = bigrunner.run("telemetry", config=QUICK, companions=[Takes(0.1)], steps=4)
     result.assert_finished()
     (event,) = result.events
-    assert (event.kind, event.level, event.facts["source"]) == ("telemetry-source", "warning", "host")
+    assert (event.kind, event.level) == ("telemetry-source", "warning")
+    assert (event.facts["source"], event.facts["state"]) == ("host", "lost")
     assert "OSError: the sensors are on fire" in event.message
     assert rows_of(result.directory)[-1]["step"] >= 2, "what is left is still sampled"
 
@@ -210,12 +215,88 @@ def test_without_a_gpu_the_section_has_the_run_and_the_host(bigrunner: Runner) -
     (section,) = report.sections
     assert section["status"] == "ok"
     assert section["table"]["rows"] == []
-    assert [line.partition(":")[0] for line in section["lines"]] == [
-        "the last steps",
+    names = [line.partition(":")[0] for line in section["lines"]]
+    assert [name for name in names if not name.startswith("shares")] == [
         "memory of the host",
+        "the last steps",
+        "last checkpoint",
         "disk of the run",
     ]
     assert json.loads(json.dumps(section, allow_nan=False)) == section
+
+
+def test_a_loss_term_that_begins_makes_steps_of_another_kind(bigrunner: Runner) -> None:
+    class Begins:
+        @hookimpl
+        def loss_terms(self, step: int, outputs: Any) -> dict[str, torch.Tensor]:
+            return {"late": 0 * outputs.global_features.patches.sum()} if step >= 4 else {}
+
+    result = bigrunner.run("telemetry", config=QUICK, companions=[Takes(0.1), Begins()], steps=6)
+    result.assert_finished()
+    rows = rows_of(result.directory)
+    assert [kinds for kinds, _ in itertools.groupby(row.get("kinds_of_steps") for row in rows)][-2:] == [1, 2]
+
+
+def test_what_a_step_computes_is_known_by_sizes_terms_and_what_learns(bigrunner: Runner) -> None:
+    """Other sizes are drawn for every step."""
+    kinds: list[Any] = []
+
+    class Look:
+        @hookimpl
+        def before_update(self, run: Any, step: int) -> None:
+            kinds.append((kind_of_step(run, step), run.views.sizes_px(step), moved_bytes(run)))
+            held = types.SimpleNamespace(init=types.SimpleNamespace(freeze_backbone_steps=2))
+            fake = types.SimpleNamespace(metrics=run.metrics, views=run.views, config=held)
+            assert (kind_of_step(fake, step) == kind_of_step(run, step)) == (step > 2)  # type: ignore[arg-type]
+
+    views = {"sizes_px": [[32, 16], [16, 16]], "global_size_px": None, "local_size_px": None}
+    result = bigrunner.run(companions=[Look()], steps=6, views=views)
+    result.assert_finished()
+    assert len({kind for kind, *_ in kinds}) == len({sizes for _, sizes, _ in kinds}) == 2
+    assert all(moved > 0 for *_, moved in kinds)
+
+
+def test_steps_that_become_slow_are_an_event_and_steps_that_do_more_are_none(
+    bigrunner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes are tenths of seconds here, and half the speed is slow, for other processes are about. A loss term of
+    another name comes with steps that take much longer."""
+    monkeypatch.setattr(flags, "SLOW", 0.5)
+    for name, value in (("MINUTE_SECONDS", 0.1), ("FIVE_MINUTES_SECONDS", 0.5), ("KNOWN_MINUTES", 4)):
+        monkeypatch.setattr(usual, name, value)
+
+    class Loads:
+        def __init__(self, more: bool) -> None:
+            self.more = more
+
+        @hookimpl
+        def loss_terms(self, step: int, outputs: Any) -> dict[str, torch.Tensor]:
+            time.sleep(0.2 if step > 15 else 0.02)  # for each of two micro-batches
+            name = "more" if step > 15 and self.more else "some"
+            return {name: 0 * outputs.global_features.patches.sum()}
+
+    found = {}
+    for more in (False, True):
+        result = bigrunner.run("telemetry", config=QUICK, companions=[Loads(more)], steps=19)
+        result.assert_finished()
+        found[more] = {event.facts["flag"] for event in result.events if event.kind == "telemetry-flag"}
+    assert found == {False: {"SLOW"}, True: set()}
+
+
+def test_what_others_do_between_steps_is_told_apart(bigrunner: Runner) -> None:
+    """An evaluation in `on_metrics` of every step, by a plugin that comes first or last."""
+
+    class Evaluates:
+        @hookimpl
+        def on_metrics(self) -> None:
+            time.sleep(0.2)
+
+    for order in ([Evaluates()], [Evaluates(), Evaluates()]):
+        result = bigrunner.run("telemetry", config=QUICK, companions=order, steps=5, run={"log_every_steps": 1})
+        result.assert_finished()
+        row = rows_of(result.directory)[-1]
+        assert row["observe_fraction"] > 0.3
+        assert row["step_max_ms"] < 200
 
 
 def test_a_disk_that_refuses_rows_is_said_when_it_begins_and_ends(
@@ -275,19 +356,28 @@ def test_allocator_counters_are_read_by_the_runs_thread_alone(monkeypatch: pytes
 
 
 def test_the_sampling_thread_never_calls_torch(bigrunner: Runner) -> None:
-    """No CUDA call, no synchronisation: its modules do not even have torch."""
+    """No CUDA call, no synchronisation: its modules do not even have torch. Neither have the threads in which sources
+    are read and rows are written."""
     calls: set[str] = set()
+    names: set[str] = set()
 
     def trace(frame: Any, event: str, argument: Any) -> None:
+        name = threading.current_thread().name
+        if not name.startswith("telemetry"):  # a checkpoint that is being written
+            return
+        names.add(name)
         module = frame.f_globals.get("__name__", "")
+        if event == "c_call":  # of what is written in C the function says it, or what it is bound to
+            module = getattr(argument, "__module__", None) or type(getattr(argument, "__self__", None)).__module__
         if module == "torch" or module.startswith("torch."):
-            calls.add(f"{module}.{frame.f_code.co_name}")
+            calls.add(f"{module}.{getattr(argument, '__name__', frame.f_code.co_name)}")
 
     threading.setprofile(trace)
     try:
         bigrunner.run("telemetry", config=QUICK, companions=[Takes(0.1)], steps=3).assert_finished()
     finally:
         threading.setprofile(None)
+    assert {"telemetry", "telemetry-host", "telemetry-disk"} <= names
     assert calls == set()
 
 

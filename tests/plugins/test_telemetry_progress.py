@@ -6,37 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from hardware.runs import TICK, Run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigrun_telemetry.progress import RECENT_STEPS, Progress, quantile
-from bigrun_telemetry.sample import Sample
-
-TICK = 10.0
-
-
-class Run:
-    """A run whose time is told, sampled every ten seconds of it."""
-
-    def __init__(self) -> None:
-        self.now, self.images, self.step, self.activity = 1000.0, 0, 1, "step"
-        self.progress = Progress(lambda: (self.step, self.activity), TICK, clock=lambda: self.now)
-        self.sampled = self.now
-        self.sample = Sample()
-
-    def wait(self, seconds: float) -> None:
-        until = self.now + seconds
-        while self.sampled + TICK <= until:
-            self.now = self.sampled = self.sampled + TICK
-            self.sample = self.progress.read()
-        self.now = until
-
-    def steps(self, number: int, seconds: float, images: int = 64) -> None:
-        for _ in range(number):
-            self.wait(seconds)
-            self.images += images
-            self.step += 1
-            self.progress.step_ended(self.images)
+from bigrun_telemetry.progress import RECENT_STEPS, quantile
 
 
 @pytest.mark.parametrize("seconds", [0.25, 2.0, 7.0, 45.0])
@@ -115,6 +89,47 @@ def test_a_stall_that_is_heard_of_later_is_no_slowness_either() -> None:
     assert min(run.progress._durations) == pytest.approx(1)
 
 
+def test_time_in_which_plugins_look_is_no_slowness_and_is_said() -> None:
+    run = Run()
+    run.steps(600, 1.0)
+    run.look(240.0)
+    run.steps(59, 1.0)
+    run.wait(TICK)
+    assert run.sample.images_per_second_5min == pytest.approx(64)
+    assert run.sample.step_max_ms == pytest.approx(1000)
+    assert run.sample.observe_fraction == pytest.approx(240 / 300, abs=0.05)
+    run.steps(300, 1.0)
+    run.wait(TICK)
+    assert run.sample.observe_fraction == 0
+    run.progress.pause_began()
+    run.wait(600.0)
+    assert run.sample.observe_fraction == pytest.approx(1), "while it lasts, too"
+
+
+def test_copies_to_the_gpu_are_bytes_beside_what_its_slot_carries() -> None:
+    run = Run(link_gbps=25.0)
+    run.steps(600, 1.0, moved_bytes=5 * 10**8)
+    run.wait(TICK)
+    assert run.sample.h2d_bytes_per_second == pytest.approx(5e8)
+    assert run.sample.h2d_fraction == pytest.approx(0.02)
+    run = Run()
+    run.steps(600, 1.0, moved_bytes=5 * 10**8)
+    run.wait(TICK)
+    assert run.sample.h2d_fraction is None
+    run = Run(link_gbps=25.0)
+    run.steps(600, 1.0)
+    run.wait(TICK)
+    assert (run.sample.h2d_bytes_per_second, run.sample.h2d_fraction) == (None, None)
+
+
+def test_what_the_run_reports_of_its_flops_is_in_the_rows() -> None:
+    run = Run()
+    assert run.progress.read().mfu_fraction is None
+    run.progress.metrics_came({"model_tflops_per_second": 31.5, "mfu_fraction": 0.19, "mfu_of_measured_fraction": 0.9})
+    sample = run.progress.read()
+    assert (sample.model_tflops_per_second, sample.mfu_fraction, sample.mfu_of_measured_fraction) == (31.5, 0.19, 0.9)
+
+
 def test_times_of_steps_are_those_of_the_last_ones() -> None:
     run = Run()
     run.steps(1 + RECENT_STEPS, 9.0)
@@ -155,7 +170,7 @@ def test_waits_for_images_are_a_mean_of_five_minutes_beside_the_usual() -> None:
         run.progress.metrics_came({"loss": 1.0, "data_wait_fraction": 0.42})
         run.steps(1, 1.0)
     assert run.sample.data_wait_fraction == pytest.approx(0.22, abs=0.03)
-    assert run.sample.data_wait_run_median_fraction == pytest.approx(0.02)
+    assert run.sample.data_wait_usual_fraction == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(

@@ -22,16 +22,14 @@ from hardware.fake_amdsmi import ADDRESS, FakeAmdSmi
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigrun.events import Event
 from bigrun_telemetry.amd_smi import AmdSmi
 from bigrun_telemetry.gpu import Gpu
 from bigrun_telemetry.gpu_metrics import GpuMetrics
-from bigrun_telemetry.host import Host
+from bigrun_telemetry.host import Host, busy_fraction
 from bigrun_telemetry.nvml import Nvml
-from bigrun_telemetry.reader import Unavailable, number
+from bigrun_telemetry.reader import Missing, Unavailable, number
 from bigrun_telemetry.reasons import AMD_BITS, HEAT, NVIDIA_BITS, named
 from bigrun_telemetry.sample import Sample
-from bigrun_telemetry.sources import Sources, openers
 from bigrun_telemetry.sysfs import Sysfs
 
 GIB = 2**30
@@ -135,12 +133,10 @@ def test_a_missing_driver_is_said(nvml: fake_nvml.FakeNvml) -> None:
 
 
 def test_a_missing_library_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, "pynvml", "amdsmi", "psutil")
+    without(monkeypatch, "pynvml", "amdsmi")
     for opener, extra in ((lambda: Nvml(NVIDIA), "nvidia"), (lambda: AmdSmi(RADEON), "amd")):
-        with pytest.raises(Unavailable, match=rf"not installed: pip install 'bigrun\[{extra}\]'"):
+        with pytest.raises(Missing, match=rf"not installed: pip install 'bigrun\[{extra}\]'"):
             opener()
-    with pytest.raises(Unavailable, match="psutil is not installed: pip install psutil"):
-        Host(Path())
 
 
 def test_a_lost_gpu_is_an_error_and_no_empty_sample(nvml: fake_nvml.FakeNvml) -> None:
@@ -239,7 +235,7 @@ def test_a_library_that_breaks_at_its_import_is_said(monkeypatch: pytest.MonkeyP
         return importlib.__import__(name, *more)
 
     monkeypatch.setattr(importlib, "import_module", broken)
-    with pytest.raises(Unavailable, match=type(error).__name__):
+    with pytest.raises(Missing, match=type(error).__name__):
         AmdSmi(RADEON)
 
 
@@ -363,14 +359,40 @@ def test_without_the_folder_there_is_no_card(tmp_path: Path) -> None:
 
 def test_the_host_is_what_psutil_says(tmp_path: Path) -> None:
     reader = Host(tmp_path)
+    time.sleep(0.05)
     sample = reader.read()
-    assert sample.host_memory_total_bytes == psutil.virtual_memory().total
+    assert sample.host_memory_total_bytes is not None
+    assert sample.host_memory_total_bytes <= psutil.virtual_memory().total
     assert sample.process_rss_bytes == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
     assert sample.disk_free_bytes == pytest.approx(psutil.disk_usage(str(tmp_path)).free, rel=0.2)
     assert sample.cpu_busy_fraction is not None
     assert 0 <= sample.cpu_busy_fraction <= 1
     assert sample.host_memory_free_fraction is not None
     assert 0 < sample.host_memory_free_fraction < 1
+
+
+def test_the_limit_of_a_container_is_the_memory_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What psutil says is the machine's, of which a container may have a part."""
+    monkeypatch.setattr("bigrun_telemetry.host.memory_bytes", lambda: (8 * GIB, GIB))
+    sample = Host(tmp_path).read()
+    assert (sample.host_memory_total_bytes, sample.host_memory_free_fraction) == (8 * GIB, 1 / 8)
+
+
+def test_how_busy_the_processor_was_is_known_to_whichever_thread_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every reading has a thread of its own, and psutil.cpu_percent remembers the last answer for each thread."""
+    times = namedtuple("times", "user nice system idle iowait guest")
+    answers = iter([times(100, 0, 50, 800, 50, 20), times(160, 0, 80, 900, 60, 60)])
+    monkeypatch.setattr(psutil, "cpu_times", lambda: next(answers))
+    reader, seen = Host(tmp_path), []
+    thread = threading.Thread(target=lambda: seen.append(reader.read().cpu_busy_fraction))
+    thread.start()
+    thread.join()
+    # 240 s less 40 for guests, which are the user's, too; of 200 s 110 were idle or waited for the disk
+    assert seen == [pytest.approx(1 - 110 / 200)]
+    same = times(1, 1, 1, 1, 1, 1)
+    assert busy_fraction(same, same) is None
 
 
 def test_sensors_of_the_processor_and_fans_where_there_are_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,96 +429,6 @@ def test_the_gpu_is_known_by_uuid_and_address(monkeypatch: pytest.MonkeyPatch, h
     assert Gpu.of(torch.device("cuda", 1)) == Gpu(vendor, "a GPU", fake_nvml.UUID, "0000:c2:00.0", is_integrated=True)
     del facts.pci_bus_id, facts.uuid
     assert Gpu.of(torch.device("cuda", 1)) == Gpu(vendor, "a GPU", None, None, is_integrated=True)
-
-
-def test_sysfs_comes_first_on_an_apu_alone(tmp_path: Path) -> None:
-    assert list(openers(trees.STRIX_HALO, tmp_path)) == ["sysfs", "amdsmi", "host"]
-    assert list(openers(trees.DISCRETE, tmp_path)) == ["amdsmi", "sysfs", "host"]
-    assert list(openers(NVIDIA, tmp_path)) == ["nvml", "host"]
-    assert list(openers(None, tmp_path)) == ["host"]
-
-
-# -- all of them together -----------------------------------------------------------------------------------
-
-
-class Scripted:
-    """A reader that does what it is told."""
-
-    def __init__(self, name: str, *answers: Sample | BaseException | float) -> None:
-        self.name, self.answers, self.closed = name, list(answers), 0
-
-    def read(self) -> Sample:
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, BaseException):
-            raise answer
-        if isinstance(answer, float):
-            time.sleep(answer)
-            return Sample()
-        return answer
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-def sources_of(*readers: Scripted) -> tuple[Sources, list[Event]]:
-    told: list[Event] = []
-    return Sources({reader.name: lambda reader=reader: reader for reader in readers}, told.append), told
-
-
-def test_the_first_source_that_knows_is_believed() -> None:
-    first, second = Sample(gpu_power_watts=1.0), Sample(gpu_power_watts=2.0, gpu_clock_mhz=3.0)
-    sources, told = sources_of(Scripted("first", first), Scripted("second", second))
-    assert sources.read() == Sample(gpu_power_watts=1.0, gpu_clock_mhz=3.0)
-    assert told == []
-
-
-def test_a_source_that_fails_is_said_once_and_left_out() -> None:
-    broken = Scripted("broken", Sample(gpu_clock_mhz=1.0), KeyError("gone"))
-    sources, told = sources_of(broken, Scripted("good", Sample(fan_rpm=5.0)))
-    samples = [sources.read() for _ in range(4)]
-    assert samples == [Sample(gpu_clock_mhz=1.0, fan_rpm=5.0), *[Sample(fan_rpm=5.0)] * 3]
-    (event,) = told
-    assert (event.kind, event.level, event.facts) == ("telemetry-source", "warning", {"source": "broken"})
-    assert "KeyError: 'gone'" in event.message
-    assert broken.closed == 1
-    sources.close()
-    assert broken.closed == 1
-
-
-def test_a_source_that_does_not_come_back_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bigrun_telemetry.sources.READ_SECONDS", 0.05)
-    hanging = Scripted("hanging", 0.5)
-    sources, told = sources_of(hanging, Scripted("good", Sample(fan_rpm=5.0)))
-    began = time.monotonic()
-    assert [sources.read(), sources.read()] == [Sample(fan_rpm=5.0)] * 2
-    assert time.monotonic() - began < 0.5
-    (event,) = told
-    assert "TimeoutError: did not answer within 0.05 s" in event.message
-    assert hanging.closed == 0, "its library is still at work"
-    for thread in threading.enumerate():
-        if thread.name == "telemetry-hanging":
-            thread.join()
-
-
-def test_what_cannot_be_opened_is_said_with_what_is_read_instead(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    without(monkeypatch, "pynvml")
-    told: list[Event] = []
-    sources = Sources(openers(NVIDIA, tmp_path), told.append)
-    assert sources.names == ["host"]
-    (event,) = told
-    assert "reads no nvml: nvidia-ml-py is not installed" in event.message
-    assert event.message.endswith("What is read: host")
-
-
-def test_a_library_that_raises_anything_is_said(tmp_path: Path) -> None:
-    def broken() -> Any:
-        raise ZeroDivisionError("anything")
-
-    told: list[Event] = []
-    assert Sources({"broken": broken}, told.append).read() == Sample()
-    assert "ZeroDivisionError: anything" in told[0].message
 
 
 # -- laws ---------------------------------------------------------------------------------------------------

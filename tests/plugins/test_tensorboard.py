@@ -15,6 +15,7 @@ from bigrun import hookimpl
 from bigrun.errors import ExitCode
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner, RunResult
+from bigrun.throughput import TIMINGS
 
 
 class TestContract(PluginContract):
@@ -70,8 +71,7 @@ def points(result: RunResult) -> list[tuple[int, str, float]]:
 
 def assert_same_points(directory: Path, expected: list[tuple[int, str, float]]) -> None:
     """Each step and tag once, with its value as float32."""
-    timings = {"steps_per_second", "images_per_second", "data_wait_fraction"}
-    found = sorted(point for point in scalars(directory) if point[1] not in timings)
+    found = sorted(point for point in scalars(directory) if point[1] not in TIMINGS)
     expected = sorted(expected)
     assert [point[:2] for point in found] == [point[:2] for point in expected]
     assert [point[2] for point in found] == pytest.approx([point[2] for point in expected], rel=1e-6)
@@ -84,7 +84,8 @@ def test_every_metric_is_a_scalar(bigrunner: Runner) -> None:
     assert tags >= {
         "loss", "loss/dino_global", "loss/dino_local", "learning_rate", "last_layer_learning_rate", "weight_decay",
         "teacher_momentum", "student_temperature", "teacher_temperature", "steps_per_second",
-        "images_per_second", "data_wait_fraction", "grad_norm", "grad_norm/backbone", "grad_norm/dino_head",
+        "images_per_second", "data_wait_fraction", "model_tflops_per_second", "grad_norm", "grad_norm/backbone",
+        "grad_norm/dino_head",
     }  # fmt: skip
     assert_same_points(result.directory, points(result))
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import attrs
 
-__all__ = ["Environment", "build", "finish", "rows_of"]
+from bigrun.throughput import TIMINGS
 
-TIMINGS = ("steps_per_second", "images_per_second", "data_wait_fraction")
+__all__ = ["Environment", "build", "finish", "rows_of"]
 
 
 @attrs.frozen

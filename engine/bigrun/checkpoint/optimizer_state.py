@@ -17,6 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from bigrun.checkpoint.staging import count_bytes
 from bigrun.checkpoint.strict import list_misfits
 from bigrun.errors import CheckpointError
 
@@ -25,9 +26,22 @@ if TYPE_CHECKING:
 
     from torch.nn import Parameter
 
-__all__ = ["flatten", "restore"]
+__all__ = ["expected_state_bytes", "flatten", "restore"]
 
 SEPARATOR = "/"  # between a parameter's name and the state's key; a key never holds it, a name may
+MOMENTS = 2
+"""Tensors of a parameter's size and type that AdamW keeps."""
+
+
+def expected_state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """What an optimizer's states take, or will: as they are if it has some, as it says itself if it has a method
+    `state_bytes() -> int`, else two moments of each parameter."""
+    states = [tensor for state in optimizer.state.values() for tensor in state.values() if isinstance(tensor, Tensor)]
+    if states:
+        return count_bytes(states)
+    if hasattr(optimizer, "state_bytes"):
+        return int(optimizer.state_bytes())
+    return MOMENTS * count_bytes(p for group in optimizer.param_groups for p in group["params"])
 
 
 @attrs.frozen

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bigrun.config import Document, override, read_preset, shipped_presets
+from bigrun.config import Document, read_preset, shipped_presets
 from bigrun.errors import UsageError
+from bigrun.overrides import override
 from bigrun.values import did_you_mean
 
 if TYPE_CHECKING:

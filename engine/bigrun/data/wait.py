@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from bigrun.devices.limits import usable_cores
 from bigrun.markers import hookimpl
 
 if TYPE_CHECKING:
@@ -56,7 +56,3 @@ def advice(data: Data, cores: int) -> str:
     if workers + 1 < cores:
         return f"raise data.workers = {workers} (of {cores} cores {cores - 1 - workers} are left), or {pack}"
     return f"data.workers = {workers} take all of the {cores} cores: {pack}"
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0))

@@ -23,7 +23,7 @@ class CpuFacts:
     """As `uname -m` says it."""
     cores: int
     usable_cores: int
-    """On which this process may run."""
+    """That this process can keep busy: on which it may run, and for which a container leaves it time."""
     features: tuple[str, ...] = ()
     """Those of FEATURES that it has."""
 

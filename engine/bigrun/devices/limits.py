@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import attrs
 
 from bigrun.devices.text import text_of
 
-__all__ = ["MemoryLimit", "cpu_limit", "memory_limit"]
+__all__ = ["MemoryLimit", "cpu_limit", "memory_limit", "usable_cores"]
 
 NO_LIMIT_BYTES = 1 << 60
 """Version 1 says a number near 2**63 when there is none."""
@@ -25,6 +26,13 @@ def cpu_limit(root: Path = Path("/")) -> float | None:
         if quota.isdigit() and period.isdigit() and int(period):  # "max" and -1 are none
             found.append(int(quota) / int(period))
     return min(found, default=None)
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Processors that this process can keep busy: those on which it may run, and no more than its group has time for,
+    rounded down; one at least."""
+    limit, allowed = cpu_limit(root), len(os.sched_getaffinity(0))
+    return allowed if limit is None else max(1, min(allowed, int(limit)))
 
 
 @attrs.frozen

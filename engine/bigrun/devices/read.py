@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bigrun.devices.facts import DeviceFacts
 from bigrun.devices.host import read_host
+from bigrun.devices.memory import read_memory
 from bigrun.devices.text import text_of
 from bigrun.devices.torch_build import TorchBuild
 
@@ -40,7 +41,8 @@ def read_facts(device: torch.device, directory: Path | None = None) -> DeviceFac
             multiprocessors=host.cpu.usable_cores,
         )
     properties = torch.cuda.get_device_properties(device)
-    free, total = torch.cuda.mem_get_info(device)
+    is_unified = bool(getattr(properties, "is_integrated", False))
+    memory = read_memory(device, is_unified=is_unified)
     is_rocm = build.hip is not None
     return DeviceFacts(
         backend="rocm" if is_rocm else "cuda",
@@ -50,9 +52,9 @@ def read_facts(device: torch.device, directory: Path | None = None) -> DeviceFac
         torch=build,
         host=host,
         index=device.index,
-        total_bytes=total,
-        free_bytes=free,
-        is_unified=bool(getattr(properties, "is_integrated", False)),
+        total_bytes=memory.total_bytes,
+        free_bytes=memory.free_bytes,
+        is_unified=is_unified,
         multiprocessors=properties.multi_processor_count,
         driver=read_driver(is_rocm=is_rocm),
         built_for=tuple(torch.cuda.get_arch_list()),

@@ -28,7 +28,7 @@ def machine_rows(subject: Subject) -> Iterator[Row]:
     host = read_host(subject.run_dir, subject.root)
     yield Row("system", "info", host.system)
     yield cpu_row(host.cpu)
-    yield cores_row(host.cpu, cpu_limit(subject.root))
+    yield cores_row(host.cpu.cores, len(os.sched_getaffinity(0)), cpu_limit(subject.root))
     yield load_row(text_of(subject.root / "proc/loadavg"), host.cpu.usable_cores)
     limit = memory_limit(subject.root)
     yield from ram_rows(host.ram_total_bytes, host.ram_free_bytes, None if limit is None else limit.bytes)
@@ -41,22 +41,28 @@ def cpu_row(cpu: CpuFacts) -> Row:
     return Row("processor", "info", f"{cpu.name or cpu.architecture}: {features}")
 
 
-def cores_row(cpu: CpuFacts, limit: float | None) -> Row:
-    """Threads that take turns on less processor time than there are of them stand still for most of it."""
-    found = f"{cpu.usable_cores} of {cpu.cores}" + (f", time for {limit:g}" if limit is not None else "")
+def cores_row(cores: int, allowed: int, limit: float | None) -> Row:
+    """Threads that take turns on less processor time than there are of them stand still for most of it.
+
+    Args:
+        cores: of the machine.
+        allowed: on which this process may run.
+        limit: for how many its control group has time, or None.
+    """
+    found = f"{allowed} of {cores}" + (f", time for {limit:g}" if limit is not None else "")
     whole = max(1, int(limit or 1))
     remedy = (
         f"the container's limit is below the number of processors that it sees: set hardware.threads = {whole}, "
         f"data.workers to at most {whole}, or bind it to processors (docker --cpuset-cpus) instead of limiting its time"
     )
-    good = limit is None or limit >= cpu.usable_cores
+    good = limit is None or limit >= allowed
     return judged(
         "usable processors",
         good,
         found,
         "time for all of them",
         remedy,
-        facts={"usable_cores": cpu.usable_cores, "limit": limit},
+        facts={"allowed_cores": allowed, "limit": limit},
     )
 
 

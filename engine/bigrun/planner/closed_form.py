@@ -12,12 +12,14 @@ bytes, with D the width, F the hidden width and h the bytes of the compute type:
     8 D               results of both branches in fp32, with stochastic depth
     4 heads           log-sums of attention
 
-and with stochastic depth only for the kept crops. Beside fake runs of whole steps (ViT-S, B, L and g, each way of
-activation checkpointing, on a CPU with torch 2.13) it is at most 3 % below and 7 % above their peak.
+and with stochastic depth only for the kept crops, at most (their number is rounded at random). Beside fake runs of
+whole steps (ViT-S, B, L and g, each way of activation checkpointing, on a CPU with torch 2.13) it is at most 3 % below
+and 7 % above their peak.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from bigrun.model.activation_checkpointing import ActivationCheckpointing
     from bigrun.sections import Model
 
-__all__ = ["StepMemory", "block_bytes", "kept_bytes", "parameters_of", "tokens_of"]
+__all__ = ["StepMemory", "block_bytes", "kept_bytes", "kept_share", "parameters_of", "tokens_of"]
 
 ENDS = 8
 """Bytes per token and channel that are kept outside of the blocks: before and behind the final norm."""
@@ -87,9 +89,26 @@ def block_bytes(model: Model, h: int) -> float:
     return model.width * (norms + 8 * h + scaled + dropped + inputs) + hidden + 4 * model.heads
 
 
-def kept_bytes(model: Model, mode: ActivationCheckpointing, h: int) -> float:
-    """What one block keeps for each token of the student, on average over kept and left out crops."""
-    share = 1 - model.drop_path_fraction
+def kept_share(config: Config, micro_batch: int) -> float:
+    """Of the student's tokens, those of crops for which a branch is computed, when most are."""
+    views, left = config.views, 1 - config.model.drop_path_fraction
+    near, far = views.global_crops * micro_batch, views.local_crops * micro_batch
+    prefix, patch = 1 + config.model.storage_tokens, config.model.patch_size_px
+    shares = []
+    for g, s in views.pairs:
+        each = [(near, prefix + (g // patch) ** 2), (far, prefix + (s // patch) ** 2)]
+        kept = sum(min(math.ceil(crops * left), crops) * tokens for crops, tokens in each)
+        shares.append(kept / sum(crops * tokens for crops, tokens in each))
+    return max(shares)
+
+
+def kept_bytes(model: Model, mode: ActivationCheckpointing, h: int, share: float | None = None) -> float:
+    """What one block keeps for each token of the student, on average over kept and left out crops.
+
+    Args:
+        share: of the tokens, those of kept crops; None: of many crops.
+    """
+    share = 1 - model.drop_path_fraction if share is None else share
     if mode == "none":
         return share * block_bytes(model, h)
     if mode == "full":
@@ -137,9 +156,11 @@ class StepMemory:
         model, views, tokens = config.model, config.views, tokens_of(config) * micro_batch
         parameters = parameters_of(config)
         casts = 2 * parameters if h == 2 else 0
-        kept = tokens * (model.depth * kept_bytes(model, mode, h) + ENDS * model.width)
-        block = TEMPORARY[mode] * tokens * (1 - model.drop_path_fraction) * block_bytes(model, h)
-        crops = max(views.global_crops * g**2 + views.local_crops * s**2 for g, s in views.pairs)
+        share = kept_share(config, micro_batch)
+        crops = max(views.global_crops * g**2 + views.local_crops * s**2 for g, s in views.pairs)  # pixels of an image
+        kept = tokens * (model.depth * kept_bytes(model, mode, h, share) + ENDS * model.width)
+        kept += micro_batch * h * model.in_channels * crops  # what patches are embedded from
+        block = TEMPORARY[mode] * tokens * share * block_bytes(model, h)
         accumulates = config.data.effective_batch > micro_batch
         pixels = 4 * model.in_channels * max(config.data.effective_batch, micro_batch) * crops  # of the whole window
         # The losses are over when the backward pass reaches the blocks.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +23,14 @@ __all__ = ["plan"]
     type=click.FloatRange(min=0, min_open=True),
     help="TFLOP/s that the device achieves in training, measured or assumed; gives images per second and hours.",
 )
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="Where the speed was measured: the folder of `bigrun tune`, or the output of `bigrun doctor --json`.  "
+    "[default: the folder that `bigrun tune` makes for the preset, if it is there]",
+)
+@click.option("--ram", metavar="SIZE", help="Memory of the machine: 64GiB.  [default: that of this one]")
 @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Images of the data set, if it is not here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(
@@ -28,6 +38,8 @@ def plan(
     device_memory: str | None,
     gpu: str | None,
     tflops: float | None,
+    measured: Path | None,
+    ram: str | None,
     images: int | None,
     as_json: bool,
     **overrides: Any,
@@ -35,35 +47,44 @@ def plan(
     """Predict memory, time and disk of a run; neither a GPU nor the images are needed.
 
     Networks, optimizer and plugins are built as in the run, and its heaviest step is taken with tensors that have no
-    values. With the memory of the device known, the largest micro-batch that fits is sought, with and without
-    activation checkpointing. Memory is that of one process; see docs/how-to/does-it-fit.md for how near it is.
+    values. With the memory of the device known, plugins choose for it what nobody has set, as they would in the run,
+    and the largest micro-batch that fits is sought, with and without activation checkpointing. Memory is that of one
+    process; see docs/how-to/does-it-fit.md for how near it is.
     """
     from bigrun.activation import activate
     from bigrun.config import read_preset
+    from bigrun.planner.device import backend_of
     from bigrun.planner.gpus import GPUS, find_gpu
     from bigrun.planner.sizes import parse_bytes
     from bigrun.terminal import say
     from bigrun.values import did_you_mean
 
-    memory = None if device_memory is None else parse_bytes(device_memory)
+    memory = None if device_memory is None else parse_bytes(device_memory, "--device-memory")
+    ram_bytes = None if ram is None else parse_bytes(ram, "--ram")
     document = read_preset(preset, **overrides)
     config, _ = activate(document)  # before torch: a typo is answered at once
-    if gpu is not None and find_gpu(gpu) is None:
+    known = None if gpu is None else find_gpu(gpu)
+    if gpu is not None and known is None:
         listed = ", ".join(known.name for known in GPUS)
         hint = did_you_mean(gpu, [known.name for known in GPUS])
         say(f"warning: --gpu {gpu}: not listed{hint}, memory and peak speed n/a; listed: {listed}", error=True)
 
-    from bigrun.planner.images import count_images
+    from bigrun.planner.images import look_at_images
+    from bigrun.planner.measured import read_speed, tuned_speed
     from bigrun.planner.predict import predict
     from bigrun.planner.report import lines, to_json
 
+    seen = look_at_images(document) if images is None else None
     found = predict(
         document,
-        device="cpu" if config.hardware.device == "cpu" else "cuda",
+        device=backend_of(known, config.hardware.device),
         device_memory_bytes=memory,
         gpu=gpu,
+        ram_bytes=ram_bytes,
         tflops=tflops,
-        images=count_images(document) if images is None else images,
+        images=images if seen is None else seen.count,
+        image_bytes=None if seen is None else seen.each_bytes,
+        measured=partial(tuned_speed, config, gpu) if measured is None else partial(read_speed, measured),
         tell=lambda line: say(line, error=True),
     )
     for line in [json.dumps(to_json(found))] if as_json else lines(found):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import attrs
 
-__all__ = ["GPUS", "USABLE_FRACTION", "Gpu", "find_gpu", "peak_flops"]
+if TYPE_CHECKING:
+    from bigrun.devices import DeviceFacts
+
+__all__ = ["GPUS", "USABLE_FRACTION", "Gpu", "find_gpu", "gpu_of", "peak_flops"]
 
 GIB = 2**30
 
@@ -54,17 +58,35 @@ GPUS = (
     Gpu("H100 PCIe", 80, 756.0),
     Gpu("H100 NVL", 94, 835.0),
     Gpu("H200", 141, 989.0),
+    Gpu("H200 NVL", 141, 835.0),
     Gpu("MI300X", 192, 1307.4),
     Gpu("8060S", None, 59.4),
 )
 
+# Drivers give gfx1151 several names, also that of its smaller sister, so that it is known by architecture and number of
+# units: 40 compute units, which torch counts in pairs.
+CHIPS = {("gfx1151", 20): "8060S", ("gfx1151", 40): "8060S"}
+
+# Sisters with less of everything, or more; and a slice of a GPU.
+SISTERS = re.compile(r"\b(laptop|max-q|mobile|ti|mig)\b| d\b")
+
 
 def find_gpu(name: str) -> Gpu | None:
     """The listed GPU whose name is in `name`, the longest if several are; None when none is."""
-    if re.search(r"\b(laptop|max-q|mobile)\b| d\b", name.lower()):  # sisters with less of everything
+    if SISTERS.search(name.lower()):
         return None
     found = [gpu for gpu in GPUS if re.search(rf"\b{re.escape(gpu.name.lower())}\b", name.lower())]
     return max(found, key=lambda gpu: len(gpu.name), default=None)
+
+
+def gpu_of(facts: DeviceFacts) -> Gpu | None:
+    """The listed GPU that a device is; None for a CPU, and for one that is not listed."""
+    if not facts.is_gpu:
+        return None
+    if facts.arch in {arch for arch, _ in CHIPS} and facts.multiprocessors is not None:
+        chip = CHIPS.get((facts.arch, facts.multiprocessors))
+        return None if chip is None else find_gpu(chip)
+    return find_gpu(facts.name)
 
 
 def peak_flops(name: str) -> float | None:

@@ -11,6 +11,7 @@ from bigrun.errors import BigrunError
 from bigrun.markers import hookimpl
 
 if TYPE_CHECKING:
+    from bigrun.devices import DeviceFacts
     from bigrun.plugins import Plugins
     from bigrun.run import Run
 
@@ -28,7 +29,9 @@ BUILDING = frozenset(
         "build_optimizer",
     }
 )
-STEPPING = frozenset({"configure_model", "on_start", "rehearse", "before_step", "loss_terms", "after_update"})
+STEPPING = frozenset(
+    {"hardware_defaults", "configure_model", "on_start", "rehearse", "before_step", "loss_terms", "after_update"}
+)
 
 
 class RehearsalHooks:
@@ -62,17 +65,32 @@ class RehearsedHooks:
     step, is left out from then on and noted; its frozen modules still count.
     """
 
-    def __init__(self, plugins: Plugins) -> None:
+    def __init__(self, plugins: Plugins, facts: DeviceFacts | None = None) -> None:
+        """`facts`: of the device that is planned for, which stand for those of the device that is here."""
         self.plugins = plugins
+        self.facts = facts
+        self.has_no_choice: tuple[str, ...] = ()
+        """Plugins that were not asked for `hardware_defaults`, since the device's memory is not known."""
         self.refused: dict[str, str] = {}
         """Why a plugin takes no part in the steps, by its name."""
 
     def __getattr__(self, hook: str) -> Callable[..., Any]:
+        if hook == "configure_device":
+            return self._stand_in
+        if hook == "hardware_defaults" and self.facts is not None and not self.facts.total_bytes:
+            implementations = self.plugins.hook.hardware_defaults.get_hookimpls()  # type: ignore[attr-defined]
+            self.has_no_choice = tuple(implementation.plugin_name for implementation in implementations)
+            return lambda **arguments: []
         if hook in BUILDING:
             return getattr(self.plugins.hook, hook)  # type: ignore[no-any-return]
         if hook in STEPPING:
             return lambda **arguments: self._ask_each(hook, arguments)
         return lambda **arguments: []
+
+    def _stand_in(self, run: Run) -> None:
+        """Nobody configures a device that is not here; whoever asks for it from now on hears of the planned one."""
+        if self.facts is not None:
+            run.facts = self.facts
 
     def _ask_each(self, hook: str, arguments: dict[str, Any]) -> list[Any]:
         answers: list[Any] = []

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from bigrun.planner.memory import COPIES, HEADS, WEIGHTS, Memory
+from bigrun.planner.offload import is_in_host_memory
 
 __all__ = ["LiveBytes"]
 
@@ -25,6 +26,26 @@ class Allocation:
     bytes: int
     category: str
     storage: weakref.ref[torch.UntypedStorage]
+    account: Account
+
+
+class Account:
+    """Of one memory: what is allocated now, and when most was."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.now: dict[str, int] = {}
+        self.peak = Memory(0, {})
+
+    def add(self, category: str, size: int) -> None:
+        self.bytes += size
+        self.now[category] = self.now.get(category, 0) + size
+        if self.bytes > self.peak.peak_bytes:
+            self.restart()
+
+    def restart(self) -> None:
+        """Forget the peak so far."""
+        self.peak = Memory(self.bytes, dict(self.now))
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -40,9 +61,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.rounding_bytes = rounding_bytes
         self.category = HEADS
         """Of what is allocated next."""
-        self.now: dict[str, int] = {}
-        self.bytes = 0
-        self.peak = Memory(0, {})
+        self.device, self.host = Account(), Account()
+        """`host` has what was allocated in `in_host_memory`."""
         self._live: dict[int, Allocation] = {}
 
     @contextlib.contextmanager
@@ -61,19 +81,31 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if allocation is None:
             self._add(storage, category)
         else:
-            self._count(allocation.category, -allocation.bytes)
+            account, size = allocation.account, allocation.bytes
+            account.now[allocation.category] -= size
+            account.now[category] = account.now.get(category, 0) + size
             allocation.category = category
-            self._count(category, allocation.bytes)
+
+    def is_on_device(self, tensor: Tensor) -> bool:
+        """Whether it is known, and not the host's."""
+        allocation = self._live.get(tensor.untyped_storage()._cdata)
+        return allocation is not None and allocation.account is self.device
+
+    @property
+    def peak(self) -> Memory:
+        """Of the device's memory, when it was most."""
+        return self.device.peak
 
     def restart(self) -> None:
-        """Forget the peak so far."""
-        self.peak = Memory(self.bytes, dict(self.now))
+        """Forget the peaks so far."""
+        self.device.restart()
+        self.host.restart()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        category = COPIES if func is torch.ops.aten._to_copy.default and self._is_weight(args[0]) else self.category
+        category = self._category_of_copy(args[0]) if func is torch.ops.aten._to_copy.default else self.category
         for found in tree_iter(out):
             if isinstance(found, Tensor) and not found.is_meta:
                 storage = found.untyped_storage()
@@ -81,23 +113,19 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._add(storage, category)
         return out
 
-    def _is_weight(self, tensor: Tensor) -> bool:
-        allocation = self._live.get(tensor.untyped_storage()._cdata)
-        return allocation is not None and allocation.category == WEIGHTS
+    def _category_of_copy(self, origin: Tensor) -> str:
+        """A weight's copy is one of another type; what comes from the host is what it is there."""
+        allocation = self._live.get(origin.untyped_storage()._cdata)
+        if allocation is not None and allocation.account is self.host:
+            return allocation.category
+        return COPIES if allocation is not None and allocation.category == WEIGHTS else self.category
 
     def _add(self, storage: torch.UntypedStorage, category: str) -> None:
-        key = storage._cdata
+        key, account = storage._cdata, self.host if is_in_host_memory() else self.device
         size = -(-storage.nbytes() // self.rounding_bytes) * self.rounding_bytes
-        self._live[key] = Allocation(size, category, weakref.ref(storage, lambda _: self._free(key)))
-        self.bytes += size
-        self._count(category, size)
-        if self.bytes > self.peak.peak_bytes:
-            self.peak = Memory(self.bytes, dict(self.now))
+        self._live[key] = Allocation(size, category, weakref.ref(storage, lambda _: self._free(key)), account)
+        account.add(category, size)
 
     def _free(self, key: int) -> None:
         allocation = self._live.pop(key)
-        self.bytes -= allocation.bytes
-        self._count(allocation.category, -allocation.bytes)
-
-    def _count(self, category: str, size: int) -> None:
-        self.now[category] = self.now.get(category, 0) + size
+        allocation.account.add(allocation.category, -allocation.bytes)

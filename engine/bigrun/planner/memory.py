@@ -15,10 +15,11 @@ __all__ = [
     "INPUTS",
     "OPTIMIZER",
     "OUTSIDE_BYTES",
-    "RESERVED_FACTOR",
+    "RESERVED_FACTORS",
     "TEACHER",
     "WEIGHTS",
     "Memory",
+    "device_bytes",
     "frozen_category",
 ]  # fmt: skip
 
@@ -40,10 +41,18 @@ BACKWARD = "backward pass"
 INPUTS = "crops"
 """The views of the whole effective batch, which stay on the device for the step."""
 
-# Fragments and rounding of the caching allocator, 1.02 to 1.10 with expandable segments; context and libraries' work
-# space, 0.3 to 0.8 GiB, are outside of it. Estimates: see docs/how-to/does-it-fit.md.
-RESERVED_FACTOR = 1.08
+# Fragments and rounding of the caching allocator: 1.02 to 1.10 with segments that grow (expandable_segments), else 1.1
+# to 1.25. On ROCm they do not grow up to torch 2.11, and crash later (pytorch issues 187343, 192259). Context and
+# libraries' work space, 0.3 to 0.8 GiB, are outside of it. Estimates: see docs/how-to/does-it-fit.md.
+RESERVED_FACTORS = {"cuda": 1.08, "rocm": 1.25}
 OUTSIDE_BYTES = round(0.7 * GIB)
+
+
+def device_bytes(tensor_bytes: float, backend: str) -> int:
+    """What a device must have for tensors of so many bytes: on a GPU more, by `backend`, `cuda` or `rocm`; on a CPU
+    just these."""
+    factor = RESERVED_FACTORS.get(backend)
+    return round(tensor_bytes) if factor is None else round(factor * tensor_bytes) + OUTSIDE_BYTES
 
 
 def frozen_category(name: str) -> str:
@@ -58,6 +67,6 @@ class Memory:
     peak_bytes: int
     by_category: Mapping[str, int]
 
-    def need_bytes(self, device: str) -> int:
-        """What the device must have: on a GPU the allocator's peak x 1.08 + 0.7 GiB."""
-        return round(RESERVED_FACTOR * self.peak_bytes) + OUTSIDE_BYTES if device == "cuda" else self.peak_bytes
+    def need_bytes(self, backend: str) -> int:
+        """What the device must have, see `device_bytes`."""
+        return device_bytes(self.peak_bytes, backend)

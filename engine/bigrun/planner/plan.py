@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import attrs
 
+from bigrun.choices import Choice
 from bigrun.planner.gpus import Gpu
+from bigrun.planner.host_memory import HostMemory
+from bigrun.planner.measured import Speed
 from bigrun.planner.memory import Memory
+from bigrun.planner.savings import Saving
 
-__all__ = ["DeviceKind", "Fit", "Plan"]
+if TYPE_CHECKING:
+    from bigrun.devices.facts import Backend
 
-DeviceKind = Literal["cuda", "cpu"]
+__all__ = ["Fit", "Plan"]
 
 
 @attrs.frozen
@@ -25,7 +30,7 @@ class Fit:
     """None: not even the smallest does."""
     accumulate: int | None
     need_bytes: int
-    """Of the device; with the smallest micro-batch if none fits."""
+    """As `Plan.taken_bytes`; with the smallest micro-batch if none fits."""
 
 
 @attrs.frozen
@@ -33,8 +38,8 @@ class Plan:
     """What is predicted of a run. Memory is that of one process."""
 
     source: str
-    device: DeviceKind
-    """What is planned for: any GPU, or the CPU."""
+    device: Backend
+    """What is planned for: a GPU of either maker, or the CPU."""
     parameters: Mapping[str, int]
     effective_batch: int
     micro_batch: int
@@ -45,13 +50,21 @@ class Plan:
     checkpoint_every_steps: int
     memory: Memory
     """At the peak of the run's heaviest step: what the allocator will say (`torch.cuda.max_memory_allocated`)."""
+    host: HostMemory
     checkpoint_bytes: int
     flops_per_image: float | None
     """Without what is computed again; None where a plugin's objective computes something else."""
+    is_unified: bool = False
+    """Whether device and host share their memory, as on a CPU: it must have room for both."""
+    choices: tuple[Choice, ...] = ()
+    """Values that depend on the device and that nobody has set, by the plugins' answers or by rule."""
+    savings: tuple[Saving, ...] = ()
     gpu: Gpu | None = None
     device_memory_bytes: int | None = None
     tflops: float | None = None
-    """That the device achieves, in the FLOPs of `flops_per_image`."""
+    """That the device achieves, in the FLOPs of `flops_per_image`; as it was stated."""
+    speed: Speed | None = None
+    """What was measured, and where."""
     images: int | None = None
     """Of the data set; None where it is not known."""
     fits: tuple[Fit, ...] = ()
@@ -64,19 +77,36 @@ class Plan:
         return self.memory.need_bytes(self.device)
 
     @property
+    def taken_bytes(self) -> int:
+        """That, and what the host needs where both share their memory."""
+        return self.need_bytes + (self.host.bytes if self.is_unified else 0)
+
+    @property
     def fits_as_it_is(self) -> bool | None:
         """Whether the preset's own micro-batch fits; None where the memory of the device is not known."""
-        return None if self.device_memory_bytes is None else self.need_bytes <= self.device_memory_bytes
+        return None if self.device_memory_bytes is None else self.taken_bytes <= self.device_memory_bytes
 
     @property
     def images_per_second(self) -> float | None:
-        """At the stated TFLOP/s."""
-        return 1e12 * self.tflops / self.flops_per_image if self.tflops and self.flops_per_image else None
+        """At the stated TFLOP/s, else as measured."""
+        if self.flops_per_image is None:
+            return None
+        if self.tflops is not None:
+            return 1e12 * self.tflops / self.flops_per_image
+        return None if self.speed is None else self.speed.images_per_second(self.flops_per_image)
+
+    @property
+    def most_tflops(self) -> float | None:
+        """That no training reaches: of large matrix products as measured, else the peak of the data sheet."""
+        if self.speed is not None and self.speed.product_tflops is not None:
+            return self.speed.product_tflops
+        return self.gpu.peak_tflops if self.gpu is not None else None
 
     @property
     def most_images_per_second(self) -> float | None:
-        """What the device's peak would allow; no device reaches it."""
-        return 1e12 * self.gpu.peak_tflops / self.flops_per_image if self.gpu and self.flops_per_image else None
+        """At `most_tflops`."""
+        most, flops = self.most_tflops, self.flops_per_image
+        return 1e12 * most / flops if most and flops else None
 
     @property
     def images_seen(self) -> int | None:

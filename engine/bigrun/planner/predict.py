@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import attrs
 
 from bigrun.config import Config, Document
+from bigrun.devices.defaults import BY_DEVICE
+from bigrun.devices.host import read_host
+from bigrun.planner.device import imagined, with_ram
 from bigrun.planner.gpus import find_gpu
-from bigrun.planner.plan import DeviceKind, Fit, Plan
+from bigrun.planner.host_memory import HostMemory
+from bigrun.planner.plan import Fit, Plan
 from bigrun.planner.rehearsals import Rehearsals
 
 if TYPE_CHECKING:
+    from bigrun.devices import DeviceFacts
+    from bigrun.devices.facts import Backend
+    from bigrun.planner.measured import Speed
     from bigrun.planner.rehearsal import Rehearsal
     from bigrun.run import Run
 
@@ -25,11 +32,14 @@ MODES = ("none", "full")
 def predict(
     source: Document | Run,
     *,
-    device: DeviceKind = "cuda",
+    device: Backend = "cuda",
     device_memory_bytes: int | None = None,
     gpu: str | None = None,
+    ram_bytes: int | None = None,
     tflops: float | None = None,
     images: int | None = None,
+    image_bytes: int | None = None,
+    measured: Callable[[float | None], Speed | None] = lambda flops_per_image: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Predict memory, time and disk of a run, without a GPU and without its images.
@@ -42,43 +52,60 @@ def predict(
         device: what to plan for; on a GPU other kernels run and allocations are rounded.
         device_memory_bytes: what torch calls the total capacity; that of `gpu` if not given.
         gpu: a part of the name of one of `bigrun.planner.gpus.GPUS`; one that is not listed says nothing.
+        ram_bytes: memory of the machine; that of this one if not given.
         tflops: that the device achieves.
         images: of the data set.
+        image_bytes: of a decoded image, on average.
+        measured: what is known of the device's speed, from the model FLOPs of an image where these are known.
         tell: hears what is being done, some seconds each.
 
     Raises:
         BigrunError: as the run itself would before its first step.
     """
-    if not isinstance(source, Document):
-        device = "cuda" if source.device.type == "cuda" else "cpu"
-        images = len(source.dataset) if images is None else images
-        source = document_of(source.config)
-    rehearsals = Rehearsals(source, device, tell)
-    found = rehearsals.own()
     known = find_gpu(gpu) if gpu is not None else None
     if device_memory_bytes is None and known is not None:
         device_memory_bytes = known.memory_bytes
-    plan = describe(source, found, device)
+    host = with_ram(read_host(), ram_bytes)
+    facts: DeviceFacts | None = None
+    if not isinstance(source, Document):
+        images = len(source.dataset) if images is None else images
+        facts, host, source = source.facts, with_ram(source.facts.host, ram_bytes), document_of(source.config)
+        device = facts.backend
+    elif device != "cpu":
+        facts = imagined(known, gpu, device, device_memory_bytes, host)
+    rehearsals = Rehearsals(source, device, tell, facts, image_bytes)
+    found = rehearsals.own()
+    room = HostMemory(rehearsals.host_bytes(found), host.ram_total_bytes, ram_bytes is None, image_bytes)
+    plan = describe(source, found, device, room)
     fits: tuple[Fit, ...] = ()
     if device_memory_bytes is not None:
         modes = dict.fromkeys([*MODES, found.config.hardware.activation_checkpointing])
         fits = tuple(rehearsals.fit(mode, device_memory_bytes) for mode in modes)
     return attrs.evolve(
-        plan, gpu=known, device_memory_bytes=device_memory_bytes, tflops=tflops, images=images, fits=fits
+        plan,
+        gpu=known,
+        device_memory_bytes=device_memory_bytes,
+        tflops=tflops,
+        speed=measured(plan.flops_per_image),
+        images=images,
+        fits=fits,
     )
 
 
-def describe(document: Document, found: Rehearsal, device: DeviceKind) -> Plan:
+def describe(document: Document, found: Rehearsal, device: Backend, host: HostMemory) -> Plan:
     """What one rehearsal says."""
     from bigrun.planner.flops import step_flops
 
     config, flops = found.config, None
     if "objective" not in config.replaced:
-        flops = step_flops(config.model, config.views, teacher=found.has_teacher) + found.frozen_flops
+        kept = 1 - config.model.drop_path_fraction
+        flops = step_flops(config.model, config.views, teacher=found.has_teacher, kept_fraction=kept)
+        flops += found.frozen_flops
     assert config.data.micro_batch is not None
     return Plan(
         source=document.source,
         device=device,
+        is_unified=found.facts.is_unified,
         parameters=found.parameters,
         effective_batch=config.data.effective_batch,
         micro_batch=config.data.micro_batch,
@@ -88,14 +115,27 @@ def describe(document: Document, found: Rehearsal, device: DeviceKind) -> Plan:
         max_steps=config.run.max_steps,
         checkpoint_every_steps=config.run.checkpoint_every_steps,
         memory=found.memory,
+        host=host,
         checkpoint_bytes=found.checkpoint_bytes,
         flops_per_image=flops,
-        notes=tuple(
+        choices=tuple(choice for choice in config.choices if choice.path in BY_DEVICE),
+        savings=found.savings,
+        notes=tuple(notes_of(found)),
+    )
+
+
+def notes_of(found: Rehearsal) -> Iterator[str]:
+    """What the plan does not know."""
+    for name, why in found.refused.items():
+        yield (
             f"{name}: its frozen modules are counted, but neither memory nor compute of its part in the step, which "
             f"cannot be rehearsed ({why})"
-            for name, why in found.refused.items()
-        ),
-    )
+        )
+    for name in found.has_no_choice:
+        yield (
+            f"{name} may choose micro-batch, activation checkpointing and workers for the GPU: see --gpu and "
+            "--device-memory, without which what is planned is the preset's own"
+        )
 
 
 def document_of(config: Config) -> Document:

@@ -17,21 +17,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bigrun.activation import activate
 from bigrun.build import build_data, build_objective, build_optimizer
 from bigrun.config import Config, Document
+from bigrun.devices import DeviceFacts
 from bigrun.errors import PluginError, UsageError
 from bigrun.flight import FlightRecorder
 from bigrun.model.vit import VisionTransformer
 from bigrun.planner.flops import forward_flops
 from bigrun.planner.hooks import DeclareRehearsal, RehearsedHooks
-from bigrun.planner.imitation import attend_as_on_gpu, fill_queues, imitating
+from bigrun.planner.imitation import attend_as_on_gpu, fill_queues, imitating, keep_most_crops
 from bigrun.planner.labels import label_state
 from bigrun.planner.live_bytes import LiveBytes
 from bigrun.planner.memory import Memory
 from bigrun.planner.process import RehearsalProcess
+from bigrun.planner.saved import saved_bytes
+from bigrun.planner.savings import Saving, savings_of
 from bigrun.planner.stand_in import NoDataSet, StandInViews, stand_in_samples
 from bigrun.planner.step import take_heaviest_step
 from bigrun.planner.storage import give_storage
 from bigrun.process import preserved_random_state, preserved_threads
-from bigrun.room import expected_bytes
 from bigrun.run import Run
 from bigrun.session import tear_down
 from bigrun.summary import count_parameters
@@ -39,6 +41,7 @@ from bigrun.summary import count_parameters
 __all__ = ["Rehearsal", "rehearse"]
 
 ROUNDING_BYTES = {"cuda": 512, "cpu": 1}
+"""By torch's type of device: a GPU of AMD is `cuda`, too."""
 
 
 @attrs.frozen
@@ -56,6 +59,13 @@ class Rehearsal:
     """Whether the teacher is a network of its own."""
     refused: Mapping[str, str]
     """Plugins that took no part in the steps, and why."""
+    facts: DeviceFacts
+    """Of the device that was planned for."""
+    moved: Mapping[str, int] = attrs.field(factory=dict)
+    """Bytes that wait in host memory instead of on the device, by what they are there."""
+    savings: tuple[Saving, ...] = ()
+    has_no_choice: tuple[str, ...] = ()
+    """Plugins that would choose values for the device if its memory were known."""
 
 
 class RehearsedRun(Run):
@@ -65,11 +75,14 @@ class RehearsedRun(Run):
         give_storage(module)
 
 
-def rehearse(document: Document, device: str) -> Rehearsal:
-    """Build the run that a document describes and take its heaviest step, as on `device` (cpu or cuda).
+def rehearse(document: Document, device: str, facts: DeviceFacts | None = None) -> Rehearsal:
+    """Build the run that a document describes and take its heaviest step, as on `device` (cpu; cuda for any GPU).
 
     Neither a GPU nor images are needed. The step is the last of the run (where it has no end, one in the far future),
     in which the optimizer has its state, every parameter is trained, and plugins have begun what begins late.
+
+    Args:
+        facts: of the device, which plugins may go by; those of the processor that is here if not given.
 
     Raises:
         BigrunError: as the run itself would before its first step.
@@ -84,7 +97,7 @@ def rehearse(document: Document, device: str) -> Rehearsal:
         run = RehearsedRun(config, Path(folder), plugins)
         stack.callback(gc.collect)  # objective and plugins refer to each other
         stack.callback(tear_down, run)
-        run.hook = hooks = RehearsedHooks(plugins)
+        run.hook = hooks = RehearsedHooks(plugins, facts)
         build_data(run)
         assert run.config.data.micro_batch is not None
         run.loader = stand_in_samples(run.config.data.micro_batch)
@@ -102,10 +115,14 @@ def rehearse(document: Document, device: str) -> Rehearsal:
             accumulate=run.accumulate,
             parameters=count_parameters(objective, objective.trained_modules()),
             memory=live.peak,
-            checkpoint_bytes=expected_bytes(run),
-            frozen_flops=sum(flops) / (config.data.micro_batch or 1),
+            checkpoint_bytes=saved_bytes(run),
+            frozen_flops=sum(flops) / run.config.data.micro_batch,
             has_teacher=objective.teacher is not objective.student,
             refused=dict(hooks.refused),
+            facts=run.facts,
+            moved=live.host.peak.by_category,
+            savings=savings_of(run, live.is_on_device),
+            has_no_choice=hooks.has_no_choice,
         )
 
 
@@ -121,6 +138,7 @@ def build(run: Run, live: LiveBytes, device: str) -> None:
         give_storage(module)
     if device == "cuda":
         attend_as_on_gpu([run.objective, *run.frozen.values()])
+    keep_most_crops([run.objective])
     fill_queues(run.objective)
     build_optimizer(run)
     run.objective.train()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from bigrun.checkpoint.space import human_bytes
-from bigrun.planner.memory import OUTSIDE_BYTES, RESERVED_FACTOR
+from bigrun.planner.host_memory import ASSUMED_IMAGE_BYTES
+from bigrun.planner.memory import OUTSIDE_BYTES, RESERVED_FACTORS
 from bigrun.planner.plan import Plan
 from bigrun.planner.sizes import human_gib
 from bigrun.planner.verdict import verdicts
@@ -19,20 +20,10 @@ __all__ = ["lines", "to_json"]
 def lines(plan: Plan) -> Iterator[str]:
     """The whole plan; verdicts last."""
     yield f"plan         {plan.source}, in {plan.precision}, for {device_line(plan)}"
+    yield from (f"chosen       {choice.path} = {choice.value} ({choice.why})" for choice in plan.choices)
     yield from (f"parameters   {name} {count:,}" for name, count in plan.parameters.items())
-    yield (
-        f"memory       at the peak of a step, with micro-batch {plan.micro_batch} x {plan.accumulate} and activation "
-        f"checkpointing {plan.activation_checkpointing}"
-    )
-    for name, size in sorted(plan.memory.by_category.items(), key=lambda item: -item[1]):
-        if size > 0:
-            yield f"    {human_gib(size):>9}  {name}"
-    yield f"    {human_gib(plan.memory.peak_bytes):>9}  in all: the allocator's peak"
-    if plan.device == "cuda":
-        yield (
-            f"    {human_gib(plan.need_bytes):>9}  of the device: the peak x {RESERVED_FACTOR} + "
-            f"{human_gib(OUTSIDE_BYTES)} outside of the allocator"
-        )
+    yield from device_lines(plan)
+    yield from host_lines(plan)
     for fit in plan.fits:
         micro = "none fits" if fit.micro_batch is None else f"largest micro-batch {fit.micro_batch} x {fit.accumulate}"
         with_it = f"activation checkpointing {fit.activation_checkpointing}"
@@ -45,10 +36,44 @@ def lines(plan: Plan) -> Iterator[str]:
     yield from (f"verdict      {text}" for text in verdicts(plan))
 
 
+def device_lines(plan: Plan) -> Iterator[str]:
+    yield (
+        f"memory       at the peak of a step, with micro-batch {plan.micro_batch} x {plan.accumulate} and activation "
+        f"checkpointing {plan.activation_checkpointing}"
+    )
+    yield from category_lines(plan.memory.by_category)
+    yield f"    {human_gib(plan.memory.peak_bytes):>9}  in all: the allocator's peak"
+    if plan.device in RESERVED_FACTORS:
+        yield (
+            f"    {human_gib(plan.need_bytes):>9}  of the device: the peak x {RESERVED_FACTORS[plan.device]} + "
+            f"{human_gib(OUTSIDE_BYTES)} outside of the allocator"
+        )
+
+
+def host_lines(plan: Plan) -> Iterator[str]:
+    host = plan.host
+    where = "which the device shares" if plan.is_unified else "beside the device's"
+    yield f"host memory  {where}, estimated"
+    yield from category_lines(host.by_category)
+    images = (
+        f"images of {human_bytes(ASSUMED_IMAGE_BYTES)}, an assumption"
+        if host.image_bytes is None
+        else f"images of {human_bytes(host.image_bytes)}, as a few of them are"
+    )
+    yield f"    {human_gib(host.bytes):>9}  in all, with {images}"
+
+
+def category_lines(by_category: Mapping[str, int]) -> Iterator[str]:
+    for name, size in sorted(by_category.items(), key=lambda item: -item[1]):
+        if size > 0:
+            yield f"    {human_gib(size):>9}  {name}"
+
+
 def device_line(plan: Plan) -> str:
     if plan.device == "cpu":
         return "the CPU"
-    name = f"{plan.gpu.name} GPU" if plan.gpu else "a GPU"
+    kind = "an AMD GPU" if plan.device == "rocm" else "a GPU"
+    name = f"{plan.gpu.name} GPU" if plan.gpu else kind
     memory = "memory n/a" if plan.device_memory_bytes is None else f"{human_gib(plan.device_memory_bytes)}"
     return f"{name} ({memory})"
 
@@ -60,15 +85,25 @@ def speed_lines(plan: Plan) -> Iterator[str]:
         yield "speed        n/a"
         return
     yield f"compute      {flops / 1e12:.3g} TFLOP an image, without what activation checkpointing computes again"
-    if plan.images_per_second is not None:
-        yield f"speed        {plan.images_per_second:,.1f} images/s at {plan.tflops:g} TFLOP/s"
-    elif plan.gpu is not None and plan.most_images_per_second is not None:
+    speed, measured = plan.images_per_second, plan.speed
+    if speed is not None and plan.tflops is not None:
+        yield f"speed        {speed:,.1f} images/s at {plan.tflops:g} TFLOP/s"
+    elif speed is not None and measured is not None:
         yield (
-            f"speed        n/a without --tflops; at the GPU's peak of {plan.gpu.peak_tflops:g} TFLOP/s, which no run "
-            f"reaches, it would be {plan.most_images_per_second:,.1f} images/s"
+            f"speed        {speed:,.1f} images/s at {measured.training_tflops:.3g} TFLOP/s, as measured on "
+            f"{measured.device} ({measured.source})"
+        )
+    elif plan.most_images_per_second is not None:
+        most = f"{plan.most_tflops:.4g} TFLOP/s"
+        what = f"the GPU's peak of {most}"
+        if measured is not None:
+            what = f"{most}, that of large matrix products on {measured.device} ({measured.source})"
+        yield (
+            f"speed        n/a without --tflops or --measured; at {what}, which no run reaches, it would be "
+            f"{plan.most_images_per_second:,.1f} images/s"
         )
     else:
-        yield "speed        n/a: say what the device achieves with --tflops"
+        yield "speed        n/a: say what the device achieves with --tflops, or where it was measured with --measured"
 
 
 def length_line(plan: Plan) -> str:
@@ -90,7 +125,9 @@ def disk_line(plan: Plan) -> str:
 def to_json(plan: Plan) -> dict[str, Any]:
     """Plain values by name; what is not known is null. Bytes, seconds and FLOPs are numbers."""
     return attrs.asdict(plan) | {
+        "host": attrs.asdict(plan.host) | {"bytes": plan.host.bytes},
         "need_bytes": plan.need_bytes,
+        "taken_bytes": plan.taken_bytes,
         "fits_as_it_is": plan.fits_as_it_is,
         "images_per_second": plan.images_per_second,
         "most_images_per_second": plan.most_images_per_second,

@@ -11,8 +11,11 @@ __all__ = ["human_gib", "parse_bytes"]
 UNITS = {"gib": 2**30, "mib": 2**20, "tib": 2**40, "gb": 10**9, "mb": 10**6, "tb": 10**12}
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, option: str) -> int:
     """Bytes of `24GiB`, `24 GB` or `900MiB`.
+
+    Args:
+        option: for which it was typed.
 
     Raises:
         UsageError: it is no such size, or none at all.
@@ -21,7 +24,7 @@ def parse_bytes(text: str) -> int:
     unit = UNITS.get(match[2].lower()) if match else None
     size = int(float(match[1]) * unit) if match and unit else 0
     if size <= 0:
-        raise UsageError(f"--device-memory {text}: expected a size above zero with its unit, as 24GiB, 24GB or 900MiB")
+        raise UsageError(f"{option} {text}: expected a size above zero with its unit, as 24GiB, 24GB or 900MiB")
     return size
 
 

@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
+from bigrun.planner.host_memory import COPY, HostMemory
 from bigrun.planner.plan import Fit, Plan
+from bigrun.planner.savings import savings_line
 from bigrun.planner.sizes import human_gib
 
-__all__ = ["advice", "verdicts"]
+__all__ = ["advice", "device_verdicts", "host_verdict", "verdicts"]
 
 
 def verdicts(plan: Plan) -> list[str]:
-    """Whether the preset fits as it is, what is the largest that does, and how to run it."""
+    """Whether the preset fits as it is, what is the largest that does, and how to run it; then the machine's memory."""
+    return [*device_verdicts(plan), *([] if plan.is_unified else [host_verdict(plan)])]
+
+
+def device_verdicts(plan: Plan) -> list[str]:
+    """Of the memory that the device has, or shares with the machine."""
+    need = human_gib(plan.taken_bytes)
+    if plan.is_unified:
+        need += f", {human_gib(plan.host.bytes)} of them for what is beside the tensors"
+    if plan.device_memory_bytes is None and plan.is_unified:
+        return [f"it needs {need}, which {fits(plan.taken_bytes, plan.host)}"]
     if plan.device_memory_bytes is None:
-        return [f"it needs {human_gib(plan.need_bytes)}: whether that fits is n/a, see --device-memory and --gpu"]
+        return [f"it needs {need}: whether that fits is n/a, see --device-memory and --gpu"]
     memory = human_gib(plan.device_memory_bytes)
     own = f"micro-batch {plan.micro_batch} x {plan.accumulate}"
-    fits = "fits" if plan.fits_as_it_is else "does not fit"
-    said = [f"as it is, with {own}, it {fits} in {memory}: it needs {human_gib(plan.need_bytes)}"]
+    how = "fits" if plan.fits_as_it_is else "does not fit"
+    said = [f"as it is, with {own}, it {how} in {memory}: it needs {need}"]
     without, with_it = plan.largest("none"), plan.largest("full")
     if without is not None and with_it is not None:
         said.append(comparison(without, with_it, memory))
-    if not plan.fits_as_it_is and (text := advice(plan)):
-        said.append(text)
+    if not plan.fits_as_it_is:
+        said += [text for text in (advice(plan), spared(plan)) if text]
     return said
+
+
+def host_verdict(plan: Plan) -> str:
+    """Of the machine's memory, where the device has its own."""
+    host, copy = plan.host, plan.host.by_category.get(COPY, 0)
+    text = f"host memory: {human_gib(host.bytes)}, which {fits(host.bytes, host)}"
+    if host.bytes <= host.ram_bytes or not copy:
+        return text
+    enough = "" if host.bytes - copy <= host.ram_bytes else ", which is not enough: fewer workers, smaller prefetch"
+    return f"{text}; --set run.background_checkpoints=false takes {human_gib(copy)} less{enough}"
+
+
+def fits(size: int, host: HostMemory) -> str:
+    whose = "this machine's (see --ram)" if host.is_this_machine else "the machine's"
+    how = "fits" if size <= host.ram_bytes else "does not fit"
+    return f"{how} in {whose} {human_gib(host.ram_bytes)}"
+
+
+def spared(plan: Plan) -> str | None:
+    """What makes room whatever the micro-batch is, where no micro-batch fits without activation checkpointing."""
+    without = plan.largest("none")
+    return savings_line(plan.savings) if without is not None and without.micro_batch is None else None
 
 
 def comparison(without: Fit, with_it: Fit, memory: str) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import attrs
 
-from bigrun.options import between, option
+from bigrun.options import between, option, within
 
 __all__ = ["Hardware"]
 
@@ -34,5 +34,13 @@ class Hardware:
     pin_memory: bool = option(
         True,
         help="Images go to a GPU from page-locked memory, while the processor goes on; no effect on a CPU.",
+    )
+    peak_tflops: float | None = option(
+        None,
+        check=within(0, 1_000_000),
+        effective=lambda hardware: hardware.precision == "bf16",
+        otherwise="hardware.precision = 'fp32', of which no peak is known",
+        help="Peak of one device in dense bf16 with sums in fp32, which MFU is a fraction of; absent: that of the data "
+        "sheet, where bigrun knows the GPU.",
     )
     threads: int | None = option(None, check=between(1, 1000), help="CPU threads of torch; absent: torch decides.")

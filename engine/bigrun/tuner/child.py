@@ -1,4 +1,4 @@
-"""The process of one trial: `python -m bigrun.tuner.child DESCRIPTOR`, with its order on standard input.
+"""The process of one trial: `python -m bigrun.tuner.child DESCRIPTOR`, with its order in a line of standard input.
 
 The run is the preset's own, with its plugins and its images. It saves nothing: `loop.take_steps` is what `bigrun run`
 calls, and what follows it there is the last checkpoint.
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigrun.config import Document
-from bigrun.errors import BigrunError
+from bigrun.errors import BigrunError, NoImagesError
+from bigrun.tuner.tether import tethered
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-SLACK_STEPS = 1000
-"""Of a trial beyond those that are measured: its warm-up has no fixed length."""
+SLACK_STEPS = 100_000
+"""Of a trial beyond those that it is to measure: how many it takes depends on the machine."""
 Tell = Callable[..., None]
 
 
@@ -34,7 +35,7 @@ def main(order: str, descriptor: int) -> None:
     Args:
         order: JSON: `what`, and the arguments of `look`, `measure` or `find_largest`. It may have secrets of the
             configuration, and so does not come among the words of the command.
-        descriptor: of a pipe; what libraries print does not get there. When nobody reads it any more, this ends.
+        descriptor: of a pipe; what libraries print does not get there.
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # as the command line does: --plugin my_module:MyPlugin
@@ -48,8 +49,6 @@ def main(order: str, descriptor: int) -> None:
 
         try:
             tell(answer=WORK[wanted.pop("what")](tell=tell, **wanted))
-        except BrokenPipeError:
-            os._exit(1)
         except (Exception, SystemExit) as error:
             tell(error=describe(error))
 
@@ -96,11 +95,17 @@ def with_data(document: Document, directory: Path, companions: Mapping[str, Any]
 
 def look(document: Mapping[str, Any], directory: str, tell: Tell) -> dict[str, Any]:
     """The device, how many images there are, and what plugins have chosen for the device."""
+    import torch
+
     with with_data(document_of(document), Path(directory)) as run:
+        if len(run.dataset) == 0:
+            raise NoImagesError("the data set is empty: there is nothing to train on")
         data, hardware = run.config.data, run.config.hardware
         return {
             "device": run.facts.as_facts(),
+            "threads": torch.get_num_threads(),
             "images": len(run.dataset),
+            "has_order": getattr(run.dataset, "order", None) is not None,
             "data": {"micro_batch": data.micro_batch, "workers": data.workers},
             "hardware": {
                 "activation_checkpointing": hardware.activation_checkpointing,
@@ -110,35 +115,51 @@ def look(document: Mapping[str, Any], directory: str, tell: Tell) -> dict[str, A
 
 
 def find_largest(
-    document: Mapping[str, Any], device: str, mode: str, sizes: list[int], memory_bytes: int, tell: Tell
+    document: Mapping[str, Any], device: Mapping[str, Any], mode: str, sizes: list[int], tell: Tell
 ) -> dict[str, Any]:
-    """The largest of the micro-batches that should fit, as `bigrun plan` predicts it; 0 if none does."""
+    """The largest of the micro-batches that should fit, as `bigrun plan` predicts it; 0 if none does.
+
+    Args:
+        device: its facts.
+    """
+    from bigrun.devices import DeviceFacts
     from bigrun.planner.rehearsals import Rehearsals
     from bigrun.planner.search import largest_fitting
 
-    rehearsals = Rehearsals(document_of(document), "cpu" if device == "cpu" else "cuda", lambda line: None)
+    facts = DeviceFacts.from_facts(device)
+    rehearsals = Rehearsals(document_of(document), facts.backend, lambda line: None, facts)
 
-    def need_bytes(size: int) -> int:
-        return rehearsals.need_bytes(mode, size)
+    def taken_bytes(size: int) -> int:
+        return rehearsals.taken_bytes(mode, size)
 
-    return {"largest": largest_fitting(sizes, need_bytes, memory_bytes, start=sizes[-1]) or 0}
+    return {"largest": largest_fitting(sizes, taken_bytes, facts.total_bytes, start=sizes[-1]) or 0}
 
 
 def measure(
-    document: Mapping[str, Any], directory: str, warm_up_steps: int, steps: int, inflate: int, tell: Tell
+    document: Mapping[str, Any],
+    directory: str,
+    length: Mapping[str, Any],
+    micro_batches: int,
+    inflate: int,
+    tell: Tell,
 ) -> dict[str, Any]:
-    """Some steps of the run, after a warm-up."""
+    """Some steps of the run, after a warm-up.
+
+    Args:
+        length: of the trial (`Length`).
+        micro_batches: of a step at most.
+    """
     from bigrun.activation import activate
     from bigrun.tuner.recipe import shorten
-    from bigrun.tuner.timing import Timing
+    from bigrun.tuner.timing import Length, Timing
 
     whole, _ = activate(document_of(document))
-    timing = Timing(warm_up_steps, steps, lambda step: tell(step=step))
-    short = shorten(whole, warm_up_steps + steps + SLACK_STEPS)
+    timing = Timing(Length(**length), lambda step: tell(step=step))
+    short = shorten(whole, timing.length.warm_up_steps + timing.length.steps + SLACK_STEPS, micro_batches)
     with with_data(short, Path(directory), {"timing": timing}) as run:
         build(run, inflate)
         take_steps(run)
-        if timing.measured < steps:
+        if run.stop_reason != "measured":
             stopped = run.stop_reason or "it took all its steps"
             raise BigrunError(f"the run ended after step {run.step}, before all was measured: {stopped}")
         return {"effective_batch": whole.data.effective_batch} | measurements(run, timing)
@@ -178,14 +199,25 @@ def take_steps(run: Run) -> None:
 
 
 def measurements(run: Run, timing: Timing) -> dict[str, Any]:
-    data = run.config.data
+    data, totals = run.config.data, timing.milliseconds()
     return {
-        "milliseconds": timing.milliseconds(),
+        "totals": totals,
+        "decoded_per_second": decoded_per_second(run),
         "steps": timing.measured,
         "warm_up_steps": timing.warmed_up,
         "trial_batch": data.effective_batch,
         "peak_memory_bytes": peak_memory_bytes(run),
     }
+
+
+def decoded_per_second(run: Run) -> float | None:
+    from bigrun.tuner import timing
+
+    data = run.config.data
+    if data.workers == 0:
+        return None
+    assert data.micro_batch is not None
+    return timing.decoded_per_second(run.loader, data.micro_batch, data.workers * data.prefetch)
 
 
 def peak_memory_bytes(run: Run) -> int:
@@ -204,5 +236,6 @@ WORK: dict[str, Callable[..., dict[str, Any]]] = {
     "find_largest": find_largest,
 }
 
+
 if __name__ == "__main__":
-    main(sys.stdin.read(), int(sys.argv[1]))
+    main(tethered(), int(sys.argv[1]))

@@ -26,7 +26,7 @@ def several(what: str, read: Read) -> Callable[[click.Context, click.Parameter, 
         try:
             return tuple(dict.fromkeys(read(word.strip()) for word in text.split(",")))
         except ValueError:
-            raise click.BadParameter(f"{text!r}: expected {what} separated by commas", ctx, param) from None
+            raise click.BadParameter(f"{text!r}: expected {what}, separated by commas", ctx, param) from None
 
     return callback
 
@@ -52,27 +52,38 @@ def name(word: str) -> str:
     return word
 
 
-SWITCHES = several("true or false", switch)
+SWITCHES = several("true, false or both", switch)
 
 
 @click.command()
 @preset_options
 @device_option
 @click.option(
-    "--steps", type=click.IntRange(min=1), default=10, metavar="N", help="Steps that a trial measures.  [default: 10]"
+    "--steps",
+    type=click.IntRange(min=1),
+    default=10,
+    metavar="N",
+    help="Steps that a trial measures at least.  [default: 10]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=3,
+    metavar="SECONDS",
+    help="Seconds that a trial measures at least.  [default: 3]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: runs/<preset>-tune]")
 @click.option(
     "--micro-batch",
     "micro_batches",
     metavar="N,N,...",
-    callback=several("sizes", at_least(1)),
+    callback=several("sizes from 1 on", at_least(1)),
     help="To try, as 8,16,32.  [default: powers of two]",
 )
 @click.option(
     "--workers",
     metavar="N,N,...",
-    callback=several("numbers", at_least(0)),
+    callback=several("numbers from 0 on", at_least(0)),
     help="To try, as 0,2,4,8.  [default: up to the processor's cores]",
 )
 @click.option(
@@ -110,6 +121,7 @@ SWITCHES = several("true or false", switch)
 def tune(
     preset: str,
     steps: int,
+    seconds: float,
     out: Path | None,
     micro_batches: tuple[int, ...] | None,
     workers: tuple[int, ...] | None,
@@ -134,16 +146,23 @@ def tune(
 
     from bigrun.config import read_preset
     from bigrun.terminal import say
-    from bigrun.tuner.report import conclusion, row_line, to_json, write
+    from bigrun.tuner.report import conclusion, line, row_line, to_json, write
     from bigrun.tuner.space import Wishes
-    from bigrun.tuner.tune import Effort, Tuner
+    from bigrun.tuner.trials import Effort
+    from bigrun.tuner.tune import Tuner
 
     document = read_preset(preset, **overrides)
     directory = out or Path("runs") / f"{document.name}-tune"
-    effort = Effort(steps, inflate, trial_seconds, retry)
-    tuner = Tuner(document, directory, effort, lambda row: say(row_line(row), error=as_json))
+    effort = Effort(steps, seconds, inflate, trial_seconds, retry)
+
+    def tell(text: str) -> None:
+        say(text, error=as_json)
+
+    tuner = Tuner(
+        document, directory, effort, lambda row: tell(row_line(row)), lambda name, text: tell(line(name, text))
+    )
     found = tuner.run(Wishes(micro_batches, workers, pin_memory, compile, attention))
     write(found, directory)
-    for line in [json.dumps(to_json(found))] if as_json else conclusion(found, directory):
-        say(line)
+    for text in [json.dumps(to_json(found))] if as_json else conclusion(found, directory):
+        say(text)
     sys.exit(0 if found.best is not None else 1)

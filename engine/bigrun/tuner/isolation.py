@@ -12,10 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import attrs
 
+from bigrun.devices.text import text_of
 from bigrun.tuner.trial import Status
 
 __all__ = ["Answer", "ask"]
@@ -38,18 +40,16 @@ class Answer:
 
 def ask(order: Mapping[str, Any], limit_seconds: float) -> Answer:
     """Have a new process do what is ordered (`bigrun.tuner.child`); it and all that it has started are gone when this
-    returns, or raises."""
+    returns, or raises, or its process is killed."""
     reading, theirs = os.pipe()
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, reading)
         output = stack.enter_context(tempfile.TemporaryFile())
-        words = stack.enter_context(tempfile.TemporaryFile())
-        words.write(json.dumps(order).encode())
-        words.seek(0)
+        ended_before = ended_for_memory()
         try:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "bigrun.tuner.child", str(theirs)],
-                stdin=words,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 pass_fds=[theirs],
@@ -58,6 +58,7 @@ def ask(order: Mapping[str, Any], limit_seconds: float) -> Answer:
         finally:
             os.close(theirs)
         stack.callback(end, process)
+        say(process, json.dumps(order))
         try:
             for line in lines(reading, process, limit_seconds):
                 if "answer" in line:
@@ -66,7 +67,25 @@ def ask(order: Mapping[str, Any], limit_seconds: float) -> Answer:
                     return Answer(message=line["error"].pop("message"), **line["error"])
         except TimeoutError as error:
             return Answer("timeout", message=str(error), exit_code=1)
+        if process.wait() == -signal.SIGKILL and ended_for_memory() > ended_before:
+            return Answer(
+                "out-of-memory", message="the machine had no memory left: the kernel has ended it", exit_code=1
+            )
         return Answer("crash", message=last_words(process, output), exit_code=1)
+
+
+def say(process: subprocess.Popen[bytes], order: str) -> None:
+    """Its standard input stays open: it ends when that is closed."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has ended already; how is seen later
+        process.stdin.write(order.encode() + b"\n")
+        process.stdin.flush()
+
+
+def ended_for_memory(file: Path = Path("/proc/vmstat")) -> int:
+    """Processes that the kernel has ended since its start, for want of memory; 0 where it does not say."""
+    counts = dict(line.split(" ", 1) for line in text_of(file).splitlines() if " " in line)
+    return int(counts.get("oom_kill", 0))
 
 
 def lines(pipe: int, process: subprocess.Popen[bytes], limit_seconds: float) -> Iterator[dict[str, Any]]:
@@ -93,6 +112,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # what it has not read
+        process.stdin.close()
 
 
 def last_words(process: subprocess.Popen[bytes], output: IO[bytes]) -> str:

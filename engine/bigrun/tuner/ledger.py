@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -32,27 +34,36 @@ def lasting(facts: Any) -> Any:
 
 
 class Ledger:
-    """A file of answers by key. A line that a killed process has not finished does not count."""
+    """A file of answers by key, for one process at a time. A line that a killed process has not finished does not
+    count."""
 
     def __init__(self, directory: Path) -> None:
         """
         Raises:
-            UsageError: the directory cannot be written to.
+            UsageError: the directory cannot be written to, or another process uses it.
         """
         self.path = directory / LEDGER
         self.answers: dict[str, dict[str, Any]] = {}
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            text = self.path.read_bytes() if self.path.exists() else b""
-            self._file = self.path.open("ab")
+            self._file = self.path.open("ab+")
+            lock(self._file.fileno())
+            self._file.seek(0)
+            text = self._file.read()
             if text and not text.endswith(b"\n"):
                 self._file.write(b"\n")
+        except BlockingIOError:
+            self._file.close()
+            raise UsageError(
+                f"--out {directory}: another `bigrun tune` works there; trials beside each other would measure each "
+                "other: wait for its end"
+            ) from None
         except OSError as error:
             raise UsageError(f"--out {directory}: cannot be written to ({error.strerror}): choose another") from None
         for line in text.splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 row = json.loads(line)
-                self.answers[row["key"]] = row["answer"]
+                self.answers[row["key"]] = dict(row["answer"])
 
     def get(self, key: str) -> dict[str, Any] | None:
         return self.answers.get(key)
@@ -73,3 +84,16 @@ class Ledger:
 
     def close(self) -> None:
         self._file.close()
+
+
+def lock(descriptor: int) -> None:
+    """Until it is closed, or its process ends, however that ends.
+
+    Raises:
+        BlockingIOError: another process has locked the file.
+    """
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise BlockingIOError from None  # other errors: a file system that has no locks

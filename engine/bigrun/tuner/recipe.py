@@ -7,8 +7,10 @@ from typing import Any
 
 import attrs
 
-from bigrun.config import Config, Document, override
+from bigrun.choices import RULES
+from bigrun.config import Config, Document
 from bigrun.devices.defaults import BY_DEVICE
+from bigrun.overrides import override
 from bigrun.tuner.trial import Settings
 
 __all__ = ["MICRO_BATCHES", "Recipe", "compiling", "shorten"]
@@ -16,16 +18,36 @@ __all__ = ["MICRO_BATCHES", "Recipe", "compiling", "shorten"]
 MICRO_BATCHES = 2
 """Of a trial's step at most: one more than one, so that gradients are added up as in the run."""
 NEVER = 10**9
-NEEDS_WORKERS = ("prefetch", "worker_timeout_seconds")
-"""Options of [data] without effect where nobody decodes beside the training."""
 
 
 @attrs.frozen
 class Recipe:
-    """A preset, and those of its plugins that compile the networks (`plugins.NAME.compile`)."""
+    """A preset, and what its settings are called."""
 
     document: Document
     compiling: tuple[str, ...] = ()
+    """Its plugins that compile the networks (`plugins.NAME.compile`)."""
+    config: Config | None = None
+    """Of the preset as it is, where a rule has chosen `objective.koleo_group` for its micro-batch: with the same number
+    beside another one the objective stays the same. None where the preset sets it, or nothing depends on it."""
+
+    @classmethod
+    def of(cls, document: Document, config: Config) -> Recipe:
+        """
+        Args:
+            config: of the document, with what plugins have chosen for the device.
+        """
+        is_chosen = "objective" not in config.replaced and "objective.koleo_group" not in config.explicit
+        has_groups = is_chosen and config.objective.koleo_weight > 0
+        return cls(document, compiling(config.plugins), config if has_groups else None)
+
+    def koleo_group(self, micro_batch: int) -> int | None:
+        """That must be set beside a micro-batch; None where the rule chooses it, or nothing has to be."""
+        if self.config is None:
+            return None
+        config = attrs.evolve(self.config, data=attrs.evolve(self.config.data, micro_batch=micro_batch))
+        own, (chosen, _) = config.objective.koleo_group, RULES["objective.koleo_group"](config)
+        return None if chosen == own else own
 
     def sets(self, settings: Settings) -> list[str]:
         """Words for `--set` that make the run one with these settings."""
@@ -35,6 +57,8 @@ class Recipe:
             f"hardware.activation_checkpointing={settings.activation_checkpointing}",
             f"hardware.pin_memory={str(settings.pin_memory).lower()}",
         ]
+        group = self.koleo_group(settings.micro_batch)
+        words += [] if group is None else [f"objective.koleo_group={group}"]
         if settings.compile is not None:
             words += [f'plugins."{name}".compile={str(settings.compile).lower()}' for name in self.compiling]
         return words
@@ -51,8 +75,6 @@ class Recipe:
     def with_settings(self, settings: Settings) -> Document:
         """The preset of the run with these settings."""
         tables = override(self.document.tables, self.sets(settings), self.plugins(settings))
-        if settings.workers == 0:
-            tables["data"] = {name: value for name, value in tables["data"].items() if name not in NEEDS_WORKERS}
         return attrs.evolve(self.document, tables=tables)
 
 
@@ -69,7 +91,7 @@ def compiling(active: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def shorten(config: Config, steps: int) -> Document:
+def shorten(config: Config, steps: int, micro_batches: int = MICRO_BATCHES) -> Document:
     """A preset of the same networks and the same work for each image, whose steps have a few micro-batches.
 
     What a rule has chosen from the whole effective batch, the number of prototypes above all, stays; what a plugin
@@ -77,6 +99,7 @@ def shorten(config: Config, steps: int) -> Document:
 
     Args:
         steps: that the trial may take; a run that has fewer gets as many.
+        micro_batches: of a step at most.
     """
     tables, data = config.tables(), config.data
     assert data.micro_batch is not None
@@ -85,7 +108,7 @@ def shorten(config: Config, steps: int) -> Document:
         if path not in config.explicit:
             tables[table].pop(option, None)
     accumulate = data.effective_batch // data.micro_batch
-    tables["data"]["effective_batch"] = data.micro_batch * min(accumulate, MICRO_BATCHES)
+    tables["data"]["effective_batch"] = data.micro_batch * min(accumulate, micro_batches)
     run = tables["run"]
     run.pop("max_hours", None)
     run["checkpoint_every_steps"] = NEVER

@@ -16,43 +16,63 @@ import tomli_w
 from bigrun.directory import replace_file
 from bigrun.planner.sizes import human_gib
 from bigrun.tuner.trial import PHASES, Settings
-from bigrun.tuner.tune import Row, Tuning
+from bigrun.tuner.trials import Row
+from bigrun.tuner.tune import Tuning
 from bigrun.tuner.verdict import bound_by
 
 __all__ = ["command_words", "conclusion", "row_line", "to_json", "write"]
+
+NOISY = 0.05
+"""Trials that differ by more hide what most settings gain."""
+
+
+def line(name: str, text: str) -> str:
+    return f"{name:<12} {text}"
 
 
 def row_line(row: Row) -> str:
     """One trial."""
     outcome, settings = row.outcome, row.settings.line()
-    known = (" (again)" if row.round == 2 else "") + (" (known)" if row.is_remembered else "")
+    kind = "whole batch" if row.is_whole else "trial"
+    known = f"{f' (trial {row.round})' if row.round > 1 else ''}{' (known)' if row.is_remembered else ''}"
     if outcome.images_per_second is None:
-        return f"trial        {settings}: {outcome.status}: {outcome.message}{known}"
+        return line(kind, f"{settings}: {outcome.status}: {outcome.message}{known}")
     times = " ".join(f"{phase} {outcome.milliseconds.get(phase, 0.0):.3g}" for phase in PHASES)
     memory = "n/a" if outcome.peak_memory_bytes is None else human_gib(outcome.peak_memory_bytes)
-    return (
-        f"trial        {settings}: {outcome.images_per_second:.4g} images/s, {memory}; ms an image: {times}; "
-        f"{bound_by(outcome)}-bound{known}"
-    )
+    speed = f"{outcome.images_per_second:.4g} images/s, {memory}"
+    return line(kind, f"{settings}: {speed}; ms an image: {times}; {bound_by(outcome)}-bound{known}")
 
 
 def conclusion(found: Tuning, directory: Path) -> Iterator[str]:
     """What follows from all trials."""
-    yield f"device       {found.device.line()}"
-    yield from (f"note         {note}" for note in found.notes)
     if found.best is None:
-        yield "verdict      no trial has succeeded: see the messages above"
+        yield line("verdict", "no trial has succeeded: see the messages above")
         return
     outcome = found.best.outcome
-    yield (
-        f"measured     {outcome.steps} steps of {outcome.trial_batch} images, after a warm-up of "
-        f"{outcome.warm_up_steps}; the run has {found.effective_batch} in each step, which is taken into account"
+    yield line(
+        "measured",
+        f"{outcome.steps} steps of {outcome.trial_batch} images, after a warm-up of {outcome.warm_up_steps}; the run "
+        f"has {found.effective_batch} in each step, which is taken into account",
     )
-    yield f"verdict      {found.verdict}"
-    own = "; that is the preset as it is" if found.best.settings == found.start else ""
-    yield f"fastest      {found.best.settings.line()}: {outcome.images_per_second:.4g} images/s{own}"
-    yield f"use it       {command_words(found, found.best.settings)}"
-    yield f"or copy      {directory / 'tuned.toml'} into the preset"
+    if found.spread is not None:
+        unseen = ": smaller gains may be missed; more --seconds, or a machine that is idle, helps"
+        busy = unseen if found.spread > NOISY else ""
+        yield line("noise", f"trials of the same settings differed by up to {found.spread:.1%}{busy}")
+    if found.whole is not None:
+        memory = found.whole.outcome.peak_memory_bytes
+        room = "" if memory is None else f", {human_gib(memory)}"
+        yield line("whole batch", f"a step of {found.effective_batch} images has room{room}")
+    yield line("verdict", f"{found.verdict}")
+    yield line("fastest", f"{found.best.settings.line()}: {found.images_per_second:.4g} images/s{beside(found)}")
+    yield line("use it", f"--with {shlex.quote(str(directory / 'tuned.toml'))}")
+    yield line("or", command_words(found, found.best.settings))
+
+
+def beside(found: Tuning) -> str:
+    """How the best settings compare to those of the preset."""
+    if found.best is not None and found.best.settings == found.start:
+        return "; that is the preset as it is"
+    return "" if found.gain is None else f"; {found.gain:.2f} times as fast as the preset as it is"
 
 
 def command_words(found: Tuning, settings: Settings) -> str:
@@ -69,6 +89,7 @@ def row_facts(row: Row) -> dict[str, Any]:
     return {
         **attrs.asdict(row.settings),
         "round": row.round,
+        "is_whole": row.is_whole,
         **outcome,
         **{f"{phase}_ms": milliseconds.get(phase) for phase in PHASES},
         "bound_by": bound_by(row.outcome),
@@ -80,13 +101,18 @@ def to_json(found: Tuning) -> dict[str, Any]:
     best = found.best
     return {
         "source": found.recipe.document.source,
-        "device": found.device.as_facts(),
-        "images": found.images,
+        "device": found.machine.device.as_facts(),
+        "threads": found.machine.threads,
+        "images": found.machine.images,
         "effective_batch": found.effective_batch,
         "effort": attrs.asdict(found.effort),
         "notes": list(found.notes),
         "trials": [row_facts(row) for row in found.rows],
         "best": None if best is None else row_facts(best),
+        "images_per_second": found.images_per_second,
+        "flops_per_image": found.flops_per_image,
+        "gain": found.gain,
+        "spread": found.spread,
         "tables": None if best is None else found.recipe.tables(best.settings),
         "words": None if best is None else command_words(found, best.settings),
         "verdict": found.verdict,
@@ -106,9 +132,9 @@ def to_csv(found: Tuning) -> str:
 def to_toml(found: Tuning, best: Row) -> str:
     """The settings alone, as tables of a preset, with what they are in comments."""
     about = (
-        f"{found.recipe.document.source} on {found.device.line()}",
-        f"{best.outcome.images_per_second:.4g} images/s; {found.verdict}",
-        "Copy these options into the tables of your preset, or add to `bigrun run`:",
+        f"{found.recipe.document.source} on {found.machine.device.line()}",
+        f"{found.images_per_second:.4g} images/s; {found.verdict}",
+        "Give this file to `bigrun run` by --with, copy it into your preset, or add to the command:",
         command_words(found, best.settings),
     )
     comments = "".join(f"# {' '.join(line.split())}\n" for line in about)

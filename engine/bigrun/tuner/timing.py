@@ -1,10 +1,10 @@
 """A companion plugin that takes the time of a few steps, by phase, and then ends the run.
 
-    [window]  data, transfer  [before_step]  forward  [loss_terms]  backward  [after_backward]  ...
+    [window]  data, transfer  [before_step]  forward  [backward]  backward  [after_backward]  ...
     ... optimizer  [after_update]  other  [after_step]
 
 A mark is made where a phase ends: on a GPU an event in its stream, since the processor runs ahead of it; on a CPU the
-clock.
+clock. No hook stands between the losses and the backward pass: the strategy is listened to.
 """
 
 from __future__ import annotations
@@ -13,28 +13,44 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from bigrun.markers import hookimpl
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
-    from bigrun.data.dataset import Batch, Samples
-    from bigrun.objective.base import Outputs
+    from bigrun.data.dataset import Samples
     from bigrun.run import Run
 
-__all__ = ["AwaitedLoader", "Timing"]
+__all__ = ["AwaitedLoader", "Length", "Timing", "decoded_per_second"]
 
 ENDS = {
     "window": "other",
     "before_step": "transfer",
-    "loss_terms": "forward",
+    "backward": "forward",
     "after_backward": "backward",
     "after_update": "optimizer",
     "after_step": "other",
 }
 """The phase that ends with a mark. The time for which the loader was awaited is taken out of `transfer`."""
-MOST_WARM_UP_SECONDS = 30.0
-"""Workers that have not been overtaken by then will not be."""
+DECODING_SECONDS = 1.0
+"""At least, in which decoded images are counted."""
+MOST_DECODING_SECONDS = 20.0
+"""Decoding that takes longer is what the steps have waited for already."""
+
+
+@attrs.frozen
+class Length:
+    """How long a trial is. It is over when both steps and seconds are reached."""
+
+    warm_up_steps: int = 2
+    """At least: the warm-up goes on until so much is used up as was decoded beforehand."""
+    steps: int = 10
+    seconds: float = 0.0
+    patience_seconds: float = 30.0
+    """For what was decoded beforehand to be used up."""
 
 
 class AwaitedLoader:
@@ -65,31 +81,22 @@ class AwaitedLoader:
 class Timing:
     """Warms up for some steps, takes the time of the next ones, and asks the run to stop."""
 
-    def __init__(self, warm_up_steps: int, steps: int, tell: Callable[[int], None] = lambda step: None) -> None:
-        """
-        Args:
-            warm_up_steps: at least. It goes on until what was decoded beforehand is used up, for half a minute at
-                most: until then images come faster than they are decoded.
-            steps: to measure.
-            tell: hears of every step.
-        """
-        self.warm_up_steps = warm_up_steps
-        self.steps = steps
+    def __init__(self, length: Length, tell: Callable[[int], None] = lambda step: None) -> None:
+        """`tell` hears of every step."""
+        self.length = length
         self.tell = tell
         self.warmed_up: int | None = None
         """Steps of the warm-up; None as long as it lasts."""
+        self.measured = 0
+        """Steps."""
         self.waited_seconds = 0.0
         self._marks: list[tuple[str, Any]] = []
-        self._in_window = False
+        self._in_window = self._in_backward = False
         self._began = time.monotonic()
 
-    @property
-    def measured(self) -> int:
-        """Steps that were measured."""
-        return sum(name == "after_step" for name, _ in self._marks) - 1 if self._marks else 0
-
     def milliseconds(self) -> dict[str, float]:
-        """Of all measured steps together, by phase, with those of waiting as `data`."""
+        """Of all measured steps together, by phase, with those of waiting as `data`; waits for a GPU to be done."""
+        finish(self._device)
         total: dict[str, float] = {}
         for (_, before), (name, now) in zip(self._marks, self._marks[1:], strict=False):
             phase = ENDS[name]
@@ -102,8 +109,17 @@ class Timing:
 
     @hookimpl(trylast=True)
     def on_start(self, run: Run) -> None:
-        self._began = time.monotonic()
+        self._began, self._device = time.monotonic(), run.device
         run.loader = AwaitedLoader(run.loader, lambda: self._asked(run), self._waited)
+        backward = run.strategy.backward
+
+        def heard(loss: Tensor, *, keep_graph: bool = False) -> None:
+            if not self._in_backward:
+                self._in_backward = True
+                self._mark(run, "backward")
+            backward(loss, keep_graph=keep_graph)
+
+        run.strategy.backward = heard  # type: ignore[method-assign]
 
     def _asked(self, run: Run) -> None:
         if not self._in_window:
@@ -119,13 +135,9 @@ class Timing:
         self._in_window = False
         self._mark(run, "before_step")
 
-    @hookimpl(trylast=True)
-    def loss_terms(self, run: Run, batch: Batch, outputs: Outputs) -> dict[str, torch.Tensor]:
-        self._mark(run, "loss_terms")
-        return {}
-
     @hookimpl(tryfirst=True)
     def after_backward(self, run: Run) -> None:
+        self._in_backward = False
         self._mark(run, "after_backward")
 
     @hookimpl(tryfirst=True)
@@ -138,25 +150,41 @@ class Timing:
         if self.warmed_up is None:
             if self._is_warm(run, step):
                 finish(run.device)
-                self.warmed_up = step
+                self.warmed_up, self._began = step, time.monotonic()
                 self._mark(run, "after_step")
             return
-        if self.measured + 1 >= self.steps:
-            finish(run.device)
+        self.measured += 1
+        is_long = time.monotonic() - self._began >= self.length.seconds
         self._mark(run, "after_step")
-        if self.measured >= self.steps:
+        if is_long and self.measured >= self.length.steps:
             run.request_stop("measured")
 
     def _is_warm(self, run: Run, step: int) -> bool:
-        if step < self.warm_up_steps:
+        if step < self.length.warm_up_steps:
             return False
         data = run.config.data
         used_up = step * run.accumulate >= data.workers * data.prefetch
-        return used_up or time.monotonic() - self._began > MOST_WARM_UP_SECONDS
+        return used_up or time.monotonic() - self._began >= self.length.patience_seconds
 
     def _mark(self, run: Run, name: str) -> None:
         if self.warmed_up is not None:
             self._marks.append((name, now_on(run.device)))
+
+
+def decoded_per_second(loader: Iterator[Samples], micro_batch: int, under_way: int) -> float:
+    """Images that a loader delivers to somebody who only takes them.
+
+    Args:
+        under_way: micro-batches that may have been decoded before the first is taken; they do not count.
+    """
+    moments, least = [time.perf_counter()], 2 * under_way + 1
+    while moments[-1] - moments[0] < MOST_DECODING_SECONDS:
+        next(loader)
+        moments.append(time.perf_counter())
+        if len(moments) > least and moments[-1] - moments[under_way] >= DECODING_SECONDS:
+            break
+    first = min(under_way, (len(moments) - 1) // 2)
+    return micro_batch * (len(moments) - 1 - first) / max(moments[-1] - moments[first], 1e-9)
 
 
 def now_on(device: torch.device) -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
-import time
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,52 +14,28 @@ from bigrun.config import Config, Document
 from bigrun.devices import DeviceFacts
 from bigrun.entry_points import installed
 from bigrun.errors import BigrunError, ExitCode
-from bigrun.tuner.isolation import Answer, ask
-from bigrun.tuner.ledger import Ledger, key_of
-from bigrun.tuner.recipe import Recipe, compiling
-from bigrun.tuner.search import FLAT, search
+from bigrun.planner.flops import step_flops
+from bigrun.tuner.isolation import Answer
+from bigrun.tuner.recipe import MICRO_BATCHES, Recipe
+from bigrun.tuner.search import Search
 from bigrun.tuner.space import Space, Wishes, space_of
-from bigrun.tuner.trial import Outcome, Settings
+from bigrun.tuner.trial import Settings
+from bigrun.tuner.trials import Effort, Machine, Row, Trials, as_facts, ask_in
 from bigrun.tuner.verdict import verdict
-from bigrun.version import __version__
 
-__all__ = ["Effort", "Row", "Tuner", "Tuning"]
+__all__ = ["Tuner", "Tuning"]
 
-WARM_UP_STEPS = 2
-SCRATCH = ".trial"
+WHOLE_STEPS = 2
+"""Of a trial with the whole effective batch."""
 
 
 class LookError(BigrunError):
-    """The run could not be built at all, with the exit code that it would have ended with."""
+    """The run could not be built at all; with the exit code that it would have ended with."""
 
     def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.message)
+        what = "" if answer.status == "error" else "looking at the device and the data set: "
+        super().__init__(f"{what}{answer.message}")
         self.exit_code = ExitCode(answer.exit_code)
-
-
-@attrs.frozen
-class Effort:
-    """How long each trial is."""
-
-    steps: int = 10
-    inflate: int = 1
-    """How many times as long the data set seems to be."""
-    trial_seconds: float = 600.0
-    """A trial that takes longer is ended."""
-    retry: bool = False
-    """Whether what has failed is tried again."""
-
-
-@attrs.frozen
-class Row:
-    """A trial in the order in which they were made."""
-
-    settings: Settings
-    outcome: Outcome
-    is_remembered: bool
-    """Made by an earlier start of the command."""
-    round: int = 1
-    """2: made again, since a machine that is busy otherwise may have made the first one fast or slow."""
 
 
 @attrs.frozen
@@ -69,8 +43,7 @@ class Tuning:
     """What was found."""
 
     recipe: Recipe
-    device: DeviceFacts
-    images: int
+    machine: Machine
     effective_batch: int
     effort: Effort
     start: Settings
@@ -78,28 +51,67 @@ class Tuning:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     best: Row | None
+    """The last of the short trials of the best settings."""
     verdict: str | None
     """What holds the best one up."""
+    flops_per_image: float | None = None
+    """Of the model; None with an objective of a plugin."""
+
+    @property
+    def whole(self) -> Row | None:
+        """The trial of the best settings whose steps were those of the run; None if there was none."""
+        rows = [row for row in self.rows if row.is_whole and row.outcome.status == "ok"]
+        return next((row for row in rows if self.best is not None and row.settings == self.best.settings), None)
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Of the best settings, over all their trials."""
+        return None if self.best is None else statistics.mean(self.speeds(self.best.settings))
+
+    @property
+    def gain(self) -> float | None:
+        """How many times as fast as the preset's own settings the best ones are, over all their trials; None where
+        these are the best, or have failed."""
+        if self.images_per_second is None or self.best is None or self.best.settings == self.start:
+            return None
+        before = self.speeds(self.start)
+        return self.images_per_second / statistics.mean(before) if before else None
+
+    @property
+    def spread(self) -> float | None:
+        """By how much of the slower one two trials of the same settings differed at most; None where none were made
+        twice."""
+        speeds = [self.speeds(settings) for settings in {row.settings for row in self.rows}]
+        return max((max(each) / min(each) - 1 for each in speeds if len(each) > 1), default=None)
+
+    def speeds(self, settings: Settings) -> list[float]:
+        rows = [row for row in self.rows if row.settings == settings and not row.is_whole]
+        return [row.outcome.images_per_second for row in rows if row.outcome.images_per_second is not None]
 
 
 class Tuner:
-    """Makes trials, each in a process of its own, and keeps them in a ledger."""
+    """Looks at the machine, searches, and tries what it has found as it will run."""
 
     def __init__(
-        self, document: Document, directory: Path, effort: Effort, tell: Callable[[Row], None] = lambda row: None
+        self,
+        document: Document,
+        directory: Path,
+        effort: Effort,
+        tell: Callable[[Row], None] = lambda row: None,
+        note: Callable[[str, str], None] = lambda name, text: None,
     ) -> None:
         """
         Args:
             directory: of the ledger; made if it is not there.
             tell: hears of each trial when it is over.
+            note: hears what was found and decided meanwhile: of which kind, and what.
 
         Raises:
             BigrunError: as the run itself would before it looks for a device.
         """
+        self.document, self.directory, self.effort, self.tell, self.heard = document, directory, effort, tell, note
         self.config, _ = activate(document)
-        self.recipe = Recipe(document, compiling(self.config.plugins))
-        self.directory, self.effort, self.tell = directory, effort, tell
-        self.rows: list[Row] = []
+        self.redactor = self.config.redactor()
         self.notes: list[str] = []
 
     def run(self, wishes: Wishes) -> Tuning:
@@ -109,134 +121,106 @@ class Tuner:
             BigrunError: as the run itself would until it has its images, or the ledger cannot be written.
         """
         found = self.look()
-        self.device = DeviceFacts.from_facts(found["device"])
+        machine = Machine(DeviceFacts.from_facts(found["device"]), found["threads"], found["images"])
         config = as_on_device(self.config, found)
-        space, self.notes = space_of(self.recipe, config, self.device, wishes, sorted(installed()))
-        self.ledger = Ledger(self.directory)
-        try:
-            best = search(space, self.speed, lambda mode: self.largest(space, mode))
-            best = best and self.confirmed(space.start, best)
-        finally:
-            self.ledger.close()
-        row = next((row for row in reversed(self.rows) if row.settings == best), None)
+        recipe = Recipe.of(self.document, config)
+        space, notes = space_of(recipe, config, machine.device, wishes, sorted(installed()))
+        if self.effort.inflate > 1 and found["has_order"]:
+            notes.append("--inflate: has no effect, the data set has an order of its own, which has no end")
+        trials = Trials(recipe, self.directory, self.effort, machine, self.redactor, self.tell)
+        with trials.opened():
+            self.heard("device", machine.device.line())
+            self.heard("search", space.line())
+            for note in notes:
+                self.note(note)
+            search = Search(space, trials.together, lambda mode: self.largest(trials, space, mode), self.note)
+            best = search.run()
+            best = best and self.proven(trials, best, space, config.data.effective_batch)
+        row = None if best is None else trials.newest_row(best)
         return Tuning(
-            self.recipe,
-            self.device,
-            found["images"],
+            recipe,
+            machine,
             config.data.effective_batch,
             self.effort,
             space.start,
-            tuple(self.rows),
+            tuple(trials.rows),
             tuple(self.notes),
             row,
-            self.judge(config, row) if row is not None else None,
+            None if row is None else self.judge(config, trials, row),
+            flops_of(config),
         )
 
-    def confirmed(self, start: Settings, best: Settings) -> Settings:
-        """The best, if it is faster than the preset's own settings once more; else these."""
-        known = [row for row in self.rows if row.settings == start and row.outcome.status == "ok"]
-        if best == start or not known:
-            return best
-        before, now = self.speed(start, 2), self.speed(best, 2)
-        if before is None or (now is not None and now >= (1 + FLAT) * before):
-            return best
-        gain = "it failed" if now is None else f"{now / before - 1:+.1%}"
-        self.notes.append(
-            f"{best.line()}: not confirmed by a second trial beside the preset's own settings ({gain}), which stay; a "
-            "machine that is busy otherwise tells little"
-        )
-        return start
-
-    def judge(self, config: Config, row: Row) -> str:
-        data = attrs.evolve(config.data, micro_batch=row.settings.micro_batch, workers=row.settings.workers)
-        return verdict(row.outcome, data, self.device.host.cpu.usable_cores)
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        self.heard("note", text)
 
     def look(self) -> Mapping[str, Any]:
-        order = {"what": "look", "document": as_facts(self.recipe.document), "directory": str(self.scratch)}
-        answer = ask(order, self.effort.trial_seconds)
+        answer = ask_in(
+            self.directory, {"what": "look", "document": as_facts(self.document)}, self.effort.trial_seconds
+        )
         if answer.status != "ok":
-            raise LookError(answer)
+            raise LookError(attrs.evolve(answer, message=self.redactor.text(answer.message)))
         return answer.facts
 
-    @property
-    def scratch(self) -> Path:
-        """The run directory of a trial; nothing of it remains."""
-        return self.directory / SCRATCH
-
-    def largest(self, space: Space, mode: str) -> int | None:
+    def largest(self, trials: Trials, space: Space, mode: str) -> int | None:
         """The largest micro-batch that should fit; None where that cannot be said; 0 where trials have failed for other
         reasons than memory, which a mode that needs less of it would not help."""
-        if self.rows and all(row.outcome.status in ("error", "timeout") for row in self.rows):
+        if trials.rows and all(row.outcome.status in ("error", "timeout") for row in trials.rows):
             return 0
         order = {
             "what": "find_largest",
-            "document": as_facts(self.recipe.document),
-            "device": self.device.backend,
+            "document": as_facts(self.document),
+            "device": trials.machine.device.as_facts(),
             "mode": mode,
             "sizes": space.micro_batches,
-            "memory_bytes": self.device.total_bytes,
         }
-        key = self.key(order)
-        found = self.ledger.get(key)
-        if found is None:
-            answer = ask(order, self.effort.trial_seconds)
-            if answer.status != "ok":
-                self.notes.append(f"which micro-batch fits could not be predicted ({answer.message}): trials say it")
-                return None
-            found = dict(answer.facts)
-            self.ledger.put(key, found)
-        largest = int(found["largest"])
+        answer = trials.predicted(order)
+        if answer.status != "ok":
+            self.note(f"which micro-batch fits could not be predicted ({answer.message}): trials say it")
+            return None
+        largest = int(answer.facts["largest"])
         if largest < space.micro_batches[-1]:
             said = f"micro-batch {largest} is the largest that should fit" if largest else "no micro-batch should fit"
-            self.notes.append(f"activation checkpointing {mode}: {said}, by `bigrun plan`")
+            self.note(f"activation checkpointing {mode}: {said}, by `bigrun plan`")
         return largest
 
-    def speed(self, settings: Settings, number: int = 1) -> float | None:
-        """Images per second of a trial, made now or before; None if it failed.
+    def proven(self, trials: Trials, best: Settings, space: Space, effective_batch: int) -> Settings | None:
+        """The best settings, or those with a smaller micro-batch, with which a step of the run has room: what all its
+        micro-batches have in common is on the device at once, and a short trial has two of them. None if none has."""
+        for size in (size for size in reversed(space.micro_batches) if size <= best.micro_batch):
+            settings = attrs.evolve(best, micro_batch=size)
+            if effective_batch // size <= MICRO_BATCHES:
+                return settings
+            speed = trials.newest(settings).images_per_second
+            if speed is None:
+                continue
+            seconds = WHOLE_STEPS * effective_batch / speed
+            if seconds > self.effort.trial_seconds:
+                unproven = f"two would take {seconds:.0f} s of --trial-seconds {self.effort.trial_seconds:g}"
+            else:
+                (outcome,) = trials.together([settings], is_whole=True)
+                if outcome.status == "ok":
+                    return settings
+                unproven = outcome.message
+                if outcome.status in ("out-of-memory", "crash"):
+                    self.note(f"micro-batch {size}: no step of {effective_batch} images ({outcome.status})")
+                    continue
+            self.note(
+                f"steps of {effective_batch} images were not tried ({unproven}): `bigrun plan` says what they need"
+            )
+            return settings
+        self.note(
+            f"no step of {effective_batch} images has room: --set hardware.activation_checkpointing=full needs less"
+        )
+        return None
 
-        Args:
-            number: of the round.
-        """
-        order = {
-            "what": "measure",
-            "document": as_facts(self.recipe.with_settings(settings)),
-            "steps": self.effort.steps,
-            "warm_up_steps": WARM_UP_STEPS,
-            "inflate": self.effort.inflate,
-        }
-        key = self.key(order | {"round": number})
-        known = self.ledger.get(key)
-        if known is not None and self.effort.retry and known["outcome"]["status"] != "ok":
-            known = None
-        outcome = Outcome(**known["outcome"]) if known is not None else self.measure(order)
-        if known is None:
-            self.ledger.put(key, {"settings": attrs.asdict(settings), "outcome": outcome.as_facts()})
-        self.rows.append(Row(settings, outcome, known is not None, number))
-        self.tell(self.rows[-1])
-        return outcome.images_per_second
-
-    def measure(self, order: Mapping[str, Any]) -> Outcome:
-        began = time.monotonic()
-        shutil.rmtree(self.scratch, ignore_errors=True)  # of a killed process
-        try:
-            answer = ask({**order, "directory": str(self.scratch)}, self.effort.trial_seconds)
-        finally:
-            shutil.rmtree(self.scratch, ignore_errors=True)
-        seconds = time.monotonic() - began
-        if answer.status != "ok":
-            return Outcome(answer.status, answer.message, seconds=seconds)
-        facts = dict(answer.facts)
-        return Outcome.measured(facts.pop("milliseconds"), seconds=seconds, **facts)
-
-    def key(self, order: Mapping[str, Any]) -> str:
-        """The same order on the same machine with the same versions."""
-        active = {name: plugin.version for name, plugin in installed().items()}
-        versions = {"bigrun": __version__, "python": platform.python_version(), "plugins": active}
-        return key_of({"order": order, "versions": versions, "device": self.device.as_facts()})
-
-
-def as_facts(document: Document) -> dict[str, Any]:
-    return {"source": document.source, "name": document.name, "tables": document.tables}
+    def judge(self, config: Config, trials: Trials, row: Row) -> str:
+        mine = row.settings
+        data = attrs.evolve(config.data, micro_batch=mine.micro_batch, workers=mine.workers)
+        others = [row.settings for row in trials.rows if row.settings.micro_batch == mine.micro_batch]
+        were_tried = any(other.workers > mine.workers for other in others)
+        cores = trials.machine.device.host.cpu.usable_cores
+        return verdict(row.outcome, data, cores, more_were_tried=were_tried)
 
 
 def as_on_device(config: Config, found: Mapping[str, Any]) -> Config:
@@ -246,3 +230,10 @@ def as_on_device(config: Config, found: Mapping[str, Any]) -> Config:
         data=attrs.evolve(config.data, **found["data"]),
         hardware=attrs.evolve(config.hardware, **found["hardware"]),
     )
+
+
+def flops_of(config: Config) -> float | None:
+    """As `bigrun plan` counts them, without frozen networks."""
+    if "objective" in config.replaced:
+        return None
+    return step_flops(config.model, config.views, kept_fraction=1 - config.model.drop_path_fraction)

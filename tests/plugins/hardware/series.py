@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bigrun_telemetry.board import Board, Change
-from bigrun_telemetry.flags import judge
+from bigrun_telemetry.flags import Finding, judge
 from bigrun_telemetry.history import History
 from bigrun_telemetry.sample import Sample
 
@@ -27,8 +27,10 @@ HEALTHY: dict[str, Any] = {
     "gpu_memory_total_bytes": 100,
     "images_per_second_5min": 100.0,
     "images_per_second_run_median": 100.0,
+    "speed_fraction": 1.0,
+    "kinds_of_steps": 1,
     "data_wait_fraction": 0.01,
-    "data_wait_run_median_fraction": 0.01,
+    "data_wait_usual_fraction": 0.01,
     "torch_alloc_retries": 0,
     "swap_in_bytes": 0,
     "host_memory_total_bytes": 100,
@@ -57,6 +59,12 @@ class Watched:
         self.changes: list[tuple[float, Change]] = []
         """(minutes, change)."""
 
+    def add(self, sample: Sample, judge: Callable[[History], list[Finding]]) -> None:
+        self.history.add(sample)
+        seconds = sample.elapsed_seconds or 0.0
+        changes = self.board.update(judge(self.history), seconds)
+        self.changes += [(seconds / 60, change) for change in changes]
+
     def of(self, flag: str) -> list[tuple[float, str, str]]:
         """(minutes, state, level) of every change of a flag."""
         return [(m, c.state, c.finding.level) for m, c in self.changes if c.finding.flag == flag]
@@ -76,8 +84,5 @@ def watch(*parts: Iterable[Sample], vendor: str | None = "nvidia", hot_celsius: 
     watched = Watched()
     for part in parts:
         for sample in part:
-            watched.history.add(sample)
-            seconds = sample.elapsed_seconds or 0.0
-            changes = watched.board.update(judge(watched.history, vendor, hot_celsius), seconds)
-            watched.changes += [(seconds / 60, change) for change in changes]
+            watched.add(sample, lambda history: judge(history, vendor, hot_celsius))
     return watched

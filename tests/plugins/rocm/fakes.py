@@ -16,6 +16,7 @@ import bigrun_rocm.plugin
 import bigrun_rocm.tuning
 from bigrun.devices import DeviceFacts, TorchBuild
 from bigrun.testing.devices import device
+from bigrun_rocm.results_file import read_results
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "tunableop_results0.csv"
@@ -44,16 +45,28 @@ def sysfs(root: Path, name: str = "strix_halo_sysfs", address: str = "0000:c2:00
 
 
 class FakeTunableOp:
-    """torch.cuda.tunable: takes a file or leaves it, and appends each result at once, as torch 2.10 and later do."""
+    """torch.cuda.tunable: takes a file or leaves it, and appends each result at once, as torch 2.10 and later do; with
+    `writes_at_once` false writes them when it is told to, as torch 2.9 does."""
 
     def __init__(self) -> None:
         self.on, self.tunes, self.filename = False, True, "tunableop_results.csv"
         self.results: list[tuple[str, str, str, float]] = []
+        self.check: tuple[bool, float, float] = (False, 1e-5, 1e-5)
+        self.checked: list[tuple[bool, float, float]] = []
+        """The check under which each result was measured."""
+        self.refuses = False
+        self.writes_at_once = True
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         for name in ("enable", "is_enabled", "tuning_enable", "tuning_is_enabled", "set_filename", "get_filename",
-                     "get_validators", "get_results"):  # fmt: skip
+                     "get_validators", "get_results", "read_file", "set_numerical_check_tolerances"):  # fmt: skip
             patch.setattr(f"torch.cuda.tunable.{name}", getattr(self, name))
+
+    def install_old(self, patch: pytest.MonkeyPatch) -> None:
+        """As torch 2.9 is."""
+        self.writes_at_once = False
+        patch.setattr("torch.cuda.tunable.write_file", self.write_file, raising=False)
+        patch.delattr("torch.cuda.tunable.set_numerical_check_tolerances")
 
     def enable(self, val: bool = True) -> None:
         self.on = val
@@ -80,9 +93,30 @@ class FakeTunableOp:
     def get_results(self) -> list[tuple[str, str, str, float]]:
         return self.results
 
+    def set_numerical_check_tolerances(self, enable: bool, atol: float = 1e-05, rtol: float = 1e-05) -> None:
+        self.check = (enable, atol, rtol)
+
+    def read_file(self, filename: str | None = None) -> bool:
+        results = read_results(Path(filename or self.filename))
+        if self.refuses or results.validators != VALIDATORS:
+            return False
+        known = [result[:2] for result in self.results]
+        self.results += [(*key, name, 0.1) for key, name in results.solutions.items() if key not in known]
+        return True
+
+    def write_file(self, filename: str) -> bool:
+        lines = [f"Validator,{name},{value}\n" for name, value in VALIDATORS.items()]
+        lines += [f"{operator},{shape},{name},{time}\n" for operator, shape, name, time in self.results]
+        Path(filename).write_text("".join(lines))
+        return True
+
     def multiply(self, shape: str) -> None:
         """A matrix product of a shape that it does not know is measured, while it tunes."""
         if not (self.on and self.tunes) or shape in [result[1] for result in self.results]:
+            return
+        self.checked.append(self.check)
+        if not self.writes_at_once:
+            self.results.append(("GemmTunableOp_BFloat16_TN", shape, "Gemm_Rocblas_1", 0.1))
             return
         path = Path(self.filename)
         if not path.exists():
@@ -124,7 +158,7 @@ class FakeGpu:
         patch.setattr("torch.cuda.memory.get_per_process_memory_fraction", lambda: self.fraction)
         patch.setattr("torch.cuda.memory.set_per_process_memory_fraction", self._limit)
         patch.setattr("torch.cuda.synchronize", self._synchronize)
-        patch.setattr("torch.cuda.get_device_properties", lambda _: properties())
+        patch.setattr("torch.cuda.get_device_properties", lambda _: properties(self.facts.total_bytes))
         patch.setattr(torch.cuda.memory, "_snapshot", lambda: {"allocator_settings": self.allocator})
         patch.setattr(bigrun.devices.read, "read_facts", lambda *_: self.facts)
         patch.setattr(bigrun_rocm.plugin, "torch_build", lambda: self.facts.torch)
@@ -140,5 +174,7 @@ class FakeGpu:
         self.synchronized += 1
 
 
-def properties() -> types.SimpleNamespace:
-    return types.SimpleNamespace(pci_domain_id=0, pci_bus_id=0xC2, pci_device_id=0, name="fake", total_memory=2**36)
+def properties(total_bytes: int) -> types.SimpleNamespace:
+    return types.SimpleNamespace(
+        pci_domain_id=0, pci_bus_id=0xC2, pci_device_id=0, name="fake", total_memory=total_bytes
+    )

@@ -1,0 +1,1 @@
+"""What the documentation says of GPUs, each claim a check with the result pass, fail or skip: `gpu.py --checks`."""

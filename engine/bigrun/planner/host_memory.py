@@ -1,0 +1,81 @@
+"""Memory of the machine around the device, by what it holds. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from bigrun.config import Config
+    from bigrun.devices.facts import Backend
+
+__all__ = [
+    "ASSUMED_IMAGE_BYTES",
+    "COPY",
+    "IMAGES",
+    "PROCESS",
+    "PROCESS_BYTES",
+    "WORKERS",
+    "WORKER_BYTES",
+    "HostMemory",
+    "host_categories",
+]  # fmt: skip
+
+GIB = 2**30
+MIB = 2**20
+
+PROCESS = "process"
+"""The program itself: Python, torch, libraries of the GPU."""
+WORKERS = "workers"
+IMAGES = "decoded images"
+"""Those of the step, and those that workers have decoded ahead."""
+COPY = "copy of the state"
+"""From which a checkpoint is written while training goes on; kept from the first one on."""
+
+PROCESS_BYTES = {"cpu": GIB // 2, "cuda": 3 * GIB, "rocm": 3 * GIB}
+"""0.36 GiB were measured on a CPU before there were networks; those of a GPU are an estimate."""
+WORKER_BYTES = 100 * MIB
+"""75 were measured on a CPU: 25 of its own and a share of what it began as (images of 512 x 512, Pillow)."""
+ASSUMED_IMAGE_BYTES = 3 * MIB
+"""Of a decoded image where none could be looked at: 1024 x 1024 pixels in three channels of 8 bits."""
+
+
+@attrs.frozen
+class HostMemory:
+    """What a run takes of it, for one process and its workers."""
+
+    by_category: Mapping[str, int]
+    ram_bytes: int
+    """That the machine has."""
+    is_this_machine: bool
+    """Else `ram_bytes` was stated."""
+    image_bytes: int | None
+    """Of a decoded image of the data set, on average; None: ASSUMED_IMAGE_BYTES."""
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return sum(self.by_category.values())
+
+
+def host_categories(
+    config: Config, backend: Backend, checkpoint_bytes: int, moved: Mapping[str, int], image_bytes: int | None
+) -> dict[str, int]:
+    """Bytes by what they hold.
+
+    Args:
+        moved: what waits here instead of on the device, by what it is there.
+        image_bytes: of a decoded image, on average.
+    """
+    data = config.data
+    assert data.micro_batch is not None
+    ahead = data.workers * data.prefetch * data.micro_batch
+    found = {
+        PROCESS: PROCESS_BYTES[backend],
+        WORKERS: data.workers * WORKER_BYTES,
+        IMAGES: (data.effective_batch + ahead) * (image_bytes or ASSUMED_IMAGE_BYTES),
+        COPY: checkpoint_bytes if config.run.background_checkpoints else 0,
+    }
+    return found | {f"{name}, moved from the device": size for name, size in moved.items() if size > 0}

@@ -1,0 +1,196 @@
+"""A plan for a GPU that is not here: which one, what plugins choose for it, and how fast it was measured to be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from bigrun import hookimpl
+from bigrun.activation import activate
+from bigrun.config import Document
+from bigrun.devices import TorchBuild
+from bigrun.devices.host import read_host
+from bigrun.errors import UsageError
+from bigrun.planner.device import ARCHS, backend_of, imagined, with_ram
+from bigrun.planner.gpus import GPUS, find_gpu
+from bigrun.planner.measured import Speed, read_speed, tuned_speed
+from bigrun.planner.predict import predict
+from bigrun.planner.rehearsal import rehearse
+from bigrun.planner.report import lines
+from bigrun.testing.devices import DEVICES, device
+from bigrun.testing.runner import Runner
+from bigrun_cuda.defaults import choose_defaults
+
+HOST = read_host()
+
+
+def document(plugins: dict[str, Any] | None = None, **tables: Any) -> Document:
+    data = {"effective_batch": 16, "workers": None, "micro_batch": None} | tables.pop("data", {})
+    return Runner(Path()).document(plugins or {}, data=data, **tables)
+
+
+# -- which device ---------------------------------------------------------------------------------------------
+
+
+def test_architectures_are_those_of_listed_gpus_and_of_recorded_devices() -> None:
+    assert {gpu.name for gpu in GPUS if gpu.name in ARCHS} == set(ARCHS)
+    for facts in DEVICES.values():
+        gpu = find_gpu(facts.name)
+        if gpu is not None:
+            made = imagined(gpu, facts.name, backend_of(gpu, "auto"), facts.total_bytes, facts.host)
+            assert (made.backend, made.arch, made.is_unified) == (facts.backend, facts.arch, facts.is_unified)
+            assert made.torch.backend == made.backend
+
+
+@pytest.mark.parametrize(
+    ("gpu", "wish", "torch", "backend"),
+    [
+        ("RTX 4090", "auto", "rocm", "cuda"),
+        ("MI300X", "cuda", "cuda", "rocm"),
+        ("MI300X", "cpu", "cuda", "cpu"),
+        (None, "rocm", "cuda", "rocm"),
+        (None, "auto", "rocm", "rocm"),
+        (None, "auto", "cpu", "cuda"),
+        (None, "cuda", "rocm", "cuda"),
+    ],
+)
+def test_the_maker_of_the_gpu_decides_then_the_option_then_torch(
+    gpu: str | None, wish: str, torch: str, backend: str
+) -> None:
+    build = TorchBuild("2.13", cuda="13" if torch == "cuda" else None, hip="7.1" if torch == "rocm" else None)
+    assert backend_of(None if gpu is None else find_gpu(gpu), wish, build) == backend
+
+
+# -- what plugins choose for it -------------------------------------------------------------------------------
+
+
+def test_what_is_planned_is_what_the_run_would_choose_on_that_gpu() -> None:
+    tuned = document({"cuda-tuning": {}}, data={"effective_batch": 1})
+    plan = predict(tuned, gpu="RTX 4090")
+    gpu = find_gpu("RTX 4090")
+    assert gpu is not None
+    facts = imagined(gpu, "RTX 4090", "cuda", gpu.memory_bytes, HOST)
+    expected = choose_defaults(facts, activate(tuned)[0])
+    chosen = {choice.path: choice.value for choice in plan.choices}
+    assert chosen == {path: value for path, (value, _) in expected.items()}
+    assert (plan.micro_batch, plan.activation_checkpointing) == (1, "none")
+    said = [line for line in lines(plan) if line.startswith("chosen ")]
+    assert len(said) == len(chosen)
+    assert any("GiB expected of" in line for line in said)
+    assert plan.notes == ()
+
+
+class Tight:
+    """A plugin that finds room for four images on one kind of GPU."""
+
+    @hookimpl
+    def hardware_defaults(self, run: Any) -> dict[str, Any]:
+        if run.facts.backend != "rocm":
+            return {}
+        return {
+            "data.micro_batch": (4, f"{run.facts.arch}"),
+            "hardware.activation_checkpointing": ("full", "tight"),
+            "data.workers": (3, "cores"),
+        }
+
+
+@pytest.fixture
+def own_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+@pytest.mark.usefixtures("own_plugins")
+def test_the_users_own_values_win_and_another_gpu_is_none_of_its_business() -> None:
+    plugins: dict[str, Any] = {"test_planner_device:Tight": {}}
+    found = rehearse(document(plugins), "cuda", device("gfx942"))
+    assert (found.config.data.micro_batch, found.accumulate) == (4, 4)
+    assert found.config.hardware.activation_checkpointing == "full"
+    assert ("data.workers", 3) in [(choice.path, choice.value) for choice in found.config.choices]
+    mine = rehearse(document(plugins, data={"micro_batch": 8}), "cuda", device("gfx942")).config
+    assert (mine.data.micro_batch, mine.hardware.activation_checkpointing) == (8, "full")
+    assert rehearse(document(plugins), "cuda", device("rtx4090")).accumulate == 1
+
+
+@pytest.mark.usefixtures("own_plugins")
+def test_without_the_memory_nobody_is_asked_and_it_is_said() -> None:
+    plan = predict(document({"test_planner_device:Tight": {}}), device="rocm", gpu="8060S")
+    assert plan.micro_batch == 16
+    assert plan.notes[0].startswith("test_planner_device:Tight may choose micro-batch")
+
+
+# -- how fast it is -------------------------------------------------------------------------------------------
+
+
+def tuned(folder: Path, **changes: Any) -> Path:
+    facts = {
+        "source": "test", "effective_batch": 16, "device": {"name": "NVIDIA GeForce RTX 4090"}, "trials": [],
+        "images_per_second": 200.0,
+    } | changes  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trials.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_what_was_tuned_here_is_used_for_the_same_preset_on_the_same_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, _ = activate(document())
+    assert tuned_speed(config, None, 1e9) is None
+    tuned(Path("runs/test-tune"))
+    found = tuned_speed(config, "rtx 4090", 1e9)
+    assert found is not None
+    assert found.images_per_second(1e9) == pytest.approx(200)
+    assert tuned_speed(config, None, 1e9) == found
+    assert tuned_speed(config, "RTX 5090", 1e9) is None
+    for other in ({"source": "other"}, {"effective_batch": 8}, {"images_per_second": None}):
+        tuned(Path("runs/test-tune"), **other)
+        assert tuned_speed(config, None, 1e9) is None
+
+
+def test_a_file_that_says_its_work_tells_of_another_preset_too(tmp_path: Path) -> None:
+    found = read_speed(tuned(tmp_path, flops_per_image=2e9), 1e9)
+    assert found.images_per_second(1e9) == pytest.approx(400)
+
+
+def test_products_of_matrices_are_a_bound_and_no_speed(tmp_path: Path) -> None:
+    rows = [
+        {"name": "device", "facts": {"device": {"name": "Radeon 8060S Graphics"}}},
+        {"name": "bf16 speed", "facts": {"measured": 33.0, "peak": 59.4}},
+    ]
+    path = tmp_path / "doctor.json"
+    path.write_text(json.dumps({"rows": rows}))
+    found = read_speed(path, 1e9)
+    assert found == Speed(str(path), "Radeon 8060S Graphics", product_tflops=33.0)
+    plan = attrs.evolve(predict(document(), gpu="8060S", device="rocm"), speed=found)
+    assert plan.images_per_second is None
+    (line,) = [line for line in lines(plan) if line.startswith("speed ")]
+    assert "at 33 TFLOP/s, that of large matrix products on Radeon 8060S Graphics" in line
+    assert "which no run reaches" in line
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"rows": []}', '{"trials": [], "images_per_second": null}'])
+def test_what_measured_nothing_is_refused(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "file.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match="--measured"):
+        read_speed(path, 1e9)
+
+
+def test_a_stated_speed_wins(tmp_path: Path) -> None:
+    plan = predict(document(), tflops=2.0, measured=lambda flops: read_speed(tuned(tmp_path), flops))
+    assert plan.flops_per_image is not None
+    assert plan.images_per_second == pytest.approx(2e12 / plan.flops_per_image)
+    measured = attrs.evolve(plan, tflops=None)
+    assert measured.images_per_second == pytest.approx(200)
+    assert any("as measured on NVIDIA GeForce RTX 4090" in line for line in lines(measured))
+
+
+def test_another_machines_memory() -> None:
+    assert with_ram(HOST, None) == HOST
+    assert with_ram(HOST, 2**36).ram_total_bytes == 2**36
