@@ -116,7 +116,10 @@ def read_preset(
     Raises:
         UsageError: a file is not there or is not TOML, or an override cannot be understood.
     """
-    file = find_preset(preset)
+    try:
+        file = find_preset(preset)
+    except OSError as error:
+        raise UsageError(f"{preset}: cannot be read: {error.strerror}") from None
     tables = read_tables(file, preset)
     for more in files:
         tables = laid_over(tables, read_tables(more, f"--with {more}"))

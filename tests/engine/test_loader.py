@@ -179,7 +179,7 @@ def test_a_replacement_is_a_function_of_seed_epoch_and_image(
             samples = list(itertools.islice(batches, count))
         return [(int(i), p.tolist()) for s in samples for i, p in zip(s.indices, s.images, strict=True)]
 
-    whole = taken(6, 0, 6)
+    whole = taken(6, 0, 7)
     assert not {index for index, _ in whole} & broken
     assert taken(split, start // split * split, 2) == whole[start // split * split :][: 2 * split]
 

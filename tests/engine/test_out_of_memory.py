@@ -105,7 +105,7 @@ def test_what_could_be_spared_is_said(tmp_path: Path) -> None:
     assert "(docs/how-to/save-memory.md)" in done.stderr
 
 
-@pytest.mark.parametrize("where", ["forward", "update"])
+@pytest.mark.parametrize("where", ["forward", pytest.param("update", marks=pytest.mark.slow)])
 def test_a_planner_that_fails_hides_nothing(tmp_path: Path, where: str) -> None:
     run = training(tmp_path, where=where)
     (tmp_path / "broken.py").write_text(
@@ -157,9 +157,6 @@ def test_half_the_micro_batch_in_a_new_process_until_it_fits(tmp_path: Path) -> 
     assert losses(halved) == pytest.approx(losses(whole), rel=2e-6)
     note = json.loads((halved.run / "memory.json").read_text())
     assert note == {"micro_batch": 1, "instead_of": 4, "step": 4}
-    done = halved("--set", "run.max_steps=7", "--fresh")
-    assert done.returncode == 0, "a run beside it begins with its own micro-batch"
-    assert done.stdout.count("out of memory: ") == 2
 
 
 @pytest.mark.slow
@@ -173,6 +170,9 @@ def test_a_later_start_does_not_try_again_what_did_not_fit(tmp_path: Path) -> No
     assert "data.micro_batch = 1 (4 did not fit into the device's memory, see memory.json)" in done.stdout
     done = run("--set", "data.micro_batch=2", "--set", "run.max_steps=7")  # another wish is tried
     assert done.returncode == 0, done.stderr
+    done = run("--set", "run.max_steps=7", "--fresh")
+    assert done.returncode == 0, "a run beside it begins with its own micro-batch"
+    assert done.stdout.count("out of memory: ") == 2
     assert [event["facts"]["micro_batch"] for event in run.events("out-of-memory")] == [4, 2, 2]
 
 

@@ -142,6 +142,7 @@ def test_help_loads_no_torch() -> None:
     assert done.stdout.endswith("set()\n")
 
 
+@pytest.mark.slow
 def test_the_largest_micro_batch_is_the_last_that_fits(preset: str) -> None:
     """The limit is one byte less than all images at once need without activation checkpointing."""
     sets = ["data.micro_batch=16", "hardware.device=cpu"]
@@ -178,6 +179,7 @@ def test_verdicts_are_plain(preset: str) -> None:
     assert advice(plan) is None
 
 
+@pytest.mark.slow
 def test_a_run_is_planned_for_as_its_preset(bigrunner: Runner) -> None:
     options: dict[str, Any] = {"steps": 2, "accumulate": 2}
     result = bigrunner.run(**options)

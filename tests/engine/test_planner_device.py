@@ -103,6 +103,7 @@ def own_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_plugins")
 def test_the_users_own_values_win_and_another_gpu_is_none_of_its_business() -> None:
     plugins: dict[str, Any] = {"test_planner_device:Tight": {}}

@@ -128,6 +128,7 @@ def test_on_unified_memory_both_are_one_budget() -> None:
     assert not any(line.startswith("host memory") for line in verdicts(plan))
 
 
+@pytest.mark.slow
 def test_the_largest_micro_batch_leaves_room_for_the_host_where_it_shares_the_memory() -> None:
     rehearsals = Rehearsals(document(data={"effective_batch": 4, "micro_batch": 4}), "cpu", lambda line: None)
     host = sum(rehearsals.host_bytes(rehearsals.own()).values())
@@ -192,6 +193,7 @@ def test_a_few_images_are_looked_at() -> None:
 # -- what could be spared -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_savings_are_those_that_are_not_made_yet() -> None:
     wide: dict[str, Any] = {"model": {"width": 256, "ffn_hidden": 1024, "heads": 4}}
     plain = rehearse(Runner(Path()).document({"gram-anchoring": GRAM}, **wide), "cuda", device("rtx4090"))

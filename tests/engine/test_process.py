@@ -35,7 +35,7 @@ print(steps[-1], faults_of_a_step(), round(inside - outside))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.slow)])
 def test_a_cpu_run_keeps_what_a_step_frees_and_gives_it_back_at_its_end(device: str) -> None:
     """A step touches about 80,000 pages of 4 KiB. Once the heap is as large as a step needs, none is faulted in again;
     behind the run they are, and the memory is the kernel's."""

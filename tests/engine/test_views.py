@@ -215,11 +215,11 @@ def test_strengths_fill_their_ranges_and_crops_without_jitter_have_none() -> Non
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"flip_probability": 0.5}, (0.5, 0.5, 0.5)),
+        pytest.param({"flip_probability": 0.5}, (0.5, 0.5, 0.5), marks=pytest.mark.slow),
         ({"colour_probability": 0.8}, (0.8, 0.8, 0.8)),
-        ({"grayscale_probability": 0.2}, (0.2, 0.2, 0.2)),
+        pytest.param({"grayscale_probability": 0.2}, (0.2, 0.2, 0.2), marks=pytest.mark.slow),
         ({"blur_probability": (0.0, 0.9, 0.5), "blur_sigma": (0.5, 2.0)}, (0.0, 0.9, 0.5)),
-        ({"solarise_probability": 0.2}, (0.0, 0.2, 0.0)),
+        pytest.param({"solarise_probability": 0.2}, (0.0, 0.2, 0.0), marks=pytest.mark.slow),
     ],
 )
 def test_a_distortion_is_as_frequent_as_configured(options: dict[str, object], expected: tuple[float, ...]) -> None:

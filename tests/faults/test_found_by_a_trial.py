@@ -98,6 +98,7 @@ def test_a_supervisor_does_not_wait_to_take_over_the_run_of_another(tmp_path: Pa
     assert "restart" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_lock_is_looked_at_without_a_trace(tmp_path: Path) -> None:
     lock = RunLock(tmp_path)
     lock.check_free()

@@ -681,6 +681,7 @@ def test_broken_slices_stop_no_run_and_a_warning_names_a_cache_that_is_too_small
     assert "cache_mib = 1:" not in header
 
 
+@pytest.mark.slow
 def test_a_packed_ct_is_the_same(bigrunner: Runner, root: Path, tmp_path: Path) -> None:
     (tmp_path / "ct.toml").write_text(f"""
 [data]

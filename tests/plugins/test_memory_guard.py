@@ -154,6 +154,7 @@ def test_each_is_told_when_it_begins_and_when_it_ends(bigrunner: Runner, monkeyp
 # -- what was predicted ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_was_predicted_is_said_beside_what_was_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prediction is the planner's own, by a process that ends with the run."""
     training = Training(tmp_path, run={"max_steps": 400, "checkpoint_every_steps": 400}, plugins={"memory-guard": {}})

@@ -283,6 +283,7 @@ def test_steps_that_become_slow_are_an_event_and_steps_that_do_more_are_none(
     assert found == {False: {"SLOW"}, True: set()}
 
 
+@pytest.mark.slow
 def test_what_others_do_between_steps_is_told_apart(bigrunner: Runner) -> None:
     """An evaluation in `on_metrics` of every step, by a plugin that comes first or last."""
 
