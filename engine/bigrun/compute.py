@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bigrun.run import Run
     from bigrun.sections import Model, Views
 
-__all__ = ["Compute", "begin_compute", "compute_line", "pass_flops"]
+__all__ = ["Compute", "begin_compute", "compute_line", "count_passes", "pass_flops"]
 
 
 @attrs.frozen
@@ -81,15 +81,15 @@ def builder(run: Run) -> str | None:
 
 
 def count_passes(frozen: nn.Module, add: Callable[[float], None]) -> None:
-    """Whenever a vision transformer in `frozen` is called: whoever owns it decides in which steps that is."""
+    """Whenever a vision transformer in `frozen` embeds a stack of crops, in whichever of its methods: whoever owns it
+    decides in which steps that is. It is taken to go through all blocks."""
 
-    def count(backbone: nn.Module, args: tuple[Any, ...]) -> None:
-        assert isinstance(backbone, VisionTransformer)
-        add(pass_flops(backbone, *args[0].shape))
+    def counting(backbone: VisionTransformer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda embedding, args: add(pass_flops(backbone, *args[0].shape))
 
     for module in frozen.modules():
         if isinstance(module, VisionTransformer):
-            module.register_forward_pre_hook(count)
+            module.patch_embed.register_forward_pre_hook(counting(module))
 
 
 def pass_flops(backbone: VisionTransformer, crops: int, channels: int, height_px: int, width_px: int) -> float:

@@ -10,9 +10,10 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bigrun import hookimpl
-from bigrun.compute import Compute, human_flops
+from bigrun.compute import Compute, count_passes, human_flops, pass_flops
 from bigrun.device_speed import Peak, known_peak, untuned
 from bigrun.model.vit import VisionTransformer
 from bigrun.objective.dino import DinoObjective
@@ -160,6 +161,18 @@ def test_a_frozen_network_counts_by_its_own_architecture_and_only_in_steps(
     plain, more = clock.flops
     assert plain == pytest.approx(flops_of(after))
     assert more - plain == pytest.approx(own, rel=1e-6)
+
+
+def test_every_way_to_call_a_frozen_network_counts() -> None:
+    model = Model(width=32, depth=2, heads=2, ffn_hidden=64, patch_size_px=8, drop_path_fraction=0.0)
+    network, found = VisionTransformer(model).eval(), list[float]()
+    count_passes(nn.ModuleDict({"teacher": network}), found.append)
+    large, small = torch.randn(2, 3, 32, 32), torch.randn(4, 3, 16, 16)
+    network(large)
+    network(crops=large)
+    network.forward_list([large, small])
+    each = [pass_flops(network, *crops.shape) for crops in (large, small)]
+    assert found == [each[0], each[0], *each]
 
 
 def test_steps_in_which_the_backbone_is_frozen_have_no_backward_pass() -> None:
