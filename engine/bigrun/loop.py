@@ -81,11 +81,13 @@ def accumulate(run: Run, step: int, micro: int, batch: Batch) -> Tensor:
     """Add the gradients of one micro-batch; returns whether its loss was finite, on the device, shape ()."""
     run.reseed(step, micro)
     with run.strategy.micro_batch(synchronize=micro == run.accumulate - 1):
-        outputs = ask(run, "forward", batch, micro)
-        more = run.hook.loss_terms(run=run, step=step, micro=micro, batch=batch, outputs=outputs)
-        loss = run.metrics.record_loss(merged([ask(run, "loss_terms", outputs), *more], "loss term"))
-        if run.metrics.due(step):
-            run.metrics.record_all(ask(run, "statistics", outputs))
+        with run.strategy.precision():
+            outputs = ask(run, "forward", batch, micro)
+            more = run.hook.loss_terms(run=run, step=step, micro=micro, batch=batch, outputs=outputs)
+            loss = run.metrics.record_loss(merged([ask(run, "loss_terms", outputs), *more], "loss term"))
+            if run.metrics.due(step):
+                run.metrics.record_all(ask(run, "statistics", outputs))
+        # Outside of autocast, which would cast the gradients of a loss term's fp32 products to bf16.
         run.strategy.backward(loss / run.accumulate)
     run.hook.after_backward(run=run, step=step, micro=micro)
     return loss.detach().isfinite()

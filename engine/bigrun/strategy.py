@@ -51,7 +51,8 @@ class Strategy(abc.ABC):
 
     @abc.abstractmethod
     def micro_batch(self, *, synchronize: bool) -> AbstractContextManager[None]:
-        """The context of one micro-batch; gradients are exchanged between processes only if `synchronize`."""
+        """The context of one micro-batch's forward and backward pass; gradients are exchanged between processes only if
+        `synchronize`."""
 
     @abc.abstractmethod
     def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
@@ -85,7 +86,7 @@ class SingleProcess(Strategy):
         return torch.autocast(self.device.type, self.dtype)
 
     def micro_batch(self, *, synchronize: bool) -> AbstractContextManager[None]:
-        return self.precision()
+        return nullcontext()
 
     def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
         loss.backward(retain_graph=keep_graph)  # type: ignore[no-untyped-call]

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from bigrun.devices import Planned, Setting
 from bigrun.devices.allocator import allocator_settings
-from bigrun_cuda.plan import EXPANDABLE
+from bigrun.planner.memory import has_growing_segments
+from bigrun_cuda.plan import EXPANDABLE, plan_allocator
 
-__all__ = ["allocator_row", "has_expandable_segments", "set_allocator"]
+if TYPE_CHECKING:
+    from bigrun.devices import TorchBuild
+    from bigrun_cuda.config import CudaConfig
+
+__all__ = ["allocator_row", "has_expandable_segments", "set_allocator", "will_expand"]
+
+
+def will_expand(build: TorchBuild, environment: Mapping[str, str], config: CudaConfig) -> bool:
+    """Whether segments will, on a machine with this torch and environment."""
+    planned = plan_allocator(build, environment, config)
+    if planned is None:
+        return False
+    return has_growing_segments(environment if planned.value is None else {planned.name: planned.value})
 
 
 def has_expandable_segments() -> bool | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from bigrun.planner.closed_form import StepMemory, tokens_of
-from bigrun.planner.memory import OUTSIDE_BYTES, RESERVED_FACTORS
+from bigrun.planner.memory import OUTSIDE_BYTES, reserved_factor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,9 +42,13 @@ class Fit:
     fits: bool = True
 
 
-def device_bytes(memory: StepMemory, micro_batch: int, mode: ActivationCheckpointing) -> float:
-    """What a run takes of the device."""
-    return memory.peak_bytes(micro_batch, mode) * RESERVED_FACTORS["cuda"] + OUTSIDE_BYTES
+def device_bytes(memory: StepMemory, micro_batch: int, mode: ActivationCheckpointing, *, grows: bool = True) -> float:
+    """What a run takes of the device.
+
+    Args:
+        grows: whether segments of torch's allocator do.
+    """
+    return memory.peak_bytes(micro_batch, mode) * reserved_factor("cuda", grows=grows) + OUTSIDE_BYTES
 
 
 def usable_bytes(facts: DeviceFacts) -> float:
@@ -71,35 +75,40 @@ def modes_of(config: Config) -> tuple[ActivationCheckpointing, ...]:
     return ("none", "selective", "full")
 
 
-def fits_in(memory: StepMemory, sizes: list[int], limit: float) -> Iterator[Fit]:
+def fits_in(memory: StepMemory, sizes: list[int], limit: float, *, grows: bool) -> Iterator[Fit]:
     """The largest micro-batch that fits in each mode, where one does."""
     for mode in modes_of(memory.config):
-        fitting = [size for size in sizes if device_bytes(memory, size, mode) <= limit]
+        fitting = [size for size in sizes if device_bytes(memory, size, mode, grows=grows) <= limit]
         if fitting:
-            yield Fit(fitting[-1], mode, device_bytes(memory, fitting[-1], mode))
+            yield Fit(fitting[-1], mode, device_bytes(memory, fitting[-1], mode, grows=grows))
 
 
-def fit(memory: StepMemory, limit: float, tokens: int, processes: int = 1) -> Fit:
+def fit(memory: StepMemory, limit: float, tokens: int, processes: int = 1, *, grows: bool = True) -> Fit:
     """The fastest mode in which a micro-batch of enough tokens fits; else the largest micro-batch that fits at all.
 
     Args:
         tokens: of the student for each image.
+        grows: whether segments of torch's allocator do.
     """
     sizes = sizes_of(memory.config, processes)
     useful = [size for size in sizes if size * tokens <= MOST_TOKENS] or sizes[:1]
-    found = list(fits_in(memory, useful, limit))
+    found = list(fits_in(memory, useful, limit, grows=grows))
     if not found:
         mode = modes_of(memory.config)[-1]
-        return Fit(sizes[0], mode, device_bytes(memory, sizes[0], mode), fits=False)
+        return Fit(sizes[0], mode, device_bytes(memory, sizes[0], mode, grows=grows), fits=False)
     largest = max(each.micro_batch for each in found)
     enough = min(largest, -(-ENOUGH_TOKENS // tokens))
     return next(each for each in found if each.micro_batch >= enough)
 
 
 def choose_defaults(
-    facts: DeviceFacts, config: Config, frozen_backbones: int = 0, processes: int = 1
+    facts: DeviceFacts, config: Config, frozen_backbones: int = 0, processes: int = 1, *, grows: bool = True
 ) -> dict[str, tuple[Any, str]]:
-    """Values and reasons by option."""
+    """Values and reasons by option.
+
+    Args:
+        grows: whether segments of torch's allocator do.
+    """
     cores, is_large = facts.host.cpu.usable_cores, facts.total_bytes >= LARGE_GPU_BYTES
     prefetch = 4 if facts.host.ram_total_bytes >= MUCH_MEMORY_BYTES else 2
     workers = max(min(16 if is_large else 8, cores // processes - 2), 1)
@@ -111,7 +120,7 @@ def choose_defaults(
     if config.replaced:  # another objective: nothing is known of its memory
         return chosen
     limit = usable_bytes(facts)
-    best = fit(StepMemory(config, frozen_backbones), limit, tokens_of(config), processes)
+    best = fit(StepMemory(config, frozen_backbones), limit, tokens_of(config), processes, grows=grows)
     expected, available = f"{best.bytes / GIB:.1f} GiB expected", f"{limit / GIB:.1f} GiB"
     why = f"{expected} of {available}" if best.fits else f"does not fit: {expected}, {available} there"
     if best.fits and best.bytes > facts.free_bytes > 0:

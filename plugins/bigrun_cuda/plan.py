@@ -113,7 +113,7 @@ def plan_benchmark(config: CudaConfig, now: str) -> Planned:
         return Planned(BENCHMARK, "on" if wish else "off", option_of("cudnn_benchmark", wish), is_custom=True)
     if now != DEFAULTS[BENCHMARK]:
         return Planned(BENCHMARK, None, "was set before this plugin", is_custom=True)
-    return Planned(BENCHMARK, None, "torch's own: one convolution is not worth it")
+    return Planned(BENCHMARK, None, "torch's own: bigrun's network has no convolution to compute")
 
 
 def plan_attention(

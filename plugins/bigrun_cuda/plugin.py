@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bigrun import hookimpl
 from bigrun.devices import torch_build
+from bigrun_cuda.allocator import will_expand
 from bigrun_cuda.config import CudaConfig
 from bigrun_cuda.defaults import choose_defaults
 from bigrun_cuda.tuning import Tuning, optimizer_row
@@ -14,6 +16,7 @@ from bigrun_cuda.tuning import Tuning, optimizer_row
 if TYPE_CHECKING:
     import torch
 
+    from bigrun.devices import DeviceFacts
     from bigrun.objective.base import Objective
     from bigrun.run import Run
 
@@ -50,7 +53,12 @@ class CudaTuning:
         if run.facts.backend != "cuda":  # not `_is_active`: `bigrun plan` asks for a GPU that is not there
             return {}
         frozen = len(run.hook.frozen_modules.get_hookimpls())  # type: ignore[attr-defined]
-        return choose_defaults(run.facts, run.config, frozen, run.strategy.world_size)
+        grows = will_expand(run.facts.torch, os.environ, self.config)
+        return choose_defaults(run.facts, run.config, frozen, run.strategy.world_size, grows=grows)
+
+    @hookimpl(optionalhook=True)
+    def segments_grow(self, facts: DeviceFacts) -> bool | None:
+        return will_expand(facts.torch, os.environ, self.config) if facts.backend == "cuda" else None
 
     @hookimpl
     def configure_model(self, run: Run, objective: Objective) -> None:

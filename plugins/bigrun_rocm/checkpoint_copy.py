@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from bigrun.planner.host_memory import pinned_bytes
+
 if TYPE_CHECKING:
     from bigrun.config import Config
 
@@ -20,20 +22,14 @@ COPIES = 4
 
 def pinned_copy_bytes(config: Config, frozen_backbones: int = 0) -> int:
     """Of the engine's copy of the state, in page-locked memory: each tensor in a buffer of its own, whose size torch
-    rounds up to a power of two (ATen/core/CachingHostAllocator.h), 1.1 to 1.5 times the state. Without norms, biases
-    and tokens, which are a thousandth.
+    rounds up (`pinned_bytes`), 1.1 to 1.5 times the state. Without norms, biases and tokens, which are a thousandth.
 
     Args:
         frozen_backbones: networks that plugins keep beside the teacher.
     """
-    backbone = sum(rounded(numbers) for numbers in backbone_matrices(config))
-    heads = sum(rounded(numbers) for numbers in head_matrices(config))
+    backbone = sum(pinned_bytes(NUMBER_BYTES * numbers) for numbers in backbone_matrices(config))
+    heads = sum(pinned_bytes(NUMBER_BYTES * numbers) for numbers in head_matrices(config))
     return COPIES * (backbone + heads) + frozen_backbones * backbone
-
-
-def rounded(numbers: int) -> int:
-    size = NUMBER_BYTES * numbers
-    return 1 << (size - 1).bit_length()
 
 
 def backbone_matrices(config: Config) -> Iterator[int]:

@@ -30,8 +30,8 @@ class RocmConfig:
         effective=lambda c: c.tunableop is not False,
         otherwise="tunableop = false",
         help="TunableOp measures new shapes in the first steps of a process, until none is new in 5 steps for each "
-        "pair of crop sizes, and in so many steps at most; after them it only uses what it knows. Absent: 20 for each "
-        "pair of crop sizes.",
+        "pair of crop sizes (20 with model.drop_path_fraction), and in so many steps at most; after them it only uses "
+        "what it knows. Absent: 20 for each pair of crop sizes (80).",
     )
     tunableop_numerical_check: bool | None = option(
         None,

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from bigrun.devices import DeviceFacts
+from bigrun.devices.linux import kernel_problems, kernel_version
 from bigrun_rocm.driver import DriverFacts
 from bigrun_rocm.environment import ALLOCATOR_VARIABLES
-from bigrun_rocm.versions import numbers_of
 
 __all__ = ["MICRO_BATCH_CAP", "PROBLEMS", "KnownProblem", "Situation", "advice", "is_launch_failure", "problem_lines"]
 
@@ -39,9 +39,9 @@ class Situation:
     precision: str = "bf16"
 
     @property
-    def kernel(self) -> tuple[int, ...]:
+    def kernel(self) -> tuple[int, int, int]:
         """(6, 17, 0)"""
-        return numbers_of(self.facts.host.kernel)[:3]
+        return kernel_version(self.facts.host.kernel)
 
     @property
     def is_strix_halo(self) -> bool:
@@ -58,12 +58,6 @@ class KnownProblem:
     source: str
 
 
-def has_unstable_kernel(now: Situation) -> bool:
-    """Before 6.18.4, but for Ubuntu's 6.17, for which AMD's packages are made."""
-    is_supported = now.kernel[:2] == (6, 17) and now.facts.host.kernel.endswith(("-generic", "-oem"))
-    return now.is_strix_halo and now.kernel < (6, 18, 4) and not is_supported
-
-
 def is_dead_nightly(now: Situation) -> bool:
     found = re.search(r"(?:dev|a)(\d{8})", now.facts.torch.version)
     return found is not None and DEAD_NIGHTLIES[0] <= found[1] <= DEAD_NIGHTLIES[1]
@@ -76,18 +70,6 @@ def asks_for_segments(now: Situation) -> bool:
 
 
 PROBLEMS = (
-    KnownProblem(
-        "kernel",
-        has_unstable_kernel,
-        "Linux before 6.18.4 is unstable with this GPU: take 6.18.4 or later, or Ubuntu's 6.17",
-        "github.com/kyuz0/amd-strix-halo-toolboxes",
-    ),
-    KnownProblem(
-        "kernel-mmap",
-        lambda now: now.is_strix_halo and now.kernel == (7, 0, 0),
-        "on Linux 7.0.0 the GPU reads mapped files 300 times slower: take another",
-        "ROCm/legacy-rocm-build issue 6530",
-    ),
     KnownProblem(
         "mes-firmware",
         lambda now: now.is_strix_halo and now.driver.mes_firmware == BROKEN_MES,
@@ -136,14 +118,18 @@ PROBLEMS = (
         "DINO-X, torch 2.9.1 with ROCm 7.1.1",
     ),
 )
-"""Each is somebody's report, not a measurement of this project."""
+"""Each is somebody's report, not a measurement of this project. Versions of Linux are in `bigrun.devices.linux`."""
 
 
 def problem_lines(situation: Situation) -> list[str]:
     """For the header; nothing for a device of another kind."""
     if situation.facts.backend != "rocm":
         return []
-    return [f"warning      {p.message} ({p.source})" for p in PROBLEMS if p.applies(situation)]
+    facts = situation.facts
+    release = facts.host.kernel
+    linux = [(f"Linux {release}: {p.message}", p.source) for p in kernel_problems(facts.arch, release)]
+    others = [(p.message, p.source) for p in PROBLEMS if p.applies(situation)]
+    return [f"warning      {message} ({source})" for message, source in linux + others]
 
 
 def is_launch_failure(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from bigrun.devices import Planned, Setting
 if TYPE_CHECKING:
     from bigrun_rocm.config import RocmConfig
 
-__all__ = ["CHECK", "TOLERANCES", "Tolerances", "apply_check", "plan_check"]
+__all__ = ["CHECK", "ENABLED", "TOLERANCES", "Tolerances", "apply_check", "is_checking", "plan_check"]
 
 CHECK = "TunableOp numerical check"
 VARIABLE = "PYTORCH_TUNABLEOP_NUMERICAL_CHECK"
@@ -65,6 +65,13 @@ def plan_check(release: tuple[int, int], environment: Mapping[str, str], config:
     wish = config.tunableop_numerical_check
     value = "off" if wish is False else str(TOLERANCES[precision])
     return Planned(CHECK, value, "fast kernels may be wrong" if wish is None else "by option", wish is not None)
+
+
+def is_checking(release: tuple[int, int], environment: Mapping[str, str], config: RocmConfig) -> bool:
+    """Whether torch will check numbers: as the environment says or, from 2.10 on, as the plugin asks it to."""
+    if VARIABLE in environment:
+        return is_pair(environment[VARIABLE]) if release >= PAIRS_SINCE else environment[VARIABLE] == "1"
+    return release >= PAIRS_SINCE and ENABLED not in environment and config.tunableop_numerical_check is not False
 
 
 def is_pair(value: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from bigrun.devices import DeviceFacts, Planned
 from bigrun_rocm.config import RocmConfig
+from bigrun_rocm.numerical_check import ENABLED, is_checking
 from bigrun_rocm.versions import EXPERIMENTAL_ATTENTION, hipblaslt_support
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 AOTRITON = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
+TUNING = "PYTORCH_TUNABLEOP_TUNING"
 PREFER_HIPBLASLT = ("TORCH_BLAS_PREFER_HIPBLASLT", "TORCH_BLAS_PREFER_CUBLASLT")
 """Two names of one variable, read when torch is imported."""
 ZERO_COUNTS_SINCE = (2, 13)
@@ -47,7 +49,7 @@ def plan_blas(facts: DeviceFacts, environment: Mapping[str, str], config: RocmCo
 
 def plan_tunableop(facts: DeviceFacts, environment: Mapping[str, str], config: RocmConfig) -> list[Planned]:
     """TunableOp and its tuning, each on or off. Who enables it in the environment has all of it."""
-    names, variables = ("TunableOp", "TunableOp tuning"), ("PYTORCH_TUNABLEOP_ENABLED", "PYTORCH_TUNABLEOP_TUNING")
+    names, variables = ("TunableOp", "TunableOp tuning"), (ENABLED, TUNING)
     told = [f"{v} is {environment[v]!r} in the environment" if v in environment else None for v in variables]
     if told[0] is not None:
         return [Planned(name, None, told[0], is_custom=True) for name in names]
@@ -65,9 +67,12 @@ def plan_tunableop(facts: DeviceFacts, environment: Mapping[str, str], config: R
 
 
 def compares_kernels(facts: DeviceFacts, environment: Mapping[str, str], config: RocmConfig) -> bool:
-    """Whether TunableOp compares results of kernels in the first steps, which takes memory."""
-    enabled, _ = plan_tunableop(facts, environment, config)
-    return enabled.is_on and config.tunableop_numerical_check is not False
+    """Whether TunableOp compares results of kernels in the first steps, which takes memory: it is on, measures, and
+    checks numbers, by the plugin or by the environment (where tuning is on unless it says 0)."""
+    enabled, tuning = plan_tunableop(facts, environment, config)
+    is_on = enabled.is_on or (enabled.is_left_alone and environment.get(ENABLED) == "1")
+    measures = tuning.is_on or (tuning.is_left_alone and environment.get(TUNING) != "0")
+    return is_on and measures and is_checking(facts.torch.release, environment, config)
 
 
 def plan_aotriton(facts: DeviceFacts, environment: Mapping[str, str], config: RocmConfig) -> Planned:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bigrun.devices import Planned, Setting, TorchBuild
+from bigrun.devices.pci import pci_address
 from bigrun.errors import UsageError
 from bigrun_rocm.allocator import LARGEST_FRACTION, allocator_evidence, limit_memory
 from bigrun_rocm.attention import TOLERANCES, choose_attention
@@ -19,7 +20,7 @@ from bigrun_rocm.memory import GIB, Budget, HostNeed, host_need, unified_budget
 from bigrun_rocm.numerical_check import plan_check
 from bigrun_rocm.plan import AOTRITON, plan_aotriton, plan_blas, plan_tunableop
 from bigrun_rocm.tunableop import TunableOp
-from bigrun_rocm.warm_up import QUIET_STEPS, WarmUp
+from bigrun_rocm.warm_up import WarmUp, steps_for
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["PLUGIN", "Tuning", "frozen_backbones"]
 
 PLUGIN = "rocm-tuning"
-WARMUP_STEPS = 20
-"""For each pair of crop sizes, at most."""
 
 
 class Tuning:
@@ -70,7 +69,10 @@ class Tuning:
         Raises:
             UsageError: it computes attention wrongly by every kernel, or results cannot be kept.
         """
-        self.driver = read_driver(pci_address(run.facts.index), self._root)
+        import torch
+
+        properties = torch.cuda.get_device_properties(run.facts.index or 0)
+        self.driver = read_driver(pci_address(properties), self._root)
         limit, fraction = self._limit_memory(run)
         rows = [self._early_row(planned, before, fraction) for planned, before in self._early]
         rows += [*limit, *self._set_blas(run), *self._set_attention(run)]
@@ -88,7 +90,7 @@ class Tuning:
         if "ALLOC_CONF" in planned.name:
             took, evidence = allocator_evidence(planned.value, fraction, torch_was_there=self._torch_was_there)
         else:
-            took, evidence = None, f"MIOpen reads it at its first convolution, and cannot be asked; {planned.reason}"
+            took, evidence = None, f"MIOpen reads it when it is first called, and cannot be asked; {planned.reason}"
         return Setting(planned.name, before, planned.value, took, evidence, planned.is_custom)
 
     def _limit_memory(self, run: Run) -> tuple[list[Setting], float]:
@@ -135,8 +137,8 @@ class Tuning:
         check = plan_check(run.facts.torch.release, os.environ, self._config, precision)
         if check.obstacle is not None and (enabled.is_on or enabled.is_left_alone):
             raise UsageError(check.obstacle)
-        sizes = len(run.config.views.pairs)
-        warm_up = WarmUp(self._config.tunableop_warmup_steps or WARMUP_STEPS * sizes, QUIET_STEPS * sizes)
+        sizes, steps = len(run.config.views.pairs), steps_for(run.config.model.drop_path_fraction)
+        warm_up = WarmUp(self._config.tunableop_warmup_steps or steps.most * sizes, steps.quiet * sizes)
         self.tunableop = TunableOp(run.facts, cache_root(self._config, os.environ), run.directory / PLUGIN, warm_up)
         self._undo.callback(self.tunableop.stop)
         return self.tunableop.start(enabled, tuning, check, precision)
@@ -169,15 +171,3 @@ class Tuning:
 def frozen_backbones(run: Run) -> int:
     """Networks that plugins keep beside the teacher."""
     return len(run.hook.frozen_modules.get_hookimpls())  # type: ignore[attr-defined]
-
-
-def pci_address(index: int | None) -> str | None:
-    """`0000:c2:00.0`; None where torch does not say."""
-    import torch
-
-    properties = torch.cuda.get_device_properties(index or 0)
-    numbers = [getattr(properties, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
-    if any(number is None for number in numbers):
-        return None
-    domain, bus, slot = numbers
-    return f"{domain:04x}:{bus:02x}:{slot:02x}.0"

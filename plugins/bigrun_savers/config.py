@@ -25,7 +25,7 @@ class SaversConfig:
     update_in_backward: bool = option(
         False,
         help="Gradients are never there all at once: a second backward pass updates each parameter as soon as its "
-        "gradient has come. The same numbers, for half as much compute again; only without accumulation.",
+        "gradient has come. The same numbers, for 0.5 to 0.65 more compute; only without accumulation.",
     )
     activation_offload: bool = option(
         False,

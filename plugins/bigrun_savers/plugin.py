@@ -55,7 +55,7 @@ class MemorySavers:
 
     @hookimpl
     def configure_model(self, run: Run, objective: Objective) -> None:
-        if self.config.update_in_backward:
+        if self.config.update_in_backward and two_passes_refusal(run.accumulate, run.strategy.world_size) is None:
             from bigrun_savers.two_passes import keep_buffers
 
             refuse_selective(run.config.hardware.activation_checkpointing)
@@ -70,11 +70,13 @@ class MemorySavers:
     @hookimpl
     def build_optimizer(self, run: Run, parameters: Sequence[dict[str, Any]]) -> torch.optim.Optimizer | None:
         """In the format of the checkpoint that is about to be restored; `on_start` converts."""
-        from bigrun_savers.switch import build, saved_states, states_of
+        from bigrun_savers.switch import announce_larger, build, saved_states, states_of
 
         asked = self.config.optimizer_states
         optimizer = build(saved_states(run) or asked, parameters, run.config.optimizer)
         begun = states_of(type(optimizer).__name__)
+        if begun != asked:
+            announce_larger(optimizer, build(asked, [dict(group) for group in parameters], run.config.optimizer))
         if asked != "fp32" or begun != asked:
             from_checkpoint = (
                 "" if begun == asked else f" of the checkpoint, converted to {asked} before the first step"
@@ -103,10 +105,15 @@ class MemorySavers:
         why_not = two_passes_refusal(run.accumulate, run.strategy.world_size)
         if why_not is not None:
             run.record_setting(Setting(UPDATE, "off", "off", False, why_not))
+            run.event(
+                "update-in-backward-off",
+                f"plugins.memory-savers.update_in_backward has no effect: {why_not}",
+                "warning",
+            )
             return
         from bigrun_savers.two_passes import TwoPasses
 
-        run.strategy = self._passes = TwoPasses(run.strategy, run.optimizer)
+        run.strategy = self._passes = TwoPasses(run)
         evidence = "a first backward pass measures gradients, a second one updates each parameter as its gradient comes"
         run.record_setting(Setting(UPDATE, "off", "on", True, evidence))
 
@@ -149,6 +156,10 @@ class MemorySavers:
     def after_step(self) -> None:
         if self._passes is not None:
             self._passes.release()
+
+    @hookimpl
+    def on_error(self) -> None:
+        self.after_step()
 
     @hookimpl
     def teardown(self, run: Run) -> None:

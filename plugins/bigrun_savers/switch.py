@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bigrun.checkpoint.optimizer_state import expected_state_bytes
 from bigrun.errors import CheckpointError
 from bigrun.optimizer import build_adamw
 from bigrun_savers.adamw import AdamW8bit, AdamWBf16, CompactAdamW, portions
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from bigrun.run import Run
     from bigrun.sections import Optimizer
 
-__all__ = ["build", "converted", "saved_states", "states_of"]
+__all__ = ["announce_larger", "build", "converted", "saved_states", "states_of"]
 
 COMPACT: dict[States, type[CompactAdamW]] = {"bf16": AdamWBf16, "8bit": AdamW8bit}
 
@@ -46,6 +47,12 @@ def states_of(name: str) -> States | None:
     if name == torch.optim.AdamW.__name__:
         return "fp32"
     return next((states for states, kind in COMPACT.items() if kind.__name__ == name), None)
+
+
+def announce_larger(optimizer: torch.optim.Optimizer, target: torch.optim.Optimizer) -> None:
+    """Whoever asks before the conversion hears of the larger states of both, as of checkpoints that must find room."""
+    size = max(expected_state_bytes(optimizer), expected_state_bytes(target))
+    optimizer.state_bytes = lambda: size  # type: ignore[attr-defined]
 
 
 @torch.no_grad()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch._functorch.config as functorch_config
+import torch._inductor.config as inductor_config
 from torch import Tensor, nn
 
 from bigrun.strategy import Agreement, Strategy
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
 
 __all__ = ["PORTION_BYTES", "TwoPasses", "keep_buffers"]
 
@@ -31,18 +35,19 @@ class TwoPasses(Strategy):
     soon as its gradient is complete: every operation that reads it has been differentiated by then.
     """
 
-    def __init__(self, inner: Strategy, optimizer: torch.optim.Optimizer) -> None:
-        self.inner = inner
+    def __init__(self, run: Run) -> None:
+        self.inner = run.strategy
         self.is_updating = False
         """Whether the second pass is under way."""
-        self._optimizer = optimizer
+        self._run = run
+        self._optimizer = run.optimizer
         self._loss: Tensor | None = None
         self._norms: dict[Tensor, Tensor] = {}
         self._factors: dict[Tensor, Tensor] = {}
         self._waiting: list[Tensor] = []
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._handles: list[Any] = [p.register_post_accumulate_grad_hook(self._arrived) for p in parameters]
-        self._handles.append(optimizer.register_step_pre_hook(self._step))
+        parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
+        self._handles: list[Any] = [listen(parameter, self._arrived) for parameter in parameters]
+        self._handles.append(run.optimizer.register_step_pre_hook(self._step))
 
     def remove(self) -> Strategy:
         """Leave parameters and optimizer as they were found; returns the strategy that was wrapped."""
@@ -54,7 +59,7 @@ class TwoPasses(Strategy):
     def release(self) -> None:
         """Let go of a graph whose step was left out."""
         self._loss = None
-        self._norms, self._factors = {}, {}
+        self._norms, self._factors, self._waiting = {}, {}, []
 
     # -- the strategy -----------------------------------------------------------------------------------------
 
@@ -105,20 +110,22 @@ class TwoPasses(Strategy):
 
     def _step(self, *_: Any) -> None:
         """Before the optimizer's step: the second pass, within which it steps for a portion at a time, and which leaves
-        it nothing to do."""
+        it nothing to do. Until its first update the state is that before the step."""
         if self._loss is None:
             return
         loss, self._loss = self._loss, None
-        self.is_updating = True
-        self.inner.backward(loss)
-        self._update()
-        self.is_updating = False
-        self.release()
+        self.is_updating, self._run.is_updating = True, False
+        try:
+            self.inner.backward(loss)
+            self._update()
+        finally:
+            self.is_updating = False
+            self.release()
 
     def _arrived(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
         if not self.is_updating:
-            self._norms[parameter] = torch.linalg.vector_norm(parameter.grad)
+            self._norms[parameter] = torch._foreach_norm([parameter.grad])[0]  # as torch's clipping does
             parameter.grad = None
             return
         if parameter in self._factors:
@@ -128,16 +135,31 @@ class TwoPasses(Strategy):
             self._update()
 
     def _update(self) -> None:
+        self._run.is_updating = True
         self._optimizer.step()
         for parameter in self._waiting:
             parameter.grad = None
         self._waiting.clear()
 
 
+def listen(parameter: nn.Parameter, hear: Callable[[Tensor], None]) -> Any:
+    """When a gradient has come; torch refuses that of a parameter that does not learn, but keeps it when one is told to
+    stop, and to go on."""
+    learns = parameter.requires_grad
+    handle = parameter.requires_grad_(True).register_post_accumulate_grad_hook(hear)  # type: ignore[no-untyped-call]
+    parameter.requires_grad_(learns)
+    return handle
+
+
 def keep_buffers() -> Callable[[], None]:
     """Have what torch.compile makes from here on allow a second backward pass: by default it writes over what it saved.
-    Returns what undoes it."""
+    Returns what undoes it.
+
+    Without inductor's cache on the disk, which does not ask how its entries were compiled: one of an earlier run would
+    write over what the second pass needs, and nobody would say so (torch 2.13).
+    """
     stack = ExitStack()
-    config: Any = functorch_config
-    stack.enter_context(config.patch(donated_buffer=False))
+    options: Any = functorch_config, inductor_config
+    stack.enter_context(options[0].patch(donated_buffer=False))
+    stack.enter_context(options[1].patch(fx_graph_cache=False))
     return stack.close

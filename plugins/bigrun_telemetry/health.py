@@ -69,10 +69,11 @@ def memory_lines(now: Sample) -> Iterator[str]:
     taken = (now.torch_allocated_bytes, now.torch_peak_bytes, now.torch_reserved_bytes)
     if now.torch_reserved_bytes:
         tensors, most, reserved = (f"{(size or 0) / GIB:.1f}" for size in taken)
+        lost = now.torch_fragmentation_fraction
+        beside = "" if lost is None else f" ({lost:.0%} of it in no tensor even then)"
         yield (
-            f"torch's allocator: {tensors} GiB in tensors, {most} at most, {reserved} reserved (fragmentation "
-            f"{now.torch_fragmentation_fraction or 0:.0%}); {now.torch_alloc_retries or 0} retries, "
-            f"{now.torch_ooms or 0} failures"
+            f"torch's allocator: {tensors} GiB in tensors between two steps, {most} at most, {reserved} reserved"
+            f"{beside}; {now.torch_alloc_retries or 0} retries, {now.torch_ooms or 0} failures"
         )
     if now.host_memory_free_fraction is not None:
         own = "" if now.process_rss_bytes is None else f", the run has {now.process_rss_bytes / GIB:.1f} GiB"
@@ -94,11 +95,12 @@ def run_lines(now: Sample) -> Iterator[str]:
         "waiting for images": now.data_wait_fraction,
         "copies to the GPU (at least)": now.h2d_fraction,
         "plugins that look": now.observe_fraction,
-        "MFU": now.mfu_fraction,
     }
     known = [f"{name} {share:.1%}" for name, share in shares.items() if share is not None]
     if known:
         yield f"shares of the last 5 minutes: {', '.join(known)}"
+    if now.mfu_fraction is not None:
+        yield f"MFU: {now.mfu_fraction:.1%} in the last line of the log"
     if now.loss_is_finite is False:
         yield "the loss is not finite"
     if now.checkpoint_age_seconds is not None:

@@ -85,8 +85,10 @@ class Sample:
 
     # -- torch's allocator on it ------------------------------------------------------------------------------
     torch_allocated_bytes: int | None = None
+    """Between two steps, when there are no activations."""
     torch_reserved_bytes: int | None = None
     torch_peak_bytes: int | None = None
+    """The most in tensors since the run began."""
     torch_alloc_retries: int | None = None
     torch_ooms: int | None = None
 
@@ -133,10 +135,11 @@ class Sample:
 
     @property
     def torch_fragmentation_fraction(self) -> float | None:
-        """Of what torch's allocator has reserved, what is in no tensor."""
-        if not self.torch_reserved_bytes:
+        """Of what torch's allocator has reserved, what was in no tensor when tensors took most: between two steps, when
+        it is read, most is in none, for activations are gone. 0 where memory has been given back since."""
+        if not self.torch_reserved_bytes or self.torch_peak_bytes is None:
             return None
-        return 1 - (self.torch_allocated_bytes or 0) / self.torch_reserved_bytes
+        return max(1 - self.torch_peak_bytes / self.torch_reserved_bytes, 0.0)
 
     @property
     def gpu_memory_other_bytes(self) -> int | None:

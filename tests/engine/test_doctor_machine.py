@@ -474,6 +474,31 @@ def test_a_gpu_is_found_on_its_bus(tmp_path: Path) -> None:
     assert link_speed("0000:c1:00.0", tmp_path) == pytest.approx(15.75, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("root_port", "card", "gbps"),
+    [
+        (("8.0 GT/s PCIe", "16"), ("32.0 GT/s PCIe", "16"), 15.75),  # a card of generation 5 in a slot of 3
+        (("32.0 GT/s PCIe", "16"), ("16.0 GT/s PCIe", "16"), 31.5),
+        (("16.0 GT/s PCIe", "4"), ("16.0 GT/s PCIe", "16"), 7.88),  # behind the switch of the card itself
+        (("Unknown", "0"), ("16.0 GT/s PCIe", "16"), 31.5),
+        (("32.0 GT/s PCIe", "16"), ("Unknown", "16"), None),
+    ],
+)
+def test_a_slot_may_be_slower_than_its_card_recorded(
+    tmp_path: Path, root_port: tuple[str, str], card: tuple[str, str], gbps: float | None
+) -> None:
+    """As sysfs has it: a device's folder is in that of the bridge above it."""
+    way = "sys/devices/pci0000:00/0000:00:01.1"
+    links = {way: root_port, f"{way}/0000:01:00.0": ("32.0 GT/s PCIe", "16"), f"{way}/0000:01:00.0/0000:02:00.0": card}
+    for folder, (speed, width) in links.items():
+        tree(tmp_path, {f"{folder}/max_link_speed": f"{speed}\n", f"{folder}/current_link_width": f"{width}\n"})
+    devices = tmp_path / "sys/bus/pci/devices"
+    devices.mkdir(parents=True)
+    (devices / "0000:02:00.0").symlink_to(tmp_path / way / "0000:01:00.0/0000:02:00.0")
+    found = link_speed("0000:02:00.0", tmp_path)
+    assert found == (None if gbps is None else pytest.approx(gbps, abs=0.01))
+
+
 def test_shared_memory_that_torch_does_not_see_recorded(tmp_path: Path) -> None:
     """The driver offers 96 GiB set aside and 15 GiB besides; or 512 MiB and 62 GiB."""
     tree(

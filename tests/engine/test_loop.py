@@ -149,3 +149,24 @@ def test_a_requested_checkpoint_is_saved(bigrunner: Runner) -> None:
 
     result = bigrunner.run(expose(Wish), steps=5, run={"checkpoint_every_steps": 100})
     assert result.checkpoints == [2, 5]
+
+
+class ExactTerm:
+    """A loss term whose product is in fp32, of numbers that bf16 has not."""
+
+    def __init__(self) -> None:
+        self.factors = torch.full((4, 3), 1 + 2**-12)
+        self.leaf = torch.ones(1, 4, requires_grad=True)
+
+    @hookimpl
+    def loss_terms(self, outputs: Any) -> dict[str, torch.Tensor]:
+        self.leaf.grad = None
+        with torch.autocast("cpu", enabled=False):
+            return {"exact": (self.leaf @ self.factors).sum()}
+
+
+def test_the_gradient_of_an_fp32_product_is_fp32_in_a_run_in_bf16(bigrunner: Runner) -> None:
+    term = ExactTerm()
+    bigrunner.run(steps=1, accumulate=1, companions=[term], hardware={"precision": "bf16"}).assert_finished()
+    assert term.leaf.grad is not None
+    assert torch.equal(term.leaf.grad, term.factors.sum(1)[None])

@@ -15,8 +15,9 @@ from tiny import NETWORK
 
 from bigrun.cli import main
 from bigrun.config import read_preset
-from bigrun.planner.plan import Plan
+from bigrun.planner.plan import Fit, Plan
 from bigrun.planner.predict import predict
+from bigrun.planner.regrouping import Regrouping
 from bigrun.planner.rehearsal import rehearse
 from bigrun.planner.verdict import advice, device_verdicts
 from bigrun.testing.runner import Runner
@@ -72,7 +73,7 @@ def test_json_has_the_same_and_null_for_what_is_not_known(preset: str) -> None:
     result = plan(preset, "--json", "--device-memory", "2GiB", "--tflops", "2")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert found["need_bytes"] == round(1.08 * found["memory"]["peak_bytes"]) + round(0.7 * 2**30)
+    assert found["need_bytes"] == round(1.25 * found["memory"]["peak_bytes"]) + round(0.7 * 2**30)
     assert sum(found["memory"]["by_category"].values()) == found["memory"]["peak_bytes"]
     assert sum(found["host"]["by_category"].values()) == found["host"]["bytes"]
     assert found["taken_bytes"] == found["need_bytes"], "a GPU has a memory of its own"
@@ -81,6 +82,7 @@ def test_json_has_the_same_and_null_for_what_is_not_known(preset: str) -> None:
     assert (found["gpu"], found["images"], found["epochs"], found["most_images_per_second"]) == (None,) * 4
     assert found["fits"][0] | {"need_bytes": 0} == {
         "activation_checkpointing": "none", "micro_batch": 16, "accumulate": 1, "need_bytes": 0,
+        "regrouping": {"own": 4, "chosen": 16, "can_stay": True},
     }  # fmt: skip
 
 
@@ -94,16 +96,15 @@ def test_a_gpu_that_is_not_listed_is_said_to_be_unknown(preset: str) -> None:
     assert "whether that fits is n/a" in result.stdout
 
 
-def test_a_gpu_of_amd_has_no_segments_that_grow(preset: str) -> None:
-    assert "the peak x 1.25 + 0.70 GiB" in plan(preset, "--gpu", "8060S").stdout
-
-
 def test_a_speed_that_was_tuned_here_is_found_by_itself(preset: str, tmp_path: Path) -> None:
-    facts = {"source": preset, "effective_batch": 16, "device": {"name": "NVIDIA H200"}, "trials": [],
-             "images_per_second": 321.0}  # fmt: skip
+    facts = {"source": preset, "effective_batch": 16, "trials": [], "images_per_second": 321.0,
+             "device": {"name": "NVIDIA H200", "backend": "cuda"}}  # fmt: skip
     (tmp_path / "runs" / "my_run-tune").mkdir(parents=True)
     (tmp_path / "runs" / "my_run-tune" / "trials.json").write_text(json.dumps(facts))
     assert "speed        321.0 images/s at " in plan(preset).stdout
+    facts["device"] = {"name": "a processor", "backend": "cpu"}
+    (tmp_path / "runs" / "my_run-tune" / "trials.json").write_text(json.dumps(facts))
+    assert "speed        n/a" in plan(preset).stdout
 
 
 @pytest.mark.parametrize(
@@ -146,20 +147,33 @@ def test_help_loads_no_torch() -> None:
 def test_the_largest_micro_batch_is_the_last_that_fits(preset: str) -> None:
     """The limit is one byte less than all images at once need without activation checkpointing."""
     sets = ["data.micro_batch=16", "hardware.device=cpu"]
-    limit = rehearse(read_preset(preset, sets), "cuda").memory.need_bytes("cuda") - 1
+    limit = rehearse(read_preset(preset, sets), "cuda").need_bytes("cuda") - 1
     found = predict(read_preset(preset), device_memory_bytes=limit)
     assert [(fit.activation_checkpointing, fit.micro_batch, fit.accumulate) for fit in found.fits] == [
         ("none", 8, 2), ("full", 16, 1),
     ]  # fmt: skip
+    assert [fit.regrouping for fit in found.fits] == [Regrouping(4, 8, can_stay=True), Regrouping(4, 16, can_stay=True)]
     assert all(fit.need_bytes <= limit for fit in found.fits)
     assert found.fits_as_it_is
 
 
 def judged(plan: Plan, device_memory_bytes: int, **fits: tuple[int, int] | None) -> list[str]:
-    from bigrun.planner.plan import Fit
-
     found = tuple(Fit(mode, *(shape or (None, None)), need_bytes=10 * 2**30) for mode, shape in fits.items())
     return device_verdicts(attrs.evolve(plan, device_memory_bytes=device_memory_bytes, fits=found))
+
+
+def test_advice_keeps_koleos_groups_or_says_that_they_change(preset: str) -> None:
+    plan = attrs.evolve(predict(read_preset(preset)), device_memory_bytes=1)
+    keeps = Fit("full", 8, 2, 1, Regrouping(4, 8, can_stay=True))
+    changes = Fit("none", 2, 8, 1, Regrouping(4, 2, can_stay=False))
+    assert advice(attrs.evolve(plan, fits=(changes, keeps))) == (
+        "run it with --set data.micro_batch=8 --set hardware.activation_checkpointing=full "
+        "--set objective.koleo_group=4: the effective batch stays 16"
+    )
+    assert advice(attrs.evolve(plan, fits=(changes,))) == (
+        "run it with --set data.micro_batch=2: the effective batch stays 16, but objective.koleo_group becomes 2 "
+        "instead of 4: another objective"
+    )
 
 
 def test_verdicts_are_plain(preset: str) -> None:

@@ -15,6 +15,7 @@ from bigrun.config import Document
 from bigrun.devices import TorchBuild
 from bigrun.devices.host import read_host
 from bigrun.errors import UsageError
+from bigrun.planner.closed_form import StepMemory, tokens_of
 from bigrun.planner.device import ARCHS, backend_of, imagined, with_ram
 from bigrun.planner.gpus import GPUS, find_gpu
 from bigrun.planner.measured import Speed, read_speed, tuned_speed
@@ -23,7 +24,7 @@ from bigrun.planner.rehearsal import rehearse
 from bigrun.planner.report import lines
 from bigrun.testing.devices import DEVICES, device
 from bigrun.testing.runner import Runner
-from bigrun_cuda.defaults import choose_defaults
+from bigrun_cuda.defaults import Fit, choose_defaults, device_bytes, fit
 
 HOST = read_host()
 
@@ -37,7 +38,7 @@ def document(plugins: dict[str, Any] | None = None, **tables: Any) -> Document:
 
 
 def test_architectures_are_those_of_listed_gpus_and_of_recorded_devices() -> None:
-    assert {gpu.name for gpu in GPUS if gpu.name in ARCHS} == set(ARCHS)
+    assert {gpu.name for gpu in GPUS} == set(ARCHS)
     for facts in DEVICES.values():
         gpu = find_gpu(facts.name)
         if gpu is not None:
@@ -123,13 +124,63 @@ def test_without_the_memory_nobody_is_asked_and_it_is_said() -> None:
     assert plan.notes[0].startswith("test_planner_device:Tight may choose micro-batch")
 
 
+# -- what the allocator wastes there --------------------------------------------------------------------------
+
+
+GROWING, FIXED = "expandable_segments:True", "garbage_collection_threshold:0.8"
+
+
+@pytest.mark.parametrize(
+    ("plugins", "environment", "gpu", "factor"),
+    [
+        ({}, {}, "RTX 4090", 1.25),
+        ({}, {"PYTORCH_CUDA_ALLOC_CONF": f"{FIXED},{GROWING}"}, "RTX 4090", 1.08),
+        ({}, {"PYTORCH_ALLOC_CONF": GROWING}, "RTX 4090", 1.08),
+        ({}, {"PYTORCH_CUDA_ALLOC_CONF": GROWING}, "MI300X", 1.25),
+        ({"cuda-tuning": {}}, {}, "RTX 4090", 1.08),
+        ({"cuda-tuning": {}}, {"PYTORCH_CUDA_ALLOC_CONF": FIXED}, "RTX 4090", 1.25),
+        ({"cuda-tuning": {"expandable_segments": False}}, {}, "RTX 4090", 1.25),
+        ({"cuda-tuning": {}}, {}, "MI300X", 1.25),
+    ],
+)
+def test_segments_grow_where_a_plugin_or_the_environment_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch, plugins: dict[str, Any], environment: dict[str, str], gpu: str, factor: float
+) -> None:
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    known = find_gpu(gpu)
+    found = rehearse(document(plugins), "cuda", imagined(known, gpu, backend_of(known, "auto"), None, HOST))
+    backend = backend_of(known, "auto")
+    assert found.need_bytes(backend) == round(factor * found.memory.peak_bytes) + round(0.7 * 2**30)
+
+
+def test_what_a_plugin_chooses_counts_what_the_allocator_wastes() -> None:
+    config, _ = activate(document(data={"micro_batch": None}))
+    memory, tokens = StepMemory(config), tokens_of(config)
+    limit = device_bytes(memory, 16, "none", grows=True)
+    assert fit(memory, limit, tokens, grows=True) == Fit(16, "none", limit)
+    fixed = fit(memory, limit, tokens, grows=False)
+    assert (fixed.micro_batch, fixed.mode) != (16, "none")
+    assert fixed.bytes == device_bytes(memory, fixed.micro_batch, fixed.mode, grows=False)
+
+
+def test_a_plan_says_by_which_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    plan = predict(document({"cuda-tuning": {}}))
+    assert any("the peak x 1.08 + 0.70 GiB" in line for line in lines(plan))
+    assert plan.need_bytes == round(1.08 * plan.memory.peak_bytes) + round(0.7 * 2**30)
+    assert any("the peak x 1.25 + 0.70 GiB" in line for line in lines(attrs.evolve(plan, segments_grow=False)))
+
+
 # -- how fast it is -------------------------------------------------------------------------------------------
 
 
 def tuned(folder: Path, **changes: Any) -> Path:
     facts = {
-        "source": "test", "effective_batch": 16, "device": {"name": "NVIDIA GeForce RTX 4090"}, "trials": [],
-        "images_per_second": 200.0,
+        "source": "test", "effective_batch": 16, "trials": [], "images_per_second": 200.0,
+        "device": {"name": "NVIDIA GeForce RTX 4090", "backend": "cuda"},
     } | changes  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "trials.json").write_text(json.dumps(facts))
@@ -141,16 +192,25 @@ def test_what_was_tuned_here_is_used_for_the_same_preset_on_the_same_device(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config, _ = activate(document())
-    assert tuned_speed(config, None, 1e9) is None
+    assert tuned_speed(config, "cuda", None, 1e9) is None
     tuned(Path("runs/test-tune"))
-    found = tuned_speed(config, "rtx 4090", 1e9)
+    found = tuned_speed(config, "cuda", "rtx 4090", 1e9)
     assert found is not None
     assert found.images_per_second(1e9) == pytest.approx(200)
-    assert tuned_speed(config, None, 1e9) == found
-    assert tuned_speed(config, "RTX 5090", 1e9) is None
+    assert tuned_speed(config, "cuda", None, 1e9) == found
+    assert tuned_speed(config, "cuda", "RTX 5090", 1e9) is None
+    assert tuned_speed(config, "rocm", None, 1e9) is None
     for other in ({"source": "other"}, {"effective_batch": 8}, {"images_per_second": None}):
         tuned(Path("runs/test-tune"), **other)
-        assert tuned_speed(config, None, 1e9) is None
+        assert tuned_speed(config, "cuda", None, 1e9) is None
+
+
+def test_a_cpus_speed_says_nothing_of_a_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, _ = activate(document())
+    tuned(Path("runs/test-tune"), device={"name": "a processor", "backend": "cpu"})
+    assert tuned_speed(config, "cuda", None, 1e9) is None
+    assert tuned_speed(config, "cpu", None, 1e9) is not None
 
 
 def test_a_file_that_says_its_work_tells_of_another_preset_too(tmp_path: Path) -> None:

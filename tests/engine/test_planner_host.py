@@ -7,10 +7,21 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bigrun import hookimpl
 from bigrun.config import Document
-from bigrun.planner.host_memory import COPY, IMAGES, PROCESS, PROCESS_BYTES, WORKER_BYTES, WORKERS, HostMemory
+from bigrun.planner.host_memory import (
+    COPY,
+    IMAGES,
+    PROCESS,
+    PROCESS_BYTES,
+    WORKER_BYTES,
+    WORKERS,
+    HostMemory,
+    pinned_bytes,
+)
 from bigrun.planner.images import mean_bytes
 from bigrun.planner.memory import ACTIVATIONS, TEACHER
 from bigrun.planner.plan import Fit, Plan
@@ -18,12 +29,14 @@ from bigrun.planner.predict import predict
 from bigrun.planner.rehearsal import rehearse
 from bigrun.planner.rehearsals import Rehearsals
 from bigrun.planner.report import lines
+from bigrun.planner.room import Room
 from bigrun.planner.savings import Saving
 from bigrun.planner.verdict import verdicts
 from bigrun.session import run_training
 from bigrun.state import gather_state
 from bigrun.testing.devices import device
 from bigrun.testing.runner import Runner, SyntheticImages
+from bigrun.tuner.child import find_largest
 
 GIB = 2**30
 GRAM = {"snapshot_step": 1, "start_step": 2, "ramp_steps": 1}
@@ -70,7 +83,9 @@ def test_a_checkpoint_is_as_large_as_the_plan_says(tmp_path: Path, plugins: dict
     """To the byte, tensors in their own types: at the end of the run, when everything has begun."""
     if "8bit" in str(plugins):
         pytest.importorskip("torchao")
-    planned = rehearse(document(plugins), "cpu").checkpoint_bytes
+    found = rehearse(document(plugins), "cpu")
+    planned = found.checkpoint_bytes
+    assert found.copy_bytes == planned
     run, _ = run_training(document(plugins), tmp_path / "run", companions={"images": Images()})
     assert run.finished
     assert gather_state(run).bytes == planned
@@ -90,10 +105,25 @@ def test_each_part_is_counted() -> None:
         PROCESS: PROCESS_BYTES["cuda"],
         WORKERS: 3 * WORKER_BYTES,
         IMAGES: 1000 * (8 + 3 * 2 * 4),
-        COPY: found.checkpoint_bytes,
+        COPY: rehearse(document(), "cuda").copy_bytes,
     }
     assert found.host.bytes == sum(found.host.by_category.values())
     assert predict(document(data=data)).host.by_category[COPY] == 0  # background_checkpoints = false
+
+
+@given(st.integers(1, 2**40))
+def test_page_locked_memory_is_given_out_in_powers_of_two(size: int) -> None:
+    assert size <= pinned_bytes(size) < 2 * size
+    assert pinned_bytes(size).bit_count() == 1
+    assert pinned_bytes(pinned_bytes(size)) == pinned_bytes(size)
+
+
+def test_from_a_gpu_each_tensor_of_the_state_is_copied_into_such_memory(tmp_path: Path) -> None:
+    run, _ = run_training(document(HALF), tmp_path / "run", companions={"images": Images()})
+    tensors = [tensor for group in gather_state(run).tensors.values() for tensor in group.values()]
+    planned = rehearse(document(HALF), "cuda")
+    assert planned.copy_bytes == sum(pinned_bytes(tensor.nbytes) for tensor in tensors)
+    assert planned.checkpoint_bytes == sum(tensor.nbytes for tensor in tensors)
 
 
 def test_what_is_moved_to_the_host_is_on_the_device_no_more() -> None:
@@ -117,15 +147,50 @@ def test_where_both_share_their_memory_nothing_is_moved(facts: Any) -> None:
     assert found.moved == {}
 
 
-def test_on_unified_memory_both_are_one_budget() -> None:
-    plan = predict(document(run={"background_checkpoints": True}), device="rocm", gpu="8060S")
+@pytest.mark.parametrize(
+    ("device_gib", "ram_gib", "need_gib", "host_gib", "excess_gib"),
+    [
+        (62, 125, 43, 30, -19),
+        (62, 125, 63, 30, 1),
+        (62, 125, 62, 64, 1),
+        (120, 125, 110, 20, 5),
+        (96, 32, 90, 6, 0),
+        (96, 32, 60, 33, 1),
+    ],
+    ids=[
+        "half is the GPU's, the rest the host's",
+        "more than the GPU has",
+        "more than both have",
+        "the GPU may have nearly all",
+        "set aside by firmware",
+        "more than firmware leaves",
+    ],
+)
+def test_a_gpu_that_shares_the_memory_has_a_part_of_it_and_the_host_the_rest(
+    device_gib: int, ram_gib: int, need_gib: int, host_gib: int, excess_gib: int
+) -> None:
+    room = Room("rocm", device_gib * GIB, ram_gib * GIB, is_unified=True)
+    assert room.excess_bytes(need_gib * GIB, host_gib * GIB) == excess_gib * GIB
+
+
+def test_on_a_cpu_both_are_one_budget_and_apart_each_has_its_own() -> None:
+    assert Room("cpu", 10, 100, is_unified=True).excess_bytes(7, 4) == 1
+    assert Room("cuda", 10, 100, is_unified=False).excess_bytes(10, 400) == 0
+
+
+def test_where_the_gpu_shares_the_memory_the_hosts_part_need_not_be_the_gpus() -> None:
+    plan = predict(document(run={"background_checkpoints": True}), device="rocm", gpu="8060S", ram_bytes=125 * GIB)
     assert plan.is_unified
-    assert plan.taken_bytes == plan.need_bytes + plan.host.bytes
-    assert attrs.evolve(plan, device_memory_bytes=plan.taken_bytes).fits_as_it_is
-    assert not attrs.evolve(plan, device_memory_bytes=plan.taken_bytes - 1).fits_as_it_is
-    apart = attrs.evolve(plan, is_unified=False, device_memory_bytes=plan.need_bytes)
-    assert apart.fits_as_it_is
+    assert plan.taken_bytes == plan.need_bytes
+    shared = attrs.evolve(plan, device_memory_bytes=plan.need_bytes)
+    assert shared.fits_as_it_is
+    assert not attrs.evolve(plan, device_memory_bytes=plan.need_bytes - 1).fits_as_it_is
+    tight = attrs.evolve(shared, host=attrs.evolve(plan.host, ram_bytes=plan.need_bytes + plan.host.bytes))
+    assert tight.fits_as_it_is
+    assert not attrs.evolve(tight, host=attrs.evolve(tight.host, ram_bytes=tight.host.ram_bytes - 1)).fits_as_it_is
     assert not any(line.startswith("host memory") for line in verdicts(plan))
+    assert "shared with the machine's 125.0 GiB: it needs " in verdicts(shared)[0]
+    assert "and the host " in verdicts(shared)[0]
 
 
 @pytest.mark.slow
@@ -134,8 +199,22 @@ def test_the_largest_micro_batch_leaves_room_for_the_host_where_it_shares_the_me
     host = sum(rehearsals.host_bytes(rehearsals.own()).values())
     whole = rehearsals.need_bytes("none", 4) + host
     assert host > 0
-    assert rehearsals.fit("none", whole) == Fit("none", 4, 1, whole)
-    assert rehearsals.fit("none", whole - 1).micro_batch == 2
+    assert rehearsals.fit("none", whole, 0) == Fit("none", 4, 1, whole)
+    assert rehearsals.fit("none", whole - 1, 0).micro_batch == 2
+
+
+@pytest.mark.slow
+def test_so_it_is_sought_on_a_gpu_that_shares_the_machines_memory() -> None:
+    gpu = device("gfx1151-b")
+    rehearsals = Rehearsals(document(data={"effective_batch": 4, "micro_batch": 4}), "rocm", lambda line: None, gpu)
+    host = sum(rehearsals.host_bytes(rehearsals.own()).values())
+    need = rehearsals.need_bytes("none", 4)
+    assert rehearsals.fit("none", need, need + host) == Fit("none", 4, 1, need)
+    assert rehearsals.fit("none", need - 1, need + host).micro_batch == 2
+    assert rehearsals.fit("none", need, need + host - 1).micro_batch == 2
+    found = {"source": "test", "name": "test", "tables": document(data={"effective_batch": 4, "micro_batch": 4}).tables}
+    tight = attrs.evolve(gpu, total_bytes=need, host=attrs.evolve(gpu.host, ram_total_bytes=need + host))
+    assert find_largest(found, tight.as_facts(), "none", [1, 2, 4], lambda *said: None) == {"largest": 4}, "of a tuner"
 
 
 @pytest.fixture(scope="module")

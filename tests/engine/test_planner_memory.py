@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -13,8 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 from bigrun import hookimpl
 from bigrun.config import Document, read_preset
 from bigrun.errors import UsageError
+from bigrun.model.vit import VisionTransformer
 from bigrun.objective.dino import DinoObjective
 from bigrun.objective.targets import rows_at_once
+from bigrun.planner.flops import forward_flops
 from bigrun.planner.imitation import imitating
 from bigrun.planner.memory import ACTIVATIONS, GRADIENTS, INPUTS, OPTIMIZER, TEACHER, WEIGHTS, Memory, frozen_category
 from bigrun.planner.rehearsal import Rehearsal, rehearse
@@ -155,9 +158,11 @@ def test_for_a_gpu_no_attention_matrix_is_kept() -> None:
 
 def test_a_gpu_needs_more_than_its_allocator_says() -> None:
     memory = Memory(10 * 2**30, {})
-    assert memory.need_bytes("cuda") == round(10.8 * 2**30) + round(0.7 * 2**30)
-    assert memory.need_bytes("rocm") == round(12.5 * 2**30) + round(0.7 * 2**30)  # whose segments do not grow
-    assert memory.need_bytes("cpu") == memory.peak_bytes
+    outside = round(0.7 * 2**30)
+    assert memory.need_bytes("cuda") == memory.need_bytes("rocm") == round(12.5 * 2**30) + outside
+    assert memory.need_bytes("cuda", grows=True) == round(10.8 * 2**30) + outside
+    assert memory.need_bytes("rocm", grows=True) == round(12.5 * 2**30) + outside  # they would not
+    assert memory.need_bytes("cpu") == memory.need_bytes("cpu", grows=True) == memory.peak_bytes
 
 
 def test_the_process_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +207,19 @@ class Keeps:
         self.kept = torch.empty(2**22, dtype=torch.uint8)
 
 
+class Asks:
+    """Another network than the student's."""
+
+    @hookimpl
+    def frozen_modules(self, run: Any) -> dict[str, Any]:
+        sizes = {"width": 32, "heads": 2, "ffn_hidden": 64, "depth": 3}
+        return {"other": VisionTransformer(attrs.evolve(run.config.model, **sizes))}
+
+    @hookimpl
+    def before_step(self, run: Any) -> None:
+        run.frozen["other"](torch.empty(5, 3, 64, 64))
+
+
 @pytest.fixture
 def own_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
@@ -212,6 +230,14 @@ def test_a_plugin_that_needs_values_is_named_and_left_out(plain: Memory) -> None
     found = rehearse(tiny({"test_planner_memory:Refuses": {}}), "cpu")
     assert "loss_terms" in found.refused["test_planner_memory:Refuses"]
     assert found.memory.peak_bytes == pytest.approx(plain.peak_bytes, rel=0.01)
+
+
+@pytest.mark.usefixtures("own_plugins")
+def test_frozen_networks_of_any_size_count_in_what_an_image_costs() -> None:
+    found = rehearse(tiny({"test_planner_memory:Asks": {}}), "cpu")
+    other = attrs.evolve(found.config.model, width=32, heads=2, ffn_hidden=64, depth=3)
+    assert found.config.data.micro_batch is not None
+    assert found.frozen_flops == 5 * forward_flops(other, 64) / found.config.data.micro_batch
 
 
 @pytest.mark.usefixtures("own_plugins")

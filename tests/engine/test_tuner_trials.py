@@ -62,6 +62,29 @@ def test_the_key_is_of_what_lasts() -> None:
     assert key_of(facts.as_facts()) != key_of(attrs.evolve(facts, driver="another").as_facts())
 
 
+def test_what_torch_is_told_by_the_environment_makes_another_trial(
+    trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = {"what": "measure"}
+    before = trials.key(order)
+    monkeypatch.setenv("SOME_OTHER_VARIABLE", "1")
+    assert trials.key(order) == before
+    for name, value in {
+        "PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:128",
+        "TORCH_BLAS_PREFER_HIPBLASLT": "0",
+        "MIOPEN_FIND_MODE": "2",
+        "NVIDIA_TF32_OVERRIDE": "0",
+    }.items():
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            assert trials.key(order) != before, name
+            changed.setenv(name, value + "0")
+            another = trials.key(order)
+            changed.setenv(name, value)
+            assert trials.key(order) != another, name
+    assert trials.key(order) == before
+
+
 def test_another_process_with_the_same_folder_is_refused(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     other = "from pathlib import Path; from bigrun.tuner.ledger import Ledger; import sys; Ledger(Path(sys.argv[1]))"

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from bigrun.checkpoint.optimizer_state import expected_state_bytes
 from bigrun.planner.live_bytes import LiveBytes
 from bigrun.sections import Optimizer
 from bigrun_savers import adamw
 from bigrun_savers.adamw import AdamW8bit, AdamWBf16, CompactAdamW
 from bigrun_savers.formats import MOMENTS, round_at_random
-from bigrun_savers.switch import build, converted
+from bigrun_savers.switch import announce_larger, build, converted
 
 SHAPES = [(64, 128), (96, 64), (64,), (3, 5)]
 GROUP = {"lr": 1e-3, "weight_decay": 0.04}
@@ -222,3 +223,27 @@ def test_loading_casts_nothing(kind: type[CompactAdamW]) -> None:
         assert {n: (t.dtype, t.tolist()) for n, t in mine.items()} == {
             n: (t.dtype, t.tolist()) for n, t in theirs.items()
         }
+
+
+# -- what is forecast -------------------------------------------------------------------------------------------------
+
+
+def test_states_that_are_not_there_yet_are_forecast() -> None:
+    """One parameter has had a gradient, as where a backbone is frozen at the start."""
+    optimizer = made("fp32")
+    first, *rest = (p for group in optimizer.param_groups for p in group["params"])
+    whole = expected_state_bytes(optimizer)
+    assert whole == 2 * sum(p.nbytes for p in (first, *rest))
+    first.grad = torch.ones_like(first)
+    optimizer.step()
+    assert expected_state_bytes(optimizer) == whole + 4  # and the number of its steps
+    take_steps(optimizer, 1)
+    assert expected_state_bytes(optimizer) == whole + 4 * len(SHAPES)
+
+
+@pytest.mark.parametrize(("begun", "asked"), [("bf16", "fp32"), ("fp32", "bf16")])
+def test_before_a_conversion_the_larger_states_are_forecast(begun: Any, asked: Any) -> None:
+    optimizer = made(begun)
+    announce_larger(optimizer, made(asked))
+    assert expected_state_bytes(optimizer) == expected_state_bytes(made("fp32"))
+    assert expected_state_bytes(made("bf16")) < expected_state_bytes(made("fp32"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,9 +150,10 @@ def test_a_step_is_left_out_as_a_whole(bigrunner: Runner, companion: Any) -> Non
     assert not torch.equal(plain.parameters[name], undisturbed.parameters[name]), "the step was left out"
 
 
-def test_it_goes_with_a_plugin_that_adds_a_loss(bigrunner: Runner) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_goes_with_a_plugin_that_adds_a_loss(bigrunner: Runner, precision: str) -> None:
     gram = {"snapshot_step": 1, "start_step": 2, "ramp_steps": 1}
-    plain = bigrunner.run("gram-anchoring", config=gram, **CLIPPED)
+    plain = bigrunner.run("gram-anchoring", config=gram, **CLIPPED, hardware={"precision": precision})
     both = bigrunner.resume(plain, 1, plugins={"gram-anchoring": gram, PLUGIN: ON})
     assert_same(both, plain)
 
@@ -161,7 +164,10 @@ def test_it_goes_with_a_teacher_and_activations_in_host_memory(
     plain = bigrunner.run(**CLIPPED)
     monkeypatch.setattr("bigrun.devices.read.read_facts", lambda *_: device("rtx4090"))
     config = ON | {"teacher_offload": True, "activation_offload": True}
-    assert_same(bigrunner.run(PLUGIN, config=config, **CLIPPED), plain)
+    result = bigrunner.run(PLUGIN, config=config, **CLIPPED)
+    assert_same(result, plain)
+    assert result.run is not None
+    assert [row.took_effect for row in result.run.settings] == [True] * 3
 
 
 @pytest.mark.parametrize("states", ["bf16", "8bit"])
@@ -191,4 +197,86 @@ def test_with_accumulation_it_has_no_effect_and_says_so(bigrunner: Runner) -> No
     assert_same(result, plain)
     row = row_of(result)
     assert (row.after, row.took_effect) == ("off", False)
+    (event,) = [event for event in result.events if event.kind == "update-in-backward-off"]
+    assert event.level == "warning"
     assert "gradients of 2 micro-batches" in row.evidence
+
+
+class OutOfMemory:
+    """Lets memory run out in a backward pass of step 3."""
+
+    def __init__(self, backward_pass: int) -> None:
+        self.backward_pass = backward_pass
+
+    @hookimpl
+    def loss_terms(self, step: int, outputs: Any) -> Mapping[str, Tensor]:
+        passes: list[None] = []
+
+        def spoil(gradient: Tensor) -> None:
+            passes.append(None)
+            if step == 3 and len(passes) == self.backward_pass:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 256.00 MiB")
+
+        nothing = outputs.global_features.cls * 0
+        nothing.register_hook(spoil)
+        return {"nothing": nothing.sum()}
+
+
+@pytest.mark.parametrize("portion", [two_passes.PORTION_BYTES], indirect=True)
+@pytest.mark.parametrize("backward_pass", [1, 2])
+def test_without_memory_before_the_first_update_the_state_before_the_step_is_saved(
+    bigrunner: Runner, backward_pass: int
+) -> None:
+    result = bigrunner.run(
+        PLUGIN,
+        config=ON,
+        accumulate=1,
+        companions=[OutOfMemory(backward_pass)],
+        run={"checkpoint_every_steps": 100, "max_steps": 4},
+    )
+    assert "step 3 needs more memory" in str(result.error)
+    assert "the state before it is saved" in str(result.error)
+    assert (result.directory / "checkpoints" / "step-00000002").is_dir()
+
+
+class Switches:
+    """One block does not learn when the run begins, and does from step 3 on; the other one the other way round."""
+
+    @hookimpl
+    def configure_model(self, objective: Any) -> None:
+        objective.student.backbone.blocks[0].requires_grad_(False)
+
+    @hookimpl
+    def before_step(self, run: Run, step: int) -> None:
+        run.objective.student.backbone.blocks[0].requires_grad_(step >= 3)
+        run.objective.student.backbone.blocks[1].requires_grad_(step < 2)
+
+
+def test_what_does_not_learn_yet_is_no_obstacle(bigrunner: Runner) -> None:
+    plain = bigrunner.run(**CLIPPED, companions=[Switches()])
+    assert_same(bigrunner.run(PLUGIN, config=ON, **CLIPPED, companions=[Switches()]), plain)
+
+
+class Compiles:
+    """The student's blocks, as if nothing had been compiled in this process."""
+
+    @hookimpl
+    def configure_model(self, objective: Any) -> None:
+        torch._dynamo.reset()
+        for block in objective.student.backbone.blocks:
+            block.compile(dynamic=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("default")
+def test_compiled_blocks_of_an_earlier_run_are_not_taken_from_the_cache(
+    bigrunner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They write over what they have saved: gradients of the second pass were 100 % off."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    options: dict[str, Any] = {"hardware": {"precision": "bf16"}, "accumulate": 1, "steps": 2}
+    plain = bigrunner.run(**options, companions=[Compiles()])
+    both = bigrunner.run(PLUGIN, config=ON, **options, companions=[Compiles()])
+    monkeypatch.delenv("_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR", raising=False)  # inductor's own
+    assert_same(both, plain)

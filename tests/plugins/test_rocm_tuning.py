@@ -268,7 +268,7 @@ def test_it_measures_in_the_first_steps_only(bigrunner: Runner, gpu: FakeGpu, tm
 def test_it_measures_no_more_when_no_new_shapes_come(bigrunner: Runner, gpu: FakeGpu, tmp_path: Path) -> None:
     """Nothing is measured in the middle of a run, whatever shapes it meets: Gram's crops, a stage at another size."""
     products = Products(gpu, new_in=(3, 11))
-    result = bigrunner.run("rocm-tuning", companions=[products], steps=12)
+    result = bigrunner.run("rocm-tuning", companions=[products], steps=12, model={"drop_path_fraction": 0.0})
     assert products.tuned == [True] * 8 + [False] * 4  # step 3, and five without a new one
     (event,) = [event for event in result.events if event.kind == "tunableop"]
     assert event.facts == {"shapes": 2, "steps": 8, "shapes_of_last_step": 0}
@@ -281,8 +281,17 @@ def test_it_measures_no_more_when_no_new_shapes_come(bigrunner: Runner, gpu: Fak
 def test_each_pair_of_crop_sizes_has_its_time(bigrunner: Runner, gpu: FakeGpu) -> None:
     products = Products(gpu, new_in=())
     pairs = {"sizes_px": [[32, 16], [48, 16]], "global_size_px": None, "local_size_px": None}
-    bigrunner.run("rocm-tuning", companions=[products], steps=13, views=pairs).assert_finished()
+    model = {"drop_path_fraction": 0.0}
+    bigrunner.run("rocm-tuning", companions=[products], steps=13, views=pairs, model=model).assert_finished()
     assert products.tuned == [True] * 11 + [False] * 2
+
+
+def test_stochastic_depth_keeps_the_warm_up_open_longer(bigrunner: Runner, gpu: FakeGpu) -> None:
+    """Of the numbers of kept crops one may come for the first time after five steps without a new one."""
+    products = Products(gpu, new_in=(9,))
+    result = bigrunner.run("rocm-tuning", companions=[products], steps=31, model={"drop_path_fraction": 0.3})
+    result.assert_finished()
+    assert products.tuned == [True] * 29 + [False] * 2
 
 
 def test_no_kernel_is_taken_whose_numbers_were_not_checked(bigrunner: Runner, gpu: FakeGpu) -> None:

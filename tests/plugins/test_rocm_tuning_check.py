@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bigrun.model.block import kept_crops
 from bigrun_rocm.config import RocmConfig
 from bigrun_rocm.numerical_check import TOLERANCES, apply_check, plan_check
-from bigrun_rocm.warm_up import WarmUp
+from bigrun_rocm.warm_up import Steps, WarmUp, steps_for
 
 VARIABLE = "PYTORCH_TUNABLEOP_NUMERICAL_CHECK"
 DECIDE = RocmConfig()
@@ -59,6 +61,29 @@ def test_it_always_ends_in_time_and_never_while_shapes_come(new: list[int], most
     assert ends is not None
     assert ends <= most
     assert ends == most or not any(new[ends - quiet : ends])
+
+
+def misses_one(steps: Steps, crops: tuple[int, int], drop_path_fraction: float, draws: random.Random) -> bool:
+    """Whether a process with one micro-batch in a step measures no more while a combination was never kept."""
+    global_, local = crops
+    warm_up, seen = WarmUp(steps.most, steps.quiet), set()
+    is_over = False
+    while not is_over:
+        draw = draws.random()
+        seen.add(tuple(kept_crops(number, drop_path_fraction, draw) for number in (global_, local)))
+        is_over = warm_up.after_step(len(seen))
+    return len(seen) < 3
+
+
+@pytest.mark.parametrize("drop_path_fraction", [0.1, 0.3, 0.4])  # of the presets
+def test_few_processes_measure_no_more_before_stochastic_depth_has_shown_all_shapes(drop_path_fraction: float) -> None:
+    draws = random.Random(0)
+    misses = {
+        steps: sum(misses_one(steps, (2 * 8, 8 * 8), drop_path_fraction, draws) for _ in range(1000)) / 1000
+        for steps in (steps_for(0.0), steps_for(drop_path_fraction))
+    }
+    assert misses[steps_for(0.0)] > 0.2  # were they as few as without it
+    assert misses[steps_for(drop_path_fraction)] < 0.04
 
 
 # -- which kernels --------------------------------------------------------------------------------------------

@@ -47,13 +47,15 @@ def test_the_section_says_it_all() -> None:
         "energy of the GPU: 0.08 kWh, mean 400 W",
         "power limit: 450 W",
         "memory of the GPU: 12.5% of 24.0 GiB is free, 1.0 GiB are taken by others than torch's allocator",
-        "torch's allocator: 9.0 GiB in tensors, 19.0 at most, 20.0 reserved (fragmentation 55%); 1 retries, 0 failures",
+        "torch's allocator: 9.0 GiB in tensors between two steps, 19.0 at most, 20.0 reserved (5% of it in no tensor "
+        "even then); 1 retries, 0 failures",
         "memory of the host: 50.0% is available, the run has 8.0 GiB, 1.0 GiB in swap",
         "images/s: 100 (median minute), 100 in the last 5 minutes",
         "speed of the last 5 minutes: 100% of the usual",
         "the last steps: 500 ms (median), 520 (95 %), 900 (longest)",
         "shares of the last 5 minutes: waiting for images 1.0%, copies to the GPU (at least) 2.0%, plugins that look "
-        "1.0%, MFU 31.0%",
+        "1.0%\n",
+        "MFU: 31.0% in the last line of the log",
         "the loss is not finite",
         "last checkpoint: 20 minutes ago",
         "disk of the run: 80.0 GiB free",

@@ -95,7 +95,8 @@ def test_a_row_is_strict_json_and_has_what_is_known() -> None:
         gpu_throttle=("power-cap",),
         gpu_memory_used_bytes=20 * GIB,
         torch_reserved_bytes=16 * GIB,
-        torch_allocated_bytes=12 * GIB,
+        torch_allocated_bytes=3 * GIB,
+        torch_peak_bytes=12 * GIB,
         flags=(),
     )
     assert json.loads(sample.line()) == {
@@ -104,12 +105,23 @@ def test_a_row_is_strict_json_and_has_what_is_known() -> None:
         "gpu_throttle": ["power-cap"],
         "gpu_memory_used_bytes": 20 * GIB,
         "torch_reserved_bytes": 16 * GIB,
-        "torch_allocated_bytes": 12 * GIB,
+        "torch_allocated_bytes": 3 * GIB,
+        "torch_peak_bytes": 12 * GIB,
         "torch_fragmentation_fraction": 0.25,
         "gpu_memory_other_bytes": 4 * GIB,
         "flags": [],
     }
     assert Sample().line() == "{}"
+
+
+def test_fragmentation_is_what_was_in_no_tensor_when_most_was() -> None:
+    def fraction(**sizes: int) -> float | None:
+        return Sample(**{f"torch_{name}_bytes": size for name, size in sizes.items()}).torch_fragmentation_fraction
+
+    # between two steps weights and states are left, 4 of 20 GiB: nothing is wrong with that
+    assert fraction(allocated=4 * GIB, peak=19 * GIB, reserved=20 * GIB) == pytest.approx(0.05)
+    assert fraction(allocated=4 * GIB, peak=19 * GIB, reserved=10 * GIB) == 0  # some of it was given back
+    assert fraction(allocated=4 * GIB, reserved=20 * GIB) is fraction(peak=GIB) is None
 
 
 # -- the summary of a process -----------------------------------------------------------------------------------

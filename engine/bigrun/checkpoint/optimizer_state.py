@@ -34,14 +34,14 @@ MOMENTS = 2
 
 
 def expected_state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """What an optimizer's states take, or will: as they are if it has some, as it says itself if it has a method
-    `state_bytes() -> int`, else two moments of each parameter."""
-    states = [tensor for state in optimizer.state.values() for tensor in state.values() if isinstance(tensor, Tensor)]
-    if states:
-        return count_bytes(states)
+    """What an optimizer's states take when all parameters learn: as it says itself if it has a method
+    `state_bytes() -> int`, else of each parameter its state, or two moments where it has none yet."""
     if hasattr(optimizer, "state_bytes"):
         return int(optimizer.state_bytes())
-    return MOMENTS * count_bytes(p for group in optimizer.param_groups for p in group["params"])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    states = {parameter: optimizer.state.get(parameter) for parameter in parameters}
+    found = [tensor for state in states.values() if state for tensor in state.values() if isinstance(tensor, Tensor)]
+    return count_bytes(found) + MOMENTS * count_bytes(parameter for parameter, state in states.items() if not state)
 
 
 @attrs.frozen

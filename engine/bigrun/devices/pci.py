@@ -20,10 +20,16 @@ def pci_address(properties: object) -> str | None:
 
 
 def link_speed(address: str, root: Path = Path("/")) -> float | None:
-    """GB/s in one direction of the slot at an address; None where the kernel does not say."""
-    path = root / "sys/bus/pci/devices" / address
-    # a card that idles lowers its speed, not its width
-    return link_gbps(text_of(path / "max_link_speed"), text_of(path / "current_link_width"))
+    """GB/s in one direction between the host and the device at an address: what the slowest of the device and the
+    bridges above it can do, the slot among them. None where the kernel does not say it of the device."""
+    device = (root / "sys/bus/pci/devices" / address).resolve()
+    own, *bridges = (most_gbps(folder) for folder in (device, *device.parents))
+    return None if own is None else min([own, *(gbps for gbps in bridges if gbps is not None)])
+
+
+def most_gbps(device: Path) -> float | None:
+    """Of a device's or bridge's folder. A card that idles lowers its speed, not its width."""
+    return link_gbps(text_of(device / "max_link_speed"), text_of(device / "current_link_width"))
 
 
 def link_gbps(speed: str, width: str) -> float | None:

@@ -75,16 +75,17 @@ def plan(
     from bigrun.planner.report import lines, to_json
 
     seen = look_at_images(document) if images is None else None
+    backend = backend_of(known, config.hardware.device)
     found = predict(
         document,
-        device=backend_of(known, config.hardware.device),
+        device=backend,
         device_memory_bytes=memory,
         gpu=gpu,
         ram_bytes=ram_bytes,
         tflops=tflops,
         images=images if seen is None else seen.count,
         image_bytes=None if seen is None else seen.each_bytes,
-        measured=partial(tuned_speed, config, gpu) if measured is None else partial(read_speed, measured),
+        measured=partial(tuned_speed, config, backend, gpu) if measured is None else partial(read_speed, measured),
         tell=lambda line: say(line, error=True),
     )
     for line in [json.dumps(to_json(found))] if as_json else lines(found):

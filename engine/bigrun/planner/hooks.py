@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from bigrun.errors import BigrunError
+from bigrun.errors import BigrunError, UsageError
 from bigrun.markers import hookimpl
 
 if TYPE_CHECKING:
@@ -30,7 +30,16 @@ BUILDING = frozenset(
     }
 )
 STEPPING = frozenset(
-    {"hardware_defaults", "configure_model", "on_start", "rehearse", "before_step", "loss_terms", "after_update"}
+    {
+        "hardware_defaults",
+        "segments_grow",
+        "configure_model",
+        "on_start",
+        "rehearse",
+        "before_step",
+        "loss_terms",
+        "after_update",
+    }
 )
 
 
@@ -45,6 +54,16 @@ class RehearsalHooks:
             are rehearsed are the last ones of the run, or far in the future of a run without end.
         Called: once, of critical plugins.
         Result: none.
+        If it raises: the plugin takes no part in the steps, and the plan says so.
+        """
+
+    @hookspec
+    def segments_grow(self, facts: DeviceFacts) -> bool | None:
+        """Whether torch's allocator will be asked for segments that grow (expandable_segments), which waste less.
+
+        When: in a rehearsal for a GPU, which may not be here: what `configure_runtime` would do on its machine.
+        Called: once, of critical plugins.
+        Result: None of a plugin that leaves the allocator alone; where all do, the environment says it.
         If it raises: the plugin takes no part in the steps, and the plan says so.
         """
 
@@ -103,7 +122,7 @@ class RehearsedHooks:
             try:
                 answers += self.plugins.manager.subset_hook_caller(hook, others)(**arguments)
             except BigrunError as error:
-                if name not in self.plugins.active:  # the engine's own
+                if isinstance(error, UsageError) or name not in self.plugins.active:  # or the engine's own
                     raise
                 cause = f"{type(error.__cause__).__name__}: {error.__cause__}" if error.__cause__ else str(error)
                 self.refused[name] = f"{hook} needs values or images; {cause.partition(chr(10))[0]}"

@@ -21,6 +21,7 @@ __all__ = [
     "WORKER_BYTES",
     "HostMemory",
     "host_categories",
+    "pinned_bytes",
 ]  # fmt: skip
 
 GIB = 2**30
@@ -60,12 +61,18 @@ class HostMemory:
         return sum(self.by_category.values())
 
 
+def pinned_bytes(size: int) -> int:
+    """Of a tensor in page-locked memory, which torch rounds up to a power of two (ATen/core/CachingHostAllocator.h)."""
+    return 1 << (size - 1).bit_length() if size > 0 else 0
+
+
 def host_categories(
-    config: Config, backend: Backend, checkpoint_bytes: int, moved: Mapping[str, int], image_bytes: int | None
+    config: Config, backend: Backend, copy_bytes: int, moved: Mapping[str, int], image_bytes: int | None
 ) -> dict[str, int]:
     """Bytes by what they hold.
 
     Args:
+        copy_bytes: of a copy of the state.
         moved: what waits here instead of on the device, by what it is there.
         image_bytes: of a decoded image, on average.
     """
@@ -76,6 +83,6 @@ def host_categories(
         PROCESS: PROCESS_BYTES[backend],
         WORKERS: data.workers * WORKER_BYTES,
         IMAGES: (data.effective_batch + ahead) * (image_bytes or ASSUMED_IMAGE_BYTES),
-        COPY: checkpoint_bytes if config.run.background_checkpoints else 0,
+        COPY: copy_bytes if config.run.background_checkpoints else 0,
     }
     return found | {f"{name}, moved from the device": size for name, size in moved.items() if size > 0}

@@ -14,6 +14,7 @@ from bigrun.errors import UsageError
 
 if TYPE_CHECKING:
     from bigrun.config import Config
+    from bigrun.devices.facts import Backend
 
 __all__ = ["TRIALS", "Speed", "read_speed", "tuned_speed"]
 
@@ -80,18 +81,20 @@ def of_doctor(file: Path, facts: Mapping[str, Any]) -> Speed:
     return Speed(str(file), name, product_tflops=float(rows[PRODUCTS]["facts"]["measured"]))
 
 
-def tuned_speed(config: Config, device: str | None, flops_per_image: float | None) -> Speed | None:
+def tuned_speed(config: Config, backend: Backend, device: str | None, flops_per_image: float | None) -> Speed | None:
     """What `bigrun tune` has found for the same preset, in its usual folder; None where it has not, or on another
     device.
 
     Args:
-        device: a part of the name of the device that is planned for; None: the one that was tuned.
+        backend: of the device that is planned for; a CPU's speed says nothing of a GPU's.
+        device: a part of its name; None: any of that kind.
     """
     folder = Path("runs") / f"{config.name}-tune"
     try:
         facts: Any = json.loads((folder / TRIALS).read_text(encoding="utf-8"))
         same = (facts["source"], facts["effective_batch"]) == (config.source, config.data.effective_batch)
-        named = device is None or device.lower() in facts["device"]["name"].lower()
+        found = facts["device"]
+        named = found["backend"] == backend and (device is None or device.lower() in found["name"].lower())
         return of_tuner(folder / TRIALS, facts, flops_per_image) if same and named else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import attrs
@@ -11,6 +12,7 @@ __all__ = [
     "BACKWARD",
     "COPIES",
     "GRADIENTS",
+    "GROWING_FACTOR",
     "HEADS",
     "INPUTS",
     "OPTIMIZER",
@@ -21,6 +23,8 @@ __all__ = [
     "Memory",
     "device_bytes",
     "frozen_category",
+    "has_growing_segments",
+    "reserved_factor",
 ]  # fmt: skip
 
 GIB = 2**30
@@ -41,18 +45,39 @@ BACKWARD = "backward pass"
 INPUTS = "crops"
 """The views of the whole effective batch, which stay on the device for the step."""
 
-# Fragments and rounding of the caching allocator: 1.02 to 1.10 with segments that grow (expandable_segments), else 1.1
-# to 1.25. On ROCm they do not grow up to torch 2.11, and crash later (pytorch issues 187343, 192259). Context and
-# libraries' work space, 0.3 to 0.8 GiB, are outside of it. Estimates: see docs/how-to/does-it-fit.md.
-RESERVED_FACTORS = {"cuda": 1.08, "rocm": 1.25}
+# Fragments and rounding of the caching allocator: 1.1 to 1.25, and 1.02 to 1.10 with segments that grow
+# (expandable_segments), which torch makes on demand alone. On ROCm they do not grow up to torch 2.11, and crash later
+# (pytorch issues 187343, 192259). Context and libraries' work space, 0.3 to 0.8 GiB, are outside of it. Estimates: see
+# docs/how-to/does-it-fit.md.
+RESERVED_FACTORS = {"cuda": 1.25, "rocm": 1.25}
+GROWING_FACTOR = 1.08
 OUTSIDE_BYTES = round(0.7 * GIB)
 
+ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""The first one that is set counts."""
 
-def device_bytes(tensor_bytes: float, backend: str) -> int:
-    """What a device must have for tensors of so many bytes: on a GPU more, by `backend`, `cuda` or `rocm`; on a CPU
-    just these."""
-    factor = RESERVED_FACTORS.get(backend)
-    return round(tensor_bytes) if factor is None else round(factor * tensor_bytes) + OUTSIDE_BYTES
+
+def has_growing_segments(environment: Mapping[str, str]) -> bool:
+    """Whether torch's allocator for CUDA is asked for segments that grow."""
+    found = next((environment[name] for name in ALLOCATOR_VARIABLES if name in environment), "")
+    return re.search(r"expandable_segments\s*:\s*true", found, re.IGNORECASE) is not None
+
+
+def reserved_factor(backend: str, *, grows: bool = False) -> float:
+    """What the allocator takes of a device, by what tensors take; 1 on a CPU.
+
+    Args:
+        backend: `cuda`, `rocm` or `cpu`.
+        grows: whether the allocator is asked for segments that grow.
+    """
+    return GROWING_FACTOR if grows and backend == "cuda" else RESERVED_FACTORS.get(backend, 1.0)
+
+
+def device_bytes(tensor_bytes: float, backend: str, *, grows: bool = False) -> int:
+    """What a device must have for tensors of so many bytes: on a GPU more, on a CPU just these. Arguments: see
+    `reserved_factor`."""
+    outside = OUTSIDE_BYTES if backend in RESERVED_FACTORS else 0
+    return round(reserved_factor(backend, grows=grows) * tensor_bytes) + outside
 
 
 def frozen_category(name: str) -> str:
@@ -67,6 +92,6 @@ class Memory:
     peak_bytes: int
     by_category: Mapping[str, int]
 
-    def need_bytes(self, backend: str) -> int:
+    def need_bytes(self, backend: str, *, grows: bool = False) -> int:
         """What the device must have, see `device_bytes`."""
-        return device_bytes(self.peak_bytes, backend)
+        return device_bytes(self.peak_bytes, backend, grows=grows)

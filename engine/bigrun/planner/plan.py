@@ -13,6 +13,8 @@ from bigrun.planner.gpus import Gpu
 from bigrun.planner.host_memory import HostMemory
 from bigrun.planner.measured import Speed
 from bigrun.planner.memory import Memory
+from bigrun.planner.regrouping import Regrouping
+from bigrun.planner.room import Room
 from bigrun.planner.savings import Saving
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class Fit:
     accumulate: int | None
     need_bytes: int
     """As `Plan.taken_bytes`; with the smallest micro-batch if none fits."""
+    regrouping: Regrouping | None = None
+    """What this micro-batch makes of KoLeo's groups."""
 
 
 @attrs.frozen
@@ -55,7 +59,9 @@ class Plan:
     flops_per_image: float | None
     """Without what is computed again; None where a plugin's objective computes something else."""
     is_unified: bool = False
-    """Whether device and host share their memory, as on a CPU: it must have room for both."""
+    """Whether device and host share their memory, as on a CPU."""
+    segments_grow: bool = False
+    """Of torch's allocator, which then wastes less."""
     choices: tuple[Choice, ...] = ()
     """Values that depend on the device and that nobody has set, by the plugins' answers or by rule."""
     savings: tuple[Saving, ...] = ()
@@ -74,17 +80,20 @@ class Plan:
     @property
     def need_bytes(self) -> int:
         """Memory that the device must have."""
-        return self.memory.need_bytes(self.device)
+        return self.memory.need_bytes(self.device, grows=self.segments_grow)
 
     @property
     def taken_bytes(self) -> int:
-        """That, and what the host needs where both share their memory."""
-        return self.need_bytes + (self.host.bytes if self.is_unified else 0)
+        """Of the device's memory: that, and on a CPU what the host needs, too."""
+        return self.need_bytes + (self.host.bytes if self.device == "cpu" else 0)
 
     @property
     def fits_as_it_is(self) -> bool | None:
         """Whether the preset's own micro-batch fits; None where the memory of the device is not known."""
-        return None if self.device_memory_bytes is None else self.taken_bytes <= self.device_memory_bytes
+        if self.device_memory_bytes is None:
+            return None
+        room = Room(self.device, self.device_memory_bytes, self.host.ram_bytes, self.is_unified)
+        return room.excess_bytes(self.need_bytes, self.host.bytes) <= 0
 
     @property
     def images_per_second(self) -> float | None:

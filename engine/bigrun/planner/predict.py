@@ -80,7 +80,7 @@ def predict(
     fits: tuple[Fit, ...] = ()
     if device_memory_bytes is not None:
         modes = dict.fromkeys([*MODES, found.config.hardware.activation_checkpointing])
-        fits = tuple(rehearsals.fit(mode, device_memory_bytes) for mode in modes)
+        fits = tuple(rehearsals.fit(mode, device_memory_bytes, host.ram_total_bytes) for mode in modes)
     return attrs.evolve(
         plan,
         gpu=known,
@@ -106,6 +106,7 @@ def describe(document: Document, found: Rehearsal, device: Backend, host: HostMe
         source=document.source,
         device=device,
         is_unified=found.facts.is_unified,
+        segments_grow=found.segments_grow,
         parameters=found.parameters,
         effective_batch=config.data.effective_batch,
         micro_batch=config.data.micro_batch,

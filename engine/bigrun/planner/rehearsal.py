@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 import torch
@@ -16,19 +16,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bigrun.activation import activate
 from bigrun.build import build_data, build_objective, build_optimizer
+from bigrun.compute import count_passes
 from bigrun.config import Config, Document
 from bigrun.devices import DeviceFacts
+from bigrun.devices.facts import Backend
 from bigrun.errors import PluginError, UsageError
 from bigrun.flight import FlightRecorder
-from bigrun.model.vit import VisionTransformer
-from bigrun.planner.flops import forward_flops
 from bigrun.planner.hooks import DeclareRehearsal, RehearsedHooks
 from bigrun.planner.imitation import attend_as_on_gpu, fill_queues, imitating, keep_most_crops
 from bigrun.planner.labels import label_state
 from bigrun.planner.live_bytes import LiveBytes
-from bigrun.planner.memory import Memory
+from bigrun.planner.memory import Memory, has_growing_segments
 from bigrun.planner.process import RehearsalProcess
-from bigrun.planner.saved import saved_bytes
+from bigrun.planner.saved import copy_bytes, saved_bytes
 from bigrun.planner.savings import Saving, savings_of
 from bigrun.planner.stand_in import NoDataSet, StandInViews, stand_in_samples
 from bigrun.planner.step import take_heaviest_step
@@ -53,6 +53,8 @@ class Rehearsal:
     parameters: Mapping[str, int]
     memory: Memory
     checkpoint_bytes: int
+    copy_bytes: int
+    """Of the state in host memory, from which a checkpoint is written while training goes on."""
     frozen_flops: float
     """Per image, of forward passes through vision transformers that are frozen modules."""
     has_teacher: bool
@@ -66,6 +68,12 @@ class Rehearsal:
     savings: tuple[Saving, ...] = ()
     has_no_choice: tuple[str, ...] = ()
     """Plugins that would choose values for the device if its memory were known."""
+    segments_grow: bool = False
+    """Of torch's allocator, which then wastes less."""
+
+    def need_bytes(self, backend: Backend) -> int:
+        """What the device must have."""
+        return self.memory.need_bytes(backend, grows=self.segments_grow)
 
 
 class RehearsedRun(Run):
@@ -109,13 +117,14 @@ def rehearse(document: Document, device: str, facts: DeviceFacts | None = None) 
             take_heaviest_step(run, live)
         except PluginError as error:
             raise UsageError(f"{document.source}: no plan can be made without values: {error}") from error
-        objective = run.objective
+        objective, saved = run.objective, saved_bytes(run)
         return Rehearsal(
             config=run.config,
             accumulate=run.accumulate,
             parameters=count_parameters(objective, objective.trained_modules()),
             memory=live.peak,
-            checkpoint_bytes=saved_bytes(run),
+            checkpoint_bytes=sum(saved),
+            copy_bytes=copy_bytes(saved, device),
             frozen_flops=sum(flops) / run.config.data.micro_batch,
             has_teacher=objective.teacher is not objective.student,
             refused=dict(hooks.refused),
@@ -123,6 +132,7 @@ def rehearse(document: Document, device: str, facts: DeviceFacts | None = None) 
             moved=live.host.peak.by_category,
             savings=savings_of(run, live.is_on_device),
             has_no_choice=hooks.has_no_choice,
+            segments_grow=grows(run),
         )
 
 
@@ -151,12 +161,12 @@ def build(run: Run, live: LiveBytes, device: str) -> None:
 def count_frozen(run: Run) -> list[float]:
     """Operations of forward passes through frozen vision transformers, from now on."""
     found: list[float] = []
-
-    def count(module: nn.Module, args: tuple[Any, ...]) -> None:
-        found.append(len(args[0]) * forward_flops(run.config.model, args[0].shape[-1]))
-
     for frozen in run.frozen.values():
-        for module in frozen.modules():
-            if isinstance(module, VisionTransformer):
-                module.register_forward_pre_hook(count)
+        count_passes(frozen, found.append)
     return found
+
+
+def grows(run: Run) -> bool:
+    """Whether segments of torch's allocator would: by the plugins' word, else by the environment's."""
+    answers = run.hook.segments_grow(facts=run.facts)  # type: ignore[attr-defined]
+    return any(answers) if answers else has_growing_segments(os.environ)

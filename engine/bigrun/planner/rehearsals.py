@@ -12,6 +12,8 @@ from bigrun.errors import ConfigError
 from bigrun.overrides import override
 from bigrun.planner.host_memory import host_categories
 from bigrun.planner.plan import Fit
+from bigrun.planner.regrouping import regrouping
+from bigrun.planner.room import Room
 from bigrun.planner.search import largest_fitting
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Rehearsals:
         self.facts = facts
         self.image_bytes = image_bytes
         self.made: dict[tuple[str, int], Rehearsal] = {}
+        """The preset's own is the first."""
 
     def own(self) -> Rehearsal:
         """As the preset says."""
@@ -85,25 +88,37 @@ class Rehearsals:
 
     def need_bytes(self, mode: str, micro_batch: int) -> int:
         """Of the device."""
-        return self.made_with(mode, micro_batch).memory.need_bytes(self.device)
+        return self.made_with(mode, micro_batch).need_bytes(self.device)
 
     def host_bytes(self, found: Rehearsal) -> dict[str, int]:
         """Of the machine's memory, by what it holds."""
-        return host_categories(found.config, self.device, found.checkpoint_bytes, found.moved, self.image_bytes)
+        return host_categories(found.config, self.device, found.copy_bytes, found.moved, self.image_bytes)
 
     def taken_bytes(self, mode: str, micro_batch: int) -> int:
-        """Of the memory that the device has, or shares with the machine."""
+        """Of the memory that the device has."""
         found = self.made_with(mode, micro_batch)
-        host = sum(self.host_bytes(found).values()) if found.facts.is_unified else 0
-        return found.memory.need_bytes(self.device) + host
+        host = sum(self.host_bytes(found).values()) if self.device == "cpu" else 0
+        return found.need_bytes(self.device) + host
 
-    def fit(self, mode: str, memory_bytes: int) -> Fit:
-        """The largest micro-batch that fits."""
-        data = next(iter(self.made.values())).config.data
-        sizes = self.micro_batches(data.effective_batch)
+    def excess_bytes(self, mode: str, micro_batch: int, memory_bytes: int, ram_bytes: int) -> int:
+        """Beyond what there is."""
+        found = self.made_with(mode, micro_batch)
+        room = Room(self.device, memory_bytes, ram_bytes, found.facts.is_unified)
+        return room.excess_bytes(found.need_bytes(self.device), sum(self.host_bytes(found).values()))
+
+    def fit(self, mode: str, memory_bytes: int, ram_bytes: int) -> Fit:
+        """The largest micro-batch that fits.
+
+        Args:
+            memory_bytes: of the device.
+            ram_bytes: of the machine; counts where a GPU shares it.
+        """
+        config = next(iter(self.made.values())).config
+        effective = config.data.effective_batch
+        sizes = self.micro_batches(effective)
         asked = [micro for made_mode, micro in self.made if made_mode == mode]
         start = asked[0] if asked else max(micro for _, micro in self.made)
-        best = largest_fitting(sizes, lambda micro: self.taken_bytes(mode, micro), memory_bytes, start)
+        best = largest_fitting(sizes, lambda micro: self.excess_bytes(mode, micro, memory_bytes, ram_bytes), 0, start)
         if best is None:
             return Fit(mode, None, None, self.taken_bytes(mode, sizes[0]))
-        return Fit(mode, best, data.effective_batch // best, self.taken_bytes(mode, best))
+        return Fit(mode, best, effective // best, self.taken_bytes(mode, best), regrouping(config, best))

@@ -5,27 +5,31 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import resource
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import attrs
 
+from bigrun.devices.allocator import allocator_settings
 from bigrun.devices.memory import read_memory
 from bigrun.planner.closed_form import StepMemory
-from bigrun.planner.memory import OUTSIDE_BYTES, device_bytes
+from bigrun.planner.memory import OUTSIDE_BYTES, device_bytes, has_growing_segments
 from bigrun.planner.plan import Fit
+from bigrun.planner.regrouping import KOLEO_GROUP, regrouping
 from bigrun.planner.sizes import human_gib
 
 if TYPE_CHECKING:
     from bigrun.model.activation_checkpointing import ActivationCheckpointing
     from bigrun.run import Run
 
-__all__ = ["Shortfall", "divisors", "limit_bytes", "shortfall_of", "what_fits"]
+__all__ = ["Shortfall", "divisors", "limit_bytes", "modes_of", "shortfall_of", "what_fits"]
 
 MODES: tuple[ActivationCheckpointing, ...] = ("none", "selective", "full")
 CLEARLY = 0.9
-"""A need of less than this share of what is there is no reason to fail: the closed form is at most 3 % too low."""
+"""A need of less than this share of what is there is no reason to fail, and one of this share of a need is less than
+that for certain: the closed form is at most 3 % too low and 7 % too high."""
 
 
 @attrs.frozen
@@ -39,6 +43,10 @@ class Shortfall:
     more_bytes: float = 0.0
     """What networks and optimizer hold beyond what the closed form takes for them."""
     processes: int = 1
+    segments_grow: bool = False
+    """Of torch's allocator, which then wastes less."""
+    modes: tuple[ActivationCheckpointing, ...] = MODES
+    """That the run takes."""
 
     @property
     def failed(self) -> tuple[int, ActivationCheckpointing]:
@@ -48,12 +56,13 @@ class Shortfall:
 
     def need_bytes(self, micro_batch: int, mode: ActivationCheckpointing) -> int:
         """Of the device."""
-        return device_bytes(max(self.form.peak_bytes(micro_batch, mode) + self.more_bytes, 0), self.backend)
+        tensors = max(self.form.peak_bytes(micro_batch, mode) + self.more_bytes, 0)
+        return device_bytes(tensors, self.backend, grows=self.segments_grow)
 
     @property
     def most_bytes(self) -> int:
-        """What a step may need by the closed form: less than the one that failed, whatever the limit is."""
-        return min(self.limit_bytes, self.need_bytes(*self.failed) - 1)
+        """What a step may need by the closed form: clearly less than the one that failed, whatever the limit is."""
+        return min(self.limit_bytes, round(CLEARLY * self.need_bytes(*self.failed)))
 
     def sizes(self) -> list[int]:
         """Micro-batches that leave the objective as it is."""
@@ -64,12 +73,15 @@ class Shortfall:
         return [size for size in divisors(data.effective_batch // self.processes) if size % (group or 1) == 0]
 
     def fits(self) -> list[Fit]:
-        """The largest micro-batch that fits in each way of activation checkpointing, the least first."""
-        share, found = self.form.config.data.effective_batch // self.processes, []
-        for mode in MODES:
+        """The largest micro-batch that fits in each way of activation checkpointing, the least first. None with less of
+        it than the step that failed: what plugins spare with it the closed form does not know."""
+        config, found = self.form.config, []
+        share, least = config.data.effective_batch // self.processes, MODES.index(self.failed[1])
+        for mode in (mode for mode in self.modes if MODES.index(mode) >= least):
             size = max((s for s in self.sizes() if self.need_bytes(s, mode) <= self.most_bytes), default=None)
             if size is not None:
-                found.append(Fit(mode, size, share // size, self.need_bytes(size, mode)))
+                fit = Fit(mode, size, share // size, self.need_bytes(size, mode), regrouping(config, size))
+                found.append(fit)
         return found
 
 
@@ -86,7 +98,7 @@ def what_fits(shortfall: Shortfall) -> Iterator[str]:
     text += human_gib(limit)
     if need < CLEARLY * limit:
         text += ": something else must have taken the memory, or broken it into pieces"
-    yield text
+    yield f"{text}; what plugins spare within a step is not counted"
     own, fits = shortfall.failed[1], shortfall.fits()
     if not fits:
         smallest = min(shortfall.sizes(), default=shortfall.failed[0])
@@ -101,6 +113,7 @@ def what_fits(shortfall: Shortfall) -> Iterator[str]:
 def option(fit: Fit, own: str) -> str:
     other = fit.activation_checkpointing != own
     mode = f' and hardware.activation_checkpointing = "{fit.activation_checkpointing}"' if other else ""
+    mode += f" and {KOLEO_GROUP} = {fit.regrouping.own}" if fit.regrouping is not None else ""
     shape = f"{fit.micro_batch} x {fit.accumulate}, {human_gib(fit.need_bytes)}"
     return f"data.micro_batch = {fit.micro_batch}{mode} ({shape})"
 
@@ -115,8 +128,26 @@ def shortfall_of(run: Run) -> Shortfall | None:
         return None
     form = StepMemory(run.config)
     return Shortfall(
-        form, run.facts.backend, limit_bytes(run), held_bytes(run) - form.static_bytes, run.strategy.world_size
+        form,
+        run.facts.backend,
+        limit_bytes(run),
+        held_bytes(run) - form.static_bytes,
+        run.strategy.world_size,
+        grows(),
+        modes_of(run),
     )
+
+
+def grows() -> bool:
+    """Whether the segments of torch's allocator do, by its own word."""
+    found = (allocator_settings() or {}).get("expandable_segments")
+    return has_growing_segments(os.environ) if found is None else bool(found)
+
+
+def modes_of(run: Run) -> tuple[ActivationCheckpointing, ...]:
+    """A strategy that a plugin brings may go backward twice, which torch refuses with `selective`."""
+    is_own = type(run.strategy).__module__.partition(".")[0] == "bigrun"
+    return MODES if is_own else tuple(mode for mode in MODES if mode != "selective")
 
 
 def held_bytes(run: Run) -> int:

@@ -9,7 +9,7 @@ import attrs
 
 from bigrun.checkpoint.space import human_bytes
 from bigrun.planner.host_memory import ASSUMED_IMAGE_BYTES
-from bigrun.planner.memory import OUTSIDE_BYTES, RESERVED_FACTORS
+from bigrun.planner.memory import OUTSIDE_BYTES, RESERVED_FACTORS, reserved_factor
 from bigrun.planner.plan import Plan
 from bigrun.planner.sizes import human_gib
 from bigrun.planner.verdict import verdicts
@@ -44,9 +44,10 @@ def device_lines(plan: Plan) -> Iterator[str]:
     yield from category_lines(plan.memory.by_category)
     yield f"    {human_gib(plan.memory.peak_bytes):>9}  in all: the allocator's peak"
     if plan.device in RESERVED_FACTORS:
+        factor = reserved_factor(plan.device, grows=plan.segments_grow)
         yield (
-            f"    {human_gib(plan.need_bytes):>9}  of the device: the peak x {RESERVED_FACTORS[plan.device]} + "
-            f"{human_gib(OUTSIDE_BYTES)} outside of the allocator"
+            f"    {human_gib(plan.need_bytes):>9}  of the device: the peak x {factor} + {human_gib(OUTSIDE_BYTES)} "
+            "outside of the allocator"
         )
 
 

@@ -129,10 +129,10 @@ def find_largest(
     facts = DeviceFacts.from_facts(device)
     rehearsals = Rehearsals(document_of(document), facts.backend, lambda line: None, facts)
 
-    def taken_bytes(size: int) -> int:
-        return rehearsals.taken_bytes(mode, size)
+    def excess_bytes(size: int) -> int:
+        return rehearsals.excess_bytes(mode, size, facts.total_bytes, facts.host.ram_total_bytes)
 
-    return {"largest": largest_fitting(sizes, taken_bytes, facts.total_bytes, start=sizes[-1]) or 0}
+    return {"largest": largest_fitting(sizes, excess_bytes, 0, start=sizes[-1]) or 0}
 
 
 def measure(

@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 
-from bigrun.choices import RULES
 from bigrun.config import Config, Document
 from bigrun.devices.defaults import BY_DEVICE
 from bigrun.overrides import override
+from bigrun.planner.regrouping import KOLEO_GROUP, regrouping
 from bigrun.tuner.trial import Settings
 
 __all__ = ["MICRO_BATCHES", "Recipe", "compiling", "shorten"]
@@ -28,8 +28,8 @@ class Recipe:
     compiling: tuple[str, ...] = ()
     """Its plugins that compile the networks (`plugins.NAME.compile`)."""
     config: Config | None = None
-    """Of the preset as it is, where a rule has chosen `objective.koleo_group` for its micro-batch: with the same number
-    beside another one the objective stays the same. None where the preset sets it, or nothing depends on it."""
+    """Of the preset as it is: `objective.koleo_group`, which a rule may have chosen for its micro-batch, stays the
+    same."""
 
     @classmethod
     def of(cls, document: Document, config: Config) -> Recipe:
@@ -37,17 +37,12 @@ class Recipe:
         Args:
             config: of the document, with what plugins have chosen for the device.
         """
-        is_chosen = "objective" not in config.replaced and "objective.koleo_group" not in config.explicit
-        has_groups = is_chosen and config.objective.koleo_weight > 0
-        return cls(document, compiling(config.plugins), config if has_groups else None)
+        return cls(document, compiling(config.plugins), config)
 
     def koleo_group(self, micro_batch: int) -> int | None:
         """That must be set beside a micro-batch; None where the rule chooses it, or nothing has to be."""
-        if self.config is None:
-            return None
-        config = attrs.evolve(self.config, data=attrs.evolve(self.config.data, micro_batch=micro_batch))
-        own, (chosen, _) = config.objective.koleo_group, RULES["objective.koleo_group"](config)
-        return None if chosen == own else own
+        found = None if self.config is None else regrouping(self.config, micro_batch)
+        return None if found is None else found.own
 
     def sets(self, settings: Settings) -> list[str]:
         """Words for `--set` that make the run one with these settings."""
@@ -58,7 +53,7 @@ class Recipe:
             f"hardware.pin_memory={str(settings.pin_memory).lower()}",
         ]
         group = self.koleo_group(settings.micro_batch)
-        words += [] if group is None else [f"objective.koleo_group={group}"]
+        words += [] if group is None else [f"{KOLEO_GROUP}={group}"]
         if settings.compile is not None:
             words += [f'plugins."{name}".compile={str(settings.compile).lower()}' for name in self.compiling]
         return words

@@ -26,6 +26,11 @@ from bigrun.version import __version__
 __all__ = ["Effort", "Machine", "Row", "Trials", "ask_in"]
 
 SCRATCH = ".trial-"
+VARIABLES = (
+    *("CUDA_", "HIPBLASLT_", "HIP_", "HSA_", "MIOPEN_", "MKL_", "NVIDIA_", "OMP_", "PYTORCH_", "ROCBLAS_"),
+    *("TORCHINDUCTOR_", "TORCH_"),
+)
+"""How the names of environment variables begin on which it may depend how fast a trial is, and what fits."""
 
 
 @attrs.frozen
@@ -172,11 +177,17 @@ class Trials:
         return attrs.evolve(answer, message=self.redactor.text(answer.message))
 
     def key(self, order: Mapping[str, Any]) -> str:
-        """The same order on the same machine with the same versions."""
+        """The same order on the same machine with the same versions, and the same environment for torch."""
         plugins = {name: plugin.version for name, plugin in installed().items()}
         versions = {"bigrun": __version__, "python": platform.python_version(), "plugins": plugins}
         machine = attrs.asdict(self.machine, recurse=False) | {"device": self.machine.device.as_facts()}
-        return key_of({"order": order, "versions": versions, "machine": machine})
+        environment = {name: self.redactor.text(value) for name, value in variables_of(os.environ).items()}
+        return key_of({"order": order, "versions": versions, "machine": machine, "environment": environment})
+
+
+def variables_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those that torch and its libraries read."""
+    return {name: value for name, value in environment.items() if name.startswith(VARIABLES)}
 
 
 def ask_in(directory: Path, order: Mapping[str, Any], limit_seconds: float) -> Answer:
