@@ -38,6 +38,10 @@ class MemoryGuardConfig:
     )
 
 
+PROCESS = "the process grew by"
+"""What is measured of a CPU."""
+
+
 class MemoryGuard:
     """Looks at both memories whenever numbers are logged. Each thing is told once, when it begins and when it ends."""
 
@@ -97,7 +101,7 @@ def facts_of(reading: Reading) -> dict[str, Any]:
 def measured(run: Run, process_bytes: int) -> tuple[int, str]:
     """The most memory that was taken, and what it is."""
     if run.device.type != "cuda":
-        return peak_of_process() - process_bytes, "the process grew by"
+        return peak_of_process() - process_bytes, PROCESS
     import torch
 
     return torch.cuda.max_memory_allocated(run.device), "tensors took"
@@ -110,4 +114,6 @@ def compared(predicted: int, found: tuple[int, str]) -> tuple[str, dict[str, Any
     if not predicted:
         return f"{what} {taken / 2**30:.2f} GiB; `bigrun plan` could not predict it", facts
     text = f"predicted {predicted / 2**30:.2f} GiB in tensors at most; {what} {taken / 2**30:.2f} GiB"
+    if what == PROCESS:  # whose heap and libraries are no tensors
+        return f"{text}, with its libraries and what its heap keeps", facts
     return f"{text} ({taken / predicted - 1:+.0%})", facts

@@ -41,13 +41,17 @@ class MemorySavers:
 
     @hookimpl
     def configure_device(self, run: Run) -> None:
-        refusal = torchao_refusal() if self.config.optimizer_states == "8bit" else None
-        if refusal is not None:
-            raise UsageError(refusal)
+        self._refuse_without_torchao()
         why_not = offload_refusal(run.facts)
         for name in self._offloads():
             if why_not is not None:
                 run.record_setting(Setting(name, "off", "off", False, why_not))
+
+    def _refuse_without_torchao(self) -> None:
+        """Asked twice: a rehearsal begins with the optimizer."""
+        refusal = torchao_refusal() if self.config.optimizer_states == "8bit" else None
+        if refusal is not None:
+            raise UsageError(refusal)
 
     def _offloads(self) -> list[str]:
         asked = {ACTIVATIONS: self.config.activation_offload, TEACHER: self.config.teacher_offload}
@@ -55,11 +59,10 @@ class MemorySavers:
 
     @hookimpl
     def configure_model(self, run: Run, objective: Objective) -> None:
-        if self.config.update_in_backward and two_passes_refusal(run.accumulate, run.strategy.world_size) is None:
-            from bigrun_savers.two_passes import keep_buffers
-
-            refuse_selective(run.config.hardware.activation_checkpointing)
-            self._undo = keep_buffers()
+        if self.config.update_in_backward:
+            self._allow_two_passes(run)
+        if self.config.teacher_offload and offload_refusal(run.facts) is None:
+            self._record_teacher(run, objective)
         if self.config.activation_offload and offload_refusal(run.facts) is None:
             from bigrun_savers.activations import ActivationOffload
 
@@ -67,9 +70,32 @@ class MemorySavers:
             evidence = "what the student's backbone keeps is copied to the host; weights stay"
             run.record_setting(Setting(ACTIVATIONS, "off", "on", True, evidence))
 
+    def _allow_two_passes(self, run: Run) -> None:
+        why_not = two_passes_refusal(run.accumulate, run.strategy.world_size)
+        if why_not is not None:
+            run.record_setting(Setting(UPDATE, "off", "off", False, why_not))
+            message = f"plugins.memory-savers.update_in_backward has no effect: {why_not}"
+            run.event("update-in-backward-off", message, "warning")
+            return
+        from bigrun_savers.two_passes import keep_buffers
+
+        refuse_selective(run.config.hardware.activation_checkpointing)
+        self._undo = keep_buffers()
+        evidence = "a first backward pass measures gradients, a second one updates each parameter as its gradient comes"
+        run.record_setting(Setting(UPDATE, "off", "on", True, evidence))
+
+    def _record_teacher(self, run: Run, objective: Objective) -> None:
+        if objective.teacher is objective.student:
+            evidence = "the objective has no teacher of its own"
+            run.record_setting(Setting(TEACHER, "off", "off", False, evidence))
+            return
+        evidence = "the weights of its backbone are on the device for forward passes and the update"
+        run.record_setting(Setting(TEACHER, "off", "on", True, evidence))
+
     @hookimpl
     def build_optimizer(self, run: Run, parameters: Sequence[dict[str, Any]]) -> torch.optim.Optimizer | None:
         """In the format of the checkpoint that is about to be restored; `on_start` converts."""
+        self._refuse_without_torchao()
         from bigrun_savers.switch import announce_larger, build, saved_states, states_of
 
         asked = self.config.optimizer_states
@@ -88,8 +114,10 @@ class MemorySavers:
     @hookimpl
     def on_start(self, run: Run) -> None:
         self._convert(run)
-        if self.config.update_in_backward:
-            self._take_two_passes(run)
+        if self._undo is not None:
+            from bigrun_savers.two_passes import TwoPasses
+
+            run.strategy = self._passes = TwoPasses(run)
         if self.config.teacher_offload and offload_refusal(run.facts) is None:
             self._offload_teacher(run)
 
@@ -101,34 +129,12 @@ class MemorySavers:
             run.optimizer = converted(run.optimizer, new, run.config.optimizer)
             run.event("optimizer-states", f"the optimizer's states are converted from {old} to {new}", old=old, new=new)
 
-    def _take_two_passes(self, run: Run) -> None:
-        why_not = two_passes_refusal(run.accumulate, run.strategy.world_size)
-        if why_not is not None:
-            run.record_setting(Setting(UPDATE, "off", "off", False, why_not))
-            run.event(
-                "update-in-backward-off",
-                f"plugins.memory-savers.update_in_backward has no effect: {why_not}",
-                "warning",
-            )
-            return
-        from bigrun_savers.two_passes import TwoPasses
-
-        run.strategy = self._passes = TwoPasses(run)
-        evidence = "a first backward pass measures gradients, a second one updates each parameter as its gradient comes"
-        run.record_setting(Setting(UPDATE, "off", "on", True, evidence))
-
     def _offload_teacher(self, run: Run) -> None:
         from bigrun_savers.teacher import TeacherOffload
 
-        objective = run.objective
-        if objective.teacher is objective.student:
-            evidence = "the objective has no teacher of its own"
-            run.record_setting(Setting(TEACHER, "off", "off", False, evidence))
-            return
-        self._teacher = TeacherOffload(objective.teacher.backbone, run.device)
-        run.optimizer.register_step_post_hook(self._before_teacher)
-        evidence = "the weights of its backbone are on the device for forward passes and the update"
-        run.record_setting(Setting(TEACHER, "off", "on", True, evidence))
+        if run.objective.teacher is not run.objective.student:
+            self._teacher = TeacherOffload(run.objective.teacher.backbone, run.device)
+            run.optimizer.register_step_post_hook(self._before_teacher)
 
     # -- every step -------------------------------------------------------------------------------------------
 
@@ -154,12 +160,15 @@ class MemorySavers:
 
     @hookimpl
     def after_step(self) -> None:
-        if self._passes is not None:
-            self._passes.release()
+        self._release()
 
     @hookimpl
     def on_error(self) -> None:
-        self.after_step()
+        self._release()
+
+    def _release(self) -> None:
+        if self._passes is not None:
+            self._passes.release()
 
     @hookimpl
     def teardown(self, run: Run) -> None:

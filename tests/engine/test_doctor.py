@@ -67,7 +67,7 @@ def test_what_failed_is_said_with_what_to_do_and_the_rest_is_examined(tmp_path: 
     said = done.output.splitlines()
     at = next(i for i, line in enumerate(said) if line.startswith("fail  device "))
     assert "is built for" in said[at]
-    assert said[at + 1].strip().startswith("-> install another (pip install torch --index-url")
+    assert said[at + 1].strip().startswith("-> install another (pip install --force-reinstall torch --index-url")
     assert any(line.startswith("warn  file system") and "tmpfs" in line for line in said)
     at = next(i for i, line in enumerate(said) if line.startswith("fail  saving"))
     assert "No space left on device" in said[at]

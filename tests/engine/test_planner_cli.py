@@ -15,6 +15,7 @@ from tiny import NETWORK
 
 from bigrun.cli import main
 from bigrun.config import read_preset
+from bigrun.planner.gpus import find_gpu
 from bigrun.planner.plan import Fit, Plan
 from bigrun.planner.predict import predict
 from bigrun.planner.regrouping import Regrouping
@@ -227,3 +228,20 @@ def test_vit_giant_needs_activation_checkpointing_where_it_is_tight() -> None:
     fits = {fit["activation_checkpointing"]: fit["micro_batch"] for fit in found["fits"]}
     assert fits["full"] > (fits["none"] or 0)
     assert not found["fits_as_it_is"]
+
+
+def test_a_gpu_for_a_run_on_the_cpu_and_no_name_are_refused() -> None:
+    for words, message in (
+        (["--gpu", "RTX 4090", "--set", "hardware.device=cpu"], "the run is to be on the CPU (hardware.device)"),
+        (["--gpu", " "], "--gpu: expected the name of a GPU"),
+    ):
+        result = plan("vit_tiny", "--images", "10", *words)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
+def test_a_name_is_known_as_people_type_it() -> None:
+    known = find_gpu("rtx4090")
+    assert known is not None
+    assert known.name == "RTX 4090"
+    assert find_gpu("rtx4090ti") is None

@@ -15,7 +15,7 @@ from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner
 from bigrun_memory import plugin as module
 from bigrun_memory.judge import Limits, judge
-from bigrun_memory.plugin import compared
+from bigrun_memory.plugin import PROCESS, compared
 from bigrun_memory.reading import HostReading, Reading, read
 
 GIB = 2**30
@@ -179,6 +179,8 @@ def test_what_a_comparison_says() -> None:
     message, facts = compared(20 * GIB, (21 * GIB, "tensors took"))
     assert message == "predicted 20.00 GiB in tensors at most; tensors took 21.00 GiB (+5%)"
     assert facts == {"predicted_bytes": 20 * GIB, "measured_bytes": 21 * GIB}
+    message, _ = compared(20 * GIB, (21 * GIB, PROCESS))
+    assert message.endswith("the process grew by 21.00 GiB, with its libraries and what its heap keeps")
     message, facts = compared(0, (21 * GIB, "tensors took"))
     assert "could not predict" in message
     assert facts["predicted_bytes"] is None

@@ -85,6 +85,7 @@ def test_no_bit_changes(bigrunner: Runner, precision: str, mode: str) -> None:
     result = bigrunner.run(PLUGIN, config=ON, **CLIPPED, **tables, companions=[ours])
     assert_same(result, plain)
     assert row_of(result).took_effect
+    assert result.run is not None
     assert ours.norms == theirs.norms
     assert min(theirs.norms) > 0.05, "gradients were clipped"
     assert set(theirs.there) == {True}

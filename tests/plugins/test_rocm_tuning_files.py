@@ -163,7 +163,7 @@ def test_a_build_for_the_cpu_has_no_tunableop(tmp_path: Path) -> None:
     if torch.version.hip or torch.version.cuda:
         pytest.skip("this torch has it")
     assert validators_now() == {}
-    tunableop = TunableOp(STRIX_HALO, tmp_path, tmp_path, WarmUp(20))
+    tunableop = TunableOp(STRIX_HALO, tmp_path, tmp_path, WarmUp(20, 5))
     left = Planned("TunableOp tuning", None, "why")
     rows = tunableop.start(
         Planned("TunableOp", "on", "why not"), left, plan_check((2, 13), {}, RocmConfig(), "bf16"), "bf16"

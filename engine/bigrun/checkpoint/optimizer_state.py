@@ -114,7 +114,11 @@ def restore(
     saved_class, saved = parse_facts(facts)
     misfits = find_misfits(parameters, saved, tensors)
     if saved_class != type(optimizer).__name__:
-        misfits.insert(0, f"  class: saved from {saved_class}, expected {type(optimizer).__name__}")
+        misfits.insert(
+            0,
+            f"  class: saved from {saved_class}, expected {type(optimizer).__name__}: go on with the plugin that "
+            "built it, whose documentation says how to leave it",
+        )
     if misfits:
         raise CheckpointError("\n".join(["the saved optimizer state does not fit the optimizer", *misfits]))
     state = {name: {key: tensors[join(name, key)] for key in entry.tensors} for name, entry in saved.items()}

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["choose_device", "refusal"]
 
 INSTALL = {
-    "cuda": "pip install torch --index-url https://download.pytorch.org/whl/cu130",
-    "rocm": "pip install torch --index-url https://download.pytorch.org/whl/rocm7.1, or AMD's own wheels for its chip",
+    "cuda": "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130",
+    "rocm": "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/rocm7.1, or AMD's own "
+    "wheels for its chip",
 }
 """Builds of torch, for example; PyPI's is for CUDA."""
 NAMES = {"cuda": "CUDA", "rocm": "ROCm", "cpu": "the CPU alone"}

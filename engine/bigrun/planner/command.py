@@ -53,6 +53,7 @@ def plan(
     """
     from bigrun.activation import activate
     from bigrun.config import read_preset
+    from bigrun.errors import UsageError
     from bigrun.planner.device import backend_of
     from bigrun.planner.gpus import GPUS, find_gpu
     from bigrun.planner.sizes import parse_bytes
@@ -63,11 +64,15 @@ def plan(
     ram_bytes = None if ram is None else parse_bytes(ram, "--ram")
     document = read_preset(preset, **overrides)
     config, _ = activate(document)  # before torch: a typo is answered at once
+    if gpu is not None and not gpu.strip():
+        raise UsageError("--gpu: expected the name of a GPU, as 'RTX 4090'")
+    if gpu is not None and config.hardware.device == "cpu":
+        raise UsageError(f"--gpu {gpu}: the run is to be on the CPU (hardware.device); add --set hardware.device=auto")
     known = None if gpu is None else find_gpu(gpu)
     if gpu is not None and known is None:
         listed = ", ".join(known.name for known in GPUS)
         hint = did_you_mean(gpu, [known.name for known in GPUS])
-        say(f"warning: --gpu {gpu}: not listed{hint}, memory and peak speed n/a; listed: {listed}", error=True)
+        say(f"warning: --gpu {gpu}: not listed, memory and peak speed n/a{hint}; listed: {listed}", error=True)
 
     from bigrun.planner.images import look_at_images
     from bigrun.planner.measured import read_speed, tuned_speed

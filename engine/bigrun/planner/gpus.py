@@ -76,7 +76,13 @@ def find_gpu(name: str) -> Gpu | None:
     if SISTERS.search(name.lower()):
         return None
     found = [gpu for gpu in GPUS if re.search(rf"\b{re.escape(gpu.name.lower())}\b", name.lower())]
+    found = found or [gpu for gpu in GPUS if squeezed(gpu.name) == squeezed(name)]
     return max(found, key=lambda gpu: len(gpu.name), default=None)
+
+
+def squeezed(name: str) -> str:
+    """As people type it: `rtx4090`."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def gpu_of(facts: DeviceFacts) -> Gpu | None:
