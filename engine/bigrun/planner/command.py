@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bigrun.command_options import preset_options
+
+if TYPE_CHECKING:
+    from bigrun.planner.gpus import Gpu
 
 __all__ = ["plan"]
 
@@ -53,26 +56,15 @@ def plan(
     """
     from bigrun.activation import activate
     from bigrun.config import read_preset
-    from bigrun.errors import UsageError
     from bigrun.planner.device import backend_of
-    from bigrun.planner.gpus import GPUS, find_gpu
     from bigrun.planner.sizes import parse_bytes
     from bigrun.terminal import say
-    from bigrun.values import did_you_mean
 
     memory = None if device_memory is None else parse_bytes(device_memory, "--device-memory")
     ram_bytes = None if ram is None else parse_bytes(ram, "--ram")
     document = read_preset(preset, **overrides)
     config, _ = activate(document)  # before torch: a typo is answered at once
-    if gpu is not None and not gpu.strip():
-        raise UsageError("--gpu: expected the name of a GPU, as 'RTX 4090'")
-    if gpu is not None and config.hardware.device == "cpu":
-        raise UsageError(f"--gpu {gpu}: the run is to be on the CPU (hardware.device); add --set hardware.device=auto")
-    known = None if gpu is None else find_gpu(gpu)
-    if gpu is not None and known is None:
-        listed = ", ".join(known.name for known in GPUS)
-        hint = did_you_mean(gpu, [known.name for known in GPUS])
-        say(f"warning: --gpu {gpu}: not listed, memory and peak speed n/a{hint}; listed: {listed}", error=True)
+    known = None if gpu is None else named_gpu(gpu, config.hardware.device)
 
     from bigrun.planner.images import look_at_images
     from bigrun.planner.measured import read_speed, tuned_speed
@@ -95,3 +87,29 @@ def plan(
     )
     for line in [json.dumps(to_json(found))] if as_json else lines(found):
         say(line)
+
+
+def named_gpu(name: str, device: str) -> Gpu | None:
+    """The GPU of --gpu; one that is not listed is said.
+
+    Raises:
+        UsageError: there is no name, or the run is to be on the CPU.
+    """
+    from bigrun.errors import UsageError
+    from bigrun.planner.gpus import GPUS, find_gpu
+    from bigrun.terminal import say
+    from bigrun.values import did_you_mean
+
+    if not name.strip():
+        raise UsageError("--gpu: expected the name of a GPU, as 'RTX 4090'")
+    if device == "cpu":
+        raise UsageError(f"--gpu {name}: the run is to be on the CPU (hardware.device); add --set hardware.device=auto")
+    known = find_gpu(name)
+    if known is None:
+        names = [gpu.name for gpu in GPUS]
+        hint = did_you_mean(name, names)
+        say(
+            f"warning: --gpu {name}: not listed, memory and peak speed n/a{hint}; listed: {', '.join(names)}",
+            error=True,
+        )
+    return known
