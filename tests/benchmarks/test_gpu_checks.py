@@ -153,6 +153,7 @@ def test_kernels_are_told_by_their_names() -> None:
     assert operator(["aten::_softmax", "aten::bmm"]) == "products"
 
 
+@pytest.mark.slow
 def test_figures_of_a_cpu_are_measured_here(tmp_path: Path) -> None:
     """The two that need neither a run nor a process; the others are run by the slow test below."""
     subject = Subject.of("cpu", str(tmp_path), tiny=True)
@@ -223,6 +224,7 @@ def test_whatever_happens_to_a_check_is_a_row_and_the_next_ones_are_made(
     assert "measure" in rows["is none"]["why"]
 
 
+@pytest.mark.slow
 def test_the_time_of_all_checks_is_kept(stubs: dict[str, Check], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examine, "LEAST_SECONDS", 1.0)
     began = time.monotonic()

@@ -352,6 +352,7 @@ def write_preset(bigrunner: Runner, **init: Any) -> None:
     (bigrunner.tmp_path / "preset.toml").write_text(tomli_w.dumps(document.tables))
 
 
+@pytest.mark.slow
 def test_check_says_what_the_file_would_give(bigrunner: Runner, tmp_path: Path) -> None:
     torch.save(layout_named("timm").from_own(weights(), tiny_model()), tmp_path / "weights.pth")
     write_preset(bigrunner, path="weights.pth")

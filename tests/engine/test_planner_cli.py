@@ -70,6 +70,7 @@ def test_without_a_gpu_and_without_images_it_says_what_is_needed(preset: str, tm
     assert [path.name for path in tmp_path.iterdir()] == ["my_run.toml"]  # nothing is written
 
 
+@pytest.mark.slow
 def test_json_has_the_same_and_null_for_what_is_not_known(preset: str) -> None:
     result = plan(preset, "--json", "--device-memory", "2GiB", "--tflops", "2")
     assert result.exit_code == 0, result.output

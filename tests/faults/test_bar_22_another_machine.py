@@ -104,6 +104,7 @@ def test_bar_22_a_driver_that_says_its_version_now_is_no_other_machine(bigrunner
     assert events(resumed, "machine-changed") == []
 
 
+@pytest.mark.slow
 def test_bar_22_another_number_of_threads_is_said(bigrunner: Runner) -> None:
     hardware = {"device": "cpu", "precision": "fp32", "threads": 2}
     resumed = bigrunner.run(steps=6, directory=stopped(bigrunner).directory, hardware=hardware)

@@ -102,6 +102,7 @@ def test_bar_37_a_run_of_another_host_that_is_alive_is_refused_by_name(tmp_path:
     assert json.loads((tmp_path / LOCK).read_text())["host"] == "elsewhere"
 
 
+@pytest.mark.slow
 def test_bar_37_a_run_of_another_host_that_died_is_taken_over_within_ten_seconds(tmp_path: Path) -> None:
     with held_elsewhere(tmp_path, alive=False):
         lock, began = RunLock(tmp_path), time.monotonic()

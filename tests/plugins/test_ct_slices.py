@@ -422,6 +422,7 @@ def test_a_continued_run_has_the_same_slices_in_the_same_order(bigrunner: Runner
     assert f"plugins.ct-slices.{option}" in str(more.error)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_on_other_slices(bigrunner: Runner, tmp_path: Path) -> None:
     table = two_data_sets(tmp_path / "ct") / "index.csv"
     header, *rows = table.read_text(encoding="utf-8").splitlines()

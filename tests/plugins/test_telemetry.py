@@ -256,6 +256,7 @@ def test_what_a_step_computes_is_known_by_sizes_terms_and_what_learns(bigrunner:
     assert all(moved > 0 for *_, moved in kinds)
 
 
+@pytest.mark.slow
 def test_steps_that_become_slow_are_an_event_and_steps_that_do_more_are_none(
     bigrunner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
