@@ -524,6 +524,7 @@ def content_of(root: Path) -> str:
     return hashlib.sha256(b"".join(sha256 + name.encode() + b"\0" for sha256, name in sorted(files))).hexdigest()
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
     root = tmp_path / "images"
     for number in range(8):

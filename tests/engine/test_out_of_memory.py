@@ -273,7 +273,11 @@ def test_what_the_disk_has_refused_is_not_said_to_be_saved(tmp_path: Path, monke
             {"objective": {"koleo_weight": 0.0, "sinkhorn_scope": "micro"}},
             'data.micro_batch cannot be halved: objective.sinkhorn_scope = "micro" makes it part of the objective',
         ),
-        ({"data": {"effective_batch": 3, "micro_batch": 3}}, "data.micro_batch cannot be halved: it is 3"),
+        pytest.param(
+            {"data": {"effective_batch": 3, "micro_batch": 3}},
+            "data.micro_batch cannot be halved: it is 3",
+            marks=pytest.mark.slow,
+        ),
         (
             {"objective": {"koleo_weight": 0.1, "koleo_group": 4}},
             "data.micro_batch cannot be halved: objective.koleo_group = 4 does not divide 2",

@@ -20,6 +20,7 @@ def test_bar_18_the_signals_of_a_scheduler_stop_a_run(tmp_path: Path, number: si
     assert len(list((training.run / "checkpoints").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_bar_17_signals_again_and_again_save_once_and_break_nothing(tmp_path: Path) -> None:
     training = Training(tmp_path, **ENDLESS)
     with training.begun() as process:

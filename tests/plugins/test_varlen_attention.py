@@ -404,7 +404,9 @@ class Broken:
     ("harm", "told"),
     [
         (1.1, "it gives other numbers than the engine's own attention: off by 0.1"),
-        (float("nan"), "it gives other numbers than the engine's own attention: off by nan"),
+        pytest.param(
+            float("nan"), "it gives other numbers than the engine's own attention: off by nan", marks=pytest.mark.slow
+        ),
         ("no\nimage", "failed (RuntimeError: no image)"),
     ],
 )
