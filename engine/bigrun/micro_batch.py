@@ -12,6 +12,7 @@ from bigrun.checkpoint.facts import read_facts
 from bigrun.choices import Choice
 from bigrun.directory import replace_file
 from bigrun.errors import CheckpointError, RunDirectoryError
+from bigrun.same_objective import micro_batches_fixed_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +32,8 @@ def cannot_halve(run: Run) -> str | None:
         return f"plugin {run.config.replaced['objective']} brings the objective, which may depend on it"
     if micro % 2:
         return f"it is {micro}"
-    if objective.sinkhorn_scope == "micro":
-        return 'objective.sinkhorn_scope = "micro" makes it part of the objective'
+    if (obstacle := micro_batches_fixed_by(run.config)) is not None:
+        return obstacle
     if objective.koleo_weight > 0 and objective.koleo_group and (micro // 2) % objective.koleo_group:
         return f"objective.koleo_group = {objective.koleo_group} does not divide {micro // 2}"
     return None

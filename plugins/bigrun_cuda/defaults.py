@@ -8,6 +8,7 @@ import attrs
 
 from bigrun.planner.closed_form import StepMemory, tokens_of
 from bigrun.planner.memory import OUTSIDE_BYTES, reserved_factor
+from bigrun.same_objective import micro_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,14 +59,11 @@ def usable_bytes(facts: DeviceFacts) -> float:
 
 
 def sizes_of(config: Config, processes: int) -> list[int]:
-    """Micro-batches that leave the objective as it is, from the smallest: they divide a process's share of the
-    effective batch, and groups of KoLeo divide them."""
-    data, objective = config.data, config.objective
+    """Micro-batches that leave the objective as it is, from the smallest."""
+    data = config.data
     if "data.micro_batch" in config.explicit and data.micro_batch is not None:
         return [data.micro_batch]
-    share = data.effective_batch // processes
-    group = objective.koleo_group if objective.koleo_weight > 0 else None
-    return [size for size in range(1, share + 1) if share % size == 0 and size % (group or 1) == 0] or [share]
+    return micro_batches(config, processes) or [data.effective_batch // processes]
 
 
 def modes_of(config: Config) -> tuple[ActivationCheckpointing, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigrun.planner.closed_form import StepMemory, tokens_of
 from bigrun.planner.memory import OUTSIDE_BYTES, RESERVED_FACTORS
+from bigrun.same_objective import micro_batches
 from bigrun_rocm.known_problems import MICRO_BATCH_CAP
 
 if TYPE_CHECKING:
@@ -103,14 +104,12 @@ def largest_micro_batch(facts: DeviceFacts, config: Config) -> int:
 
 
 def sizes_of(facts: DeviceFacts, config: Config, processes: int) -> list[int]:
-    """Micro-batches of whole groups of KoLeo that divide a process's share of the effective batch, ascending."""
+    """Micro-batches that leave the objective as it is, up to the largest that may be chosen, or the smallest of all."""
     largest = largest_micro_batch(facts, config)
     if "data.micro_batch" in config.explicit and config.data.micro_batch is not None:
         return [largest]
-    share = config.data.effective_batch // processes
-    group = (config.objective.koleo_group or 1) if config.objective.koleo_weight > 0 else 1
-    sizes = [size for size in range(group, share + 1, group) if share % size == 0 and size <= max(largest, group)]
-    return sizes or [share]
+    sizes = micro_batches(config, processes) or [config.data.effective_batch // processes]
+    return [size for size in sizes if size <= largest] or sizes[:1]
 
 
 def choose_micro_batch(

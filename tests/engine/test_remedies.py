@@ -16,7 +16,8 @@ from bigrun.activation import activate
 from bigrun.config import Config, read_preset
 from bigrun.planner.closed_form import StepMemory
 from bigrun.planner.regrouping import Regrouping, regrouping
-from bigrun.planner.remedies import MODES, Shortfall, divisors, limit_bytes, modes_of, what_fits
+from bigrun.planner.remedies import MODES, Shortfall, limit_bytes, modes_of, what_fits
+from bigrun.same_objective import micro_batches
 from bigrun.strategy import SingleProcess
 from bigrun.testing.devices import device
 from bigrun_savers.two_passes import TwoPasses
@@ -33,11 +34,6 @@ LARGE = config()
 """Micro-batches of 32 x 8 without activation checkpointing."""
 
 
-@given(st.integers(1, 5000))
-def test_divisors_are_all_of_them(number: int) -> None:
-    assert divisors(number) == [size for size in range(1, number + 1) if number % size == 0]
-
-
 @given(st.integers(1, 200 * GIB), st.floats(-2e9, 5e9), st.sampled_from(["cuda", "rocm", "cpu"]))
 def test_what_is_offered_needs_less_than_what_failed_and_keeps_the_effective_batch(
     limit: int, more: float, backend: str
@@ -51,7 +47,7 @@ def test_what_is_offered_needs_less_than_what_failed_and_keeps_the_effective_bat
         assert fit.micro_batch % (LARGE.objective.koleo_group or 1) == 0
         assert fit.need_bytes <= limit
         assert fit.need_bytes <= round(0.9 * failed), "what needs as much within the form's error would fail, too"
-        larger = [size for size in shortfall.sizes() if size > fit.micro_batch]
+        larger = [size for size in micro_batches(LARGE) if size > fit.micro_batch]
         if larger:
             mode: Any = fit.activation_checkpointing
             assert shortfall.need_bytes(larger[0], mode) > min(limit, round(0.9 * failed))
@@ -82,15 +78,6 @@ def test_what_is_held_beyond_the_form_counts() -> None:
     form = StepMemory(LARGE)
     few, many = (Shortfall(form, "cpu", GIB, more).need_bytes(16, "full") for more in (0.0, 3e9))
     assert many - few == pytest.approx(3e9, abs=2)
-
-
-def test_processes_share_the_effective_batch() -> None:
-    assert max(Shortfall(StepMemory(LARGE), "cuda", GIB, processes=4).sizes()) == 64
-
-
-def test_a_micro_batch_that_is_part_of_the_objective_stays() -> None:
-    part = config("vit_large", "objective.sinkhorn_scope=micro")
-    assert Shortfall(StepMemory(part), "cuda", GIB).sizes() == [32]
 
 
 def test_each_way_of_activation_checkpointing_needs_less_than_the_one_before() -> None:

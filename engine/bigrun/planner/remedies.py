@@ -4,7 +4,6 @@ device. Torch-free but for what reads a run."""
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import resource
 from collections.abc import Iterator
@@ -19,12 +18,13 @@ from bigrun.planner.memory import OUTSIDE_BYTES, device_bytes, has_growing_segme
 from bigrun.planner.plan import Fit
 from bigrun.planner.regrouping import KOLEO_GROUP, regrouping
 from bigrun.planner.sizes import human_gib
+from bigrun.same_objective import micro_batches
 
 if TYPE_CHECKING:
     from bigrun.model.activation_checkpointing import ActivationCheckpointing
     from bigrun.run import Run
 
-__all__ = ["Shortfall", "divisors", "limit_bytes", "modes_of", "shortfall_of", "what_fits"]
+__all__ = ["Shortfall", "limit_bytes", "modes_of", "shortfall_of", "what_fits"]
 
 MODES: tuple[ActivationCheckpointing, ...] = ("none", "selective", "full")
 CLEARLY = 0.9
@@ -64,31 +64,18 @@ class Shortfall:
         """What a step may need by the closed form: clearly less than the one that failed, whatever the limit is."""
         return min(self.limit_bytes, round(CLEARLY * self.need_bytes(*self.failed)))
 
-    def sizes(self) -> list[int]:
-        """Micro-batches that leave the objective as it is."""
-        data, objective = self.form.config.data, self.form.config.objective
-        if objective.sinkhorn_scope == "micro":
-            return [self.failed[0]]
-        group = objective.koleo_group if objective.koleo_weight > 0 else None
-        return [size for size in divisors(data.effective_batch // self.processes) if size % (group or 1) == 0]
-
     def fits(self) -> list[Fit]:
         """The largest micro-batch that fits in each way of activation checkpointing, the least first. None with less of
         it than the step that failed: what plugins spare with it the closed form does not know."""
         config, found = self.form.config, []
         share, least = config.data.effective_batch // self.processes, MODES.index(self.failed[1])
+        sizes = micro_batches(config, self.processes)
         for mode in (mode for mode in self.modes if MODES.index(mode) >= least):
-            size = max((s for s in self.sizes() if self.need_bytes(s, mode) <= self.most_bytes), default=None)
+            size = max((size for size in sizes if self.need_bytes(size, mode) <= self.most_bytes), default=None)
             if size is not None:
                 fit = Fit(mode, size, share // size, self.need_bytes(size, mode), regrouping(config, size))
                 found.append(fit)
         return found
-
-
-def divisors(number: int) -> list[int]:
-    """From 1 to the number itself."""
-    small = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
-    return sorted({*small, *(number // size for size in small)})
 
 
 def what_fits(shortfall: Shortfall) -> Iterator[str]:
@@ -101,7 +88,7 @@ def what_fits(shortfall: Shortfall) -> Iterator[str]:
     yield f"{text}; what plugins spare within a step is not counted"
     own, fits = shortfall.failed[1], shortfall.fits()
     if not fits:
-        smallest = min(shortfall.sizes(), default=shortfall.failed[0])
+        smallest = min(micro_batches(shortfall.form.config, shortfall.processes), default=shortfall.failed[0])
         least = human_gib(shortfall.need_bytes(smallest, "full"))
         text = f"no micro-batch fits by it, not even {smallest} with activation checkpointing full, which takes {least}"
         yield f"{text}; smaller ones would change objective.koleo_group" if smallest > 1 else text

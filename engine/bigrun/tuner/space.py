@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from bigrun.errors import ConfigError, UsageError
+from bigrun.same_objective import micro_batches_fixed_by
 from bigrun.tuner.recipe import Recipe
 from bigrun.tuner.trial import Settings
 from bigrun.values import did_you_mean
@@ -139,9 +140,7 @@ def fixed_by(config: Config, *, is_wished: bool) -> str | None:
         plugin = config.replaced["objective"]
         why = f"plugin {plugin} brings the objective, which may depend on it; --micro-batch names sizes all the same"
         return None if is_wished else why
-    if config.objective.centring == "sinkhorn" and config.objective.sinkhorn_scope == "micro":
-        return 'objective.sinkhorn_scope = "micro" makes it part of the objective'
-    return None
+    return micro_batches_fixed_by(config)
 
 
 def is_valid(recipe: Recipe, start: Settings, size: int) -> bool:
