@@ -120,6 +120,10 @@ def is_choices(answer: Any) -> bool:
     return is_named(answer, lambda c: isinstance(c, tuple) and len(c) == 2 and isinstance(c[1], str))
 
 
+def is_measured(answer: Any) -> bool:
+    return is_named(answer, lambda v: isinstance(v, int | float) and not isinstance(v, bool))
+
+
 CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "header_lines": ("a list of strings", is_lines),
     "build_objective": ("an Objective", is_objective),
@@ -128,6 +132,7 @@ CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "loss_terms": ("a mapping of names to tensors of shape ()", is_terms),
     "frozen_modules": ("a mapping of names to modules", is_modules),
     "extra_views": ("a mapping of names to ExtraView", is_views),
+    "measurements": ("a mapping of names to numbers", is_measured),
     "on_anomaly": ("an Action", lambda answer: isinstance(answer, Action)),
 }
 

@@ -48,8 +48,10 @@ def build_data(run: Run) -> None:
     run.dataset = run.undivided = run.hook.build_dataset(run=run)
     refuse_problems(run)
     tone = run.hook.build_tone(run=run)
-    training = split_dataset(run) if len(run.dataset) else None
-    if training is not None:
+    division = split_dataset(run) if len(run.dataset) else None
+    if division is not None:
+        training, validation = division
+        run.validation_tone = ToneOfPart(tone, validation)
         tone = ToneOfPart(tone, training)
     if config.model.scale_embedding:
         require_spacing(run.dataset)

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from bigrun.added_commands import ExtensibleGroup
 from bigrun.checkpoints_cli import checkpoints
 from bigrun.command_options import complete_preset, device_option, preset_options
 from bigrun.data_cli import data
@@ -24,8 +25,10 @@ from bigrun.version import __version__
 __all__ = ["main"]
 
 
-class Commands(click.Group):
+class Commands(ExtensibleGroup):
     """Turns bigrun's errors into one message and an exit code; anything else is a bug and keeps its traceback."""
+
+    group = "bigrun.commands"
 
     def invoke(self, ctx: click.Context) -> Any:
         from bigrun.errors import BigrunError

@@ -50,6 +50,8 @@ class Hooks(Protocol):
         [the last save], on_checkpoint
         on_finish or on_error, teardown
         [roll-back: teardown only, then all of this again with new plugins]
+    and beside a run, of a checkpoint (bigrun monitor):
+        all up to configure_model, measurements, teardown
 
     Implement a hook as a method of the same name, marked with `bigrun.hookimpl`, with any subset of its
     parameters, as ordinary parameters without defaults. Return types here are what the caller gets: for a
@@ -327,6 +329,19 @@ class Hooks(Protocol):
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
 
+    # -- beside a run -----------------------------------------------------------------------------------------
+
+    @hookspec
+    def measurements(self, run: Run) -> list[Mapping[str, float]]:
+        """Measure the networks as they are, and draw what there is to see: of a checkpoint that is visited.
+
+        When: `bigrun monitor` has opened a checkpoint: data, objective and frozen modules are there with its state,
+            and `run.step` is its step. There is no optimizer, `on_start` is not called, and nothing is trained.
+        Called: once, on the main process; all answers are collected, names must differ.
+        Result: name -> number; files go to `run.path_for(plugin)`, in a directory of the visit.
+        If it raises: critical plugin: the command ends; observer: it is quarantined.
+        """
+
     # -- any time ---------------------------------------------------------------------------------------------
 
     @hookspec
@@ -335,6 +350,17 @@ class Hooks(Protocol):
 
         When: at once.
         Called: on the process where it happened.
+        Result: none.
+        If it raises: critical plugin: the run ends; observer: it is quarantined.
+        """
+
+    @hookspec
+    def on_picture(self, run: Run, step: int, name: str, path: Path) -> None:
+        """A plugin has drawn a picture, which may be shown elsewhere too.
+
+        When: at once, by `run.picture(name, path)`.
+        Called: on the main process. `name` is the same for each picture of a series, as `attention-maps/03-scan.png`
+            without its step; `path` is a PNG file.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """

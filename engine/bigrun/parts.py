@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bigrun.data.check.finding import Finding
     from bigrun.data.dataset import Dataset, Samples
     from bigrun.data.split.manifest import Split
+    from bigrun.data.tone import Tone
     from bigrun.data.views import ExtraView, Views
     from bigrun.devices import DeviceFacts
     from bigrun.flight import FlightRecorder
@@ -40,6 +41,8 @@ class Parts:
     """What is trained on: with a split, its training part."""
     validation: Dataset | None = None
     """The samples that a split leaves out of training, for whoever evaluates; None where there are none."""
+    validation_tone: Tone | None = None
+    """What stored values mean in `validation`, by its indices."""
     views: Views
     extra_views: Mapping[str, ExtraView]
     schedules: Schedules

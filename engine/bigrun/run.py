@@ -149,6 +149,14 @@ class Run(Parts):
         step = max(self.step, self.plugins.step)
         self.hook.on_event(run=self, event=self.config.redactor().event(Event(kind, message, step, level, facts)))
 
+    def picture(self, name: str, path: Path) -> None:
+        """Show a picture that was drawn, a PNG file, to whoever shows such (`on_picture`).
+
+        Args:
+            name: of the series that the picture is the newest of.
+        """
+        self.hook.on_picture(run=self, step=self.step, name=name, path=path)
+
     def put(self, value: object) -> None:
         """Keep a value for other plugins under its type."""
         self.stash[type(value)] = value

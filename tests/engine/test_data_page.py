@@ -17,8 +17,8 @@ from hypothesis import given
 from PIL import Image
 
 from bigrun.cli import main
-from bigrun.data.check.markup import Markup, element, join
 from bigrun.data.check.picture import thumbnail
+from bigrun.markup import Markup, element, join
 from bigrun.terminal import printable
 
 HOSTILE = (

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bigrun.data.check.markup import Markup, element, join
 from bigrun.data.check.picture import chart, thumbnail
 from bigrun.directory import replace_file
 from bigrun.errors import DataError, UsageError
+from bigrun.markup import Markup, element, join
 from bigrun.version import __version__
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bigrun.data.check.markup import Markup, element
+from bigrun.markup import Markup, element
 
 if TYPE_CHECKING:
     from bigrun.data.check.tally import Kind

@@ -39,13 +39,14 @@ OPTION = "data.split"
 SHOWN = 3
 
 
-def split_dataset(run: Run) -> npt.NDArray[np.int64] | None:
+def split_dataset(run: Run) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
     """Leave the training part of `run.dataset` there, and put the other into `run.validation`.
 
     A data set that knew of `run.split` and has only training samples stays as it is.
 
     Returns:
-        (n,) what the training samples' indices were in the whole data set; None where it was not divided.
+        (n,) what the training samples' indices were in the whole data set, and (m,) those of the others; None where it
+        was not divided.
 
     Raises:
         UsageError: the data set does not know the level, cannot be divided, or is one part alone.
@@ -63,12 +64,12 @@ def split_dataset(run: Run) -> npt.NDArray[np.int64] | None:
             f"{OPTION}: {split.path}: all {len(whole):,} samples of the data set are in its validation part: there is "
             "nothing to train on; is it the manifest of another data set?"
         )
-    training = np.flatnonzero(~is_validation)
+    training, validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
     run.dataset = subset_of(whole, training)
-    run.validation = subset_of(whole, np.flatnonzero(is_validation))
+    run.validation = subset_of(whole, validation)
     if not isinstance(run.dataset, Subset):
         refuse_leak(run.dataset, split)
-    return training
+    return training, validation
 
 
 def refuse_leak(training: Dataset, split: Split) -> None:

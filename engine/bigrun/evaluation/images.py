@@ -1,0 +1,96 @@
+"""Images as the network is shown them when nothing is drawn at random: the same ones every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from torch import Tensor
+
+from bigrun.data.dataset import Samples
+from bigrun.data.tone import Steady
+from bigrun.data.views import Views
+from bigrun.errors import DataError
+from bigrun.evaluation.part import Part
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
+
+__all__ = ["FixedImages", "Shown", "evenly_spread"]
+
+AT_ONCE = 32
+
+
+def evenly_spread(count: int, total: int) -> list[int]:
+    """At most `count` of `total` numbers, in the middle of equal stretches."""
+    count = min(count, total)
+    return [(2 * k + 1) * total // (2 * count) for k in range(count)]
+
+
+@attrs.frozen(eq=False)
+class Shown:
+    """Some images, decoded and ready for a network."""
+
+    indices: Tensor  # (b,) int64 on the CPU, in the data set
+    crops: Tensor  # (b, C, s, s) float32 on the asked device: the central square, normalised as in training
+    spacing_mm: Tensor | None  # (b, 3), for a network with a scale embedding
+
+
+class FixedImages:
+    """The central squares of some samples, each resized to one side, in the tone's typical values.
+
+    Nothing is drawn, and no state of the run is touched: training goes on as if nobody had looked. What cannot be read
+    is left out.
+    """
+
+    def __init__(self, run: Run, indices: Sequence[int], side_px: int | None = None, part: Part | None = None) -> None:
+        """
+        Args:
+            indices: of samples in the part.
+            side_px: cut down to a multiple of the patch; by default that of the (first) global crops.
+            part: where the samples are; by default `Part.of(run)`.
+        """
+        config, patch = run.config, run.config.model.patch_size_px
+        self.side_px = max((side_px or config.views.pairs[0][0]) // patch, 1) * patch
+        self.part = part or Part.of(run)
+        self.indices = list(indices)
+        self._mean, self._std = (torch.tensor(v).view(-1, 1, 1) for v in (config.views.mean, config.views.std))
+        self._views = Views(
+            config.views.undistorted(self.side_px),
+            config.model.in_channels,
+            config.run.seed,
+            tone=Steady(self.part.tone),
+            spacing_mm=self.part.spacing_mm,
+            pin_memory=False,
+        )
+
+    @classmethod
+    def spread(cls, run: Run, count: int, side_px: int | None = None) -> FixedImages:
+        """At most `count`, evenly spread over the part that is looked at."""
+        part = Part.of(run)
+        return cls(run, evenly_spread(count, len(part.dataset)), side_px, part)
+
+    def batches(self, device: torch.device, at_once: int = AT_ONCE) -> Iterator[Shown]:
+        """All of them, in their order, at most `at_once` at a time, with crops on a device."""
+        for start in range(0, len(self.indices), at_once):
+            images = dict(self._read(self.indices[start : start + at_once]))
+            if not images:
+                continue
+            indices = torch.tensor(list(images))
+            samples = Samples.pack(list(images.values()), indices, torch.zeros_like(indices))
+            batch = self._views(samples, device, step=1)
+            spacing = batch.global_spacing_mm
+            yield Shown(indices, batch.global_crops[: len(images)], None if spacing is None else spacing[: len(images)])
+
+    def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        for index in indices:
+            try:
+                yield index, self.part.dataset[index]
+            except DataError:
+                continue
+
+    def plain(self, crops: Tensor) -> Tensor:
+        """Crops (n, C, H, W) as pictures: in [0, 1], on the CPU."""
+        return (crops.detach().float().cpu() * self._std + self._mean).clamp(0, 1)

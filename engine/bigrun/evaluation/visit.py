@@ -1,0 +1,109 @@
+"""A checkpoint opened to be looked at: its networks and its data, without anything that trains. Read-only."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from bigrun.activation import activate
+from bigrun.checkpoint import manifest
+from bigrun.checkpoint.disk import hash_file
+from bigrun.checkpoint.facts import load_facts
+from bigrun.checkpoint.layout import CONFIG, MANIFEST
+from bigrun.checkpoint.store import CheckpointStore
+from bigrun.checkpoint.strict import load_strict
+from bigrun.config import Document, read_preset
+from bigrun.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
+
+__all__ = ["Visit", "document_of", "visited"]
+
+
+@attrs.frozen
+class Visit:
+    """Which checkpoint is looked at, exactly."""
+
+    checkpoint: Path
+    step: int
+    manifest_sha256: str
+    """Of MANIFEST.json, which holds the hash of every other file."""
+    created_utc: str
+    state: Mapping[str, Any]
+    """`state.json`."""
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> Visit:
+        """Verify a checkpoint, every byte of it.
+
+        Raises:
+            CheckpointError: it is damaged, or is being removed by the run that rotates it away.
+        """
+        try:
+            problems = manifest.verify(checkpoint)
+            if problems:
+                raise CheckpointError("\n".join([f"{checkpoint}: damaged:", *(f"  {p}" for p in problems)]))
+            known = manifest.read(checkpoint)
+            identity = hash_file(checkpoint / MANIFEST)
+        except OSError as error:
+            raise CheckpointError(f"{checkpoint}: cannot be read ({error.strerror}): has its run removed it?") from None
+        return cls(checkpoint, known.step, identity, known.created_utc, load_facts(checkpoint, "state"))
+
+
+def document_of(checkpoint: Path, **overrides: Any) -> Document:
+    """The configuration that a checkpoint was saved with, and what the command line changes of it.
+
+    Args:
+        overrides: `sets`, `plugins` and `no_plugins`, as `read_preset` takes them.
+
+    Raises:
+        UsageError, ConfigError: it cannot be read.
+    """
+    return read_preset(str(checkpoint / CONFIG), **overrides)
+
+
+@contextlib.contextmanager
+def visited(visit: Visit, document: Document, directory: Path, companions: Mapping[str, Any]) -> Iterator[Run]:
+    """A run whose data and networks are those of a checkpoint: for `measurements`, not for steps.
+
+    Args:
+        directory: where plugins may write; nothing is written beside the checkpoint.
+        companions: plugin instances that no configuration names.
+
+    Raises:
+        CheckpointError: the tensors are not those of the configured networks.
+        BigrunError: as a run would before its first step.
+    """
+    from bigrun.build import build_data, build_objective
+    from bigrun.metrics import Metrics
+    from bigrun.process import preserved_random_state, preserved_threads
+    from bigrun.run import Run
+    from bigrun.session import tear_down
+    from bigrun.state import restore_frozen
+
+    config, plugins = activate(document, companions)
+    run = Run(config, directory, plugins)
+    with contextlib.ExitStack() as stack:
+        stack.callback(tear_down, run)
+        plugins.hook.configure_runtime(run=run)
+        stack.enter_context(preserved_random_state())
+        stack.enter_context(preserved_threads())
+        build_data(run)
+        if len(run.dataset) == 0:
+            raise UsageError("the data set is empty: there is nothing to look at")
+        build_objective(run, fresh=False)
+        run.checkpoints = CheckpointStore(visit.checkpoint.parent)
+        for name, module in run.objective.parts().items():
+            where = f"{visit.checkpoint.name}/{name}.safetensors"
+            load_strict(module, run.checkpoints.load_tensors(visit.checkpoint, name), where)
+        restore_frozen(run, visit.checkpoint, drop_plugins=("*",))
+        run.metrics = Metrics(config.run.log_every_steps, run.max_steps, config.data.effective_batch)
+        run.step = run.plugins.step = visit.step
+        run.position = int(visit.state.get("position", 0))
+        run.schedules.apply(max(visit.step, 1))
+        yield run
