@@ -12,8 +12,8 @@ __all__ = ["ExtensibleGroup"]
 class ExtensibleGroup(click.Group):
     """The engine's commands, and those of an entry-point group: name -> click.Command."""
 
-    group = ""
-    """Of entry points."""
+    entry_points = ""
+    """Their group."""
     prefix = "bigrun"
     """What is typed before the name of a command."""
 
@@ -42,7 +42,7 @@ class ExtensibleGroup(click.Group):
     @classmethod
     def added(cls) -> dict[str, importlib.metadata.EntryPoint]:
         """The commands that installed packages add, by name; nothing is imported."""
-        return {point.name: point for point in importlib.metadata.entry_points(group=cls.group)}
+        return {point.name: point for point in importlib.metadata.entry_points(group=cls.entry_points)}
 
     @classmethod
     def load(cls, point: importlib.metadata.EntryPoint) -> click.Command:

@@ -28,7 +28,7 @@ __all__ = ["main"]
 class Commands(ExtensibleGroup):
     """Turns bigrun's errors into one message and an exit code; anything else is a bug and keeps its traceback."""
 
-    group = "bigrun.commands"
+    entry_points = "bigrun.commands"
 
     def invoke(self, ctx: click.Context) -> Any:
         from bigrun.errors import BigrunError

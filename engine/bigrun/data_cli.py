@@ -17,7 +17,7 @@ __all__ = ["data"]
 class DataCommands(ExtensibleGroup):
     """`bigrun data`."""
 
-    group = "bigrun.data"
+    entry_points = "bigrun.data"
     prefix = "bigrun data"
 
 
