@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from bigrun_demo.probe import knn_accuracy
+from bigrun.evaluation.knn import knn_accuracy
 
 __all__ = ["WARNINGS", "Labels", "collapse_warnings", "joined", "knn_score", "linear_score", "rankme", "spread"]
 

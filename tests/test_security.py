@@ -30,12 +30,12 @@ DANGEROUS_ATTRIBUTES = {
 
 # Every place, and why it is harmless. A new one belongs here only after somebody has read it.
 REVIEWED = {
+    "engine/bigrun/added_commands.py": {"importlib"},  # metadata; imports the command that was named
     "engine/bigrun/children.py": {"multiprocessing"},  # starts this package's own functions, from a clean server
     "engine/bigrun/config.py": {"importlib"},  # files of this package
     "engine/bigrun/data/pack/shards.py": {"np.load"},  # allow_pickle=False, a flat array of bytes
     "engine/bigrun/data/worker.py": {"multiprocessing"},  # pickles between own processes, over own pipes
     "engine/bigrun/data/workers.py": {"multiprocessing"},  # the pipe that tells them that it lives
-    "engine/bigrun/data_cli.py": {"importlib"},  # metadata; imports the command that was named
     "engine/bigrun/devices/torch_build.py": {"importlib"},  # finds torch without importing it
     "engine/bigrun/doctor/check.py": {"importlib"},  # this package's own checks, in a process that the command started
     "engine/bigrun/doctor/clock.py": {"ctypes"},  # adjtimex of the C library, which only asks
@@ -58,12 +58,15 @@ REVIEWED = {
     "engine/bigrun/provenance/packages.py": {"importlib", "urllib"},  # metadata; urllib.parse splits a URL
     "engine/bigrun/provenance/repository.py": {"subprocess"},  # git, without what its configuration names
     "engine/bigrun/redaction.py": {"urllib"},  # urllib.parse spells, and fetches nothing
+    "engine/bigrun/scribe/logger.py": {"importlib"},  # whether a library is installed
+    "engine/bigrun/scribe/scribe.py": {"subprocess"},  # this interpreter, with a module that the plugin names itself
     "engine/bigrun/start_again.py": {"os.execv"},  # this interpreter, with this command's own words
     "engine/bigrun/supervisor/attempt.py": {"ctypes"},  # prctl of the C library
     "engine/bigrun/supervisor/child.py": {"subprocess"},  # this interpreter, with this command's own words
     "engine/bigrun/tuner/isolation.py": {
         "subprocess"
     },  # this interpreter, with a module of this package; order on stdin
+    "engine/bigrun/unimported.py": {"importlib"},  # finds a source file to read, and imports nothing
     "engine/bigrun/weights/read.py": {"pickle", "torch.load"},  # pickle's exception; weights_only=True, see below
     "plugins/bigrun_attention/memory_efficient.py": {"importlib"},  # xformers, by constant names
     "plugins/bigrun_ct_import/job.py": {"importlib"},  # whether pydicom, nibabel and nrrd are installed
@@ -75,6 +78,8 @@ REVIEWED = {
     "plugins/bigrun_memory/prediction.py": {
         "subprocess"
     },  # this interpreter: `bigrun plan` of the run's own config.toml
+    "plugins/bigrun_report/command.py": {"webbrowser"},  # --open: the page that was just written
+    "plugins/bigrun_report/drawing.py": {"subprocess"},  # this interpreter: `bigrun report` of the run's own directory
     "plugins/bigrun_slurm/plugin.py": {"subprocess"},  # scontrol requeue, a list of words
     "plugins/bigrun_telemetry/amd_smi.py": {"importlib"},  # amdsmi, by a constant name
     "plugins/bigrun_telemetry/nvml.py": {"importlib"},  # pynvml, by a constant name

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 
 import click
+
+from bigrun.unimported import definition
 
 __all__ = ["ExtensibleGroup"]
 
@@ -31,11 +34,7 @@ class ExtensibleGroup(click.Group):
         rows = []
         for name in self.list_commands(ctx):
             own = super().get_command(ctx, name)
-            if own is None:
-                distribution = self.added()[name].dist
-                rows.append((name, f"A command of {distribution.name if distribution else 'another package'}."))
-            else:
-                rows.append((name, own.get_short_help_str(80)))
+            rows.append((name, short_help(self.added()[name]) if own is None else own.get_short_help_str(80)))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -58,3 +57,15 @@ class ExtensibleGroup(click.Group):
         if not isinstance(command, click.Command):
             raise UsageError(f"{where}, is a {type(command).__name__}, expected a click.Command")
         return command
+
+
+def short_help(point: importlib.metadata.EntryPoint) -> str:
+    """The first sentence of a command's docstring, as click shows it, or else whose command it is; nothing is
+    imported."""
+    from bigrun.terminal import printable
+
+    found = definition(point.value)
+    text = ast.get_docstring(found) if isinstance(found, ast.FunctionDef) else None
+    if text:
+        return printable(click.Command(point.name, help=text).get_short_help_str(80))
+    return f"A command of {point.dist.name if point.dist else 'another package'}."

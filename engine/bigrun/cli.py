@@ -17,6 +17,8 @@ from bigrun.command_options import complete_preset, device_option, preset_option
 from bigrun.data_cli import data
 from bigrun.doctor.command import doctor
 from bigrun.drill.command import drill
+from bigrun.dry_run.options import DryRunOptions, dry_run_options
+from bigrun.evaluation.monitor_command import monitor
 from bigrun.planner.command import plan
 from bigrun.replay.command import replay
 from bigrun.tuner.command import tune
@@ -90,6 +92,7 @@ def main() -> None:
     metavar="N",
     help="With --supervise: give up after so many restarts without a newer checkpoint.  [default: 3]",
 )
+@dry_run_options
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -103,6 +106,7 @@ def run(
     allowed_changes: tuple[str, ...],
     supervise: bool,
     max_restarts: int | None,
+    dry: DryRunOptions,
     **overrides: Any,
 ) -> None:
     """Train; continues from the newest checkpoint of the run directory if there is one."""
@@ -112,6 +116,8 @@ def run(
     if max_hours is not None:
         overrides["sets"] += (f"run.max_hours={max_hours}",)
     document = read_preset(preset, **overrides)
+    if dry.wanted:
+        sys.exit(dry.run(ctx, document))
     if supervise:
         from bigrun.supervisor.supervise import Supervisor
 
@@ -223,6 +229,7 @@ main.add_command(checkpoints)
 main.add_command(data)
 main.add_command(doctor)
 main.add_command(drill)
+main.add_command(monitor)
 main.add_command(plan)
 main.add_command(replay)
 main.add_command(tune)

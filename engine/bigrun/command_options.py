@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["complete_plugin", "complete_preset", "device_option", "preset_options", "source_options"]
+__all__ = ["complete_plugin", "complete_preset", "device_option", "overridden", "preset_options", "source_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,6 +61,7 @@ def device_option(command: F) -> F:
 
 
 def overridden(command: F) -> F:
+    """--set, --plugin and --no-plugin."""
     for decorate in (
         click.option(
             "--no-plugin", "no_plugins", multiple=True, metavar="NAME", help="Switch a plugin of the preset off."

@@ -9,14 +9,13 @@ import ast
 import functools
 import importlib
 import importlib.metadata
-import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
 
 from bigrun.markers import GROUP
+from bigrun.unimported import definition
 from bigrun.values import Problem, did_you_mean
 
 __all__ = ["Installed", "installed", "load_classes"]
@@ -34,29 +33,16 @@ class Installed:
 
     def declared_kind(self) -> str:
         """`observer` or `critical`, read from the source of the class without running it; `?` if not found."""
-        module, _, name = self.target.partition(":")
-        try:
-            tree = ast.parse(_source_of(module) or "")
-        except (OSError, SyntaxError, ValueError):  # broken, not text, or compiled: `bigrun run` will say which
+        found = definition(self.target)
+        if not isinstance(found, ast.ClassDef):
             return "?"
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and node.name == name:
-                return "observer" if any(map(_says_observer, node.body)) else "critical"
-        return "?"
+        return "observer" if any(map(_says_observer, found.body)) else "critical"
 
-
-def _source_of(module: str) -> str | None:
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)  # a top-level name: finding it imports nothing
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for file in ("/".join([folder, *rest]) + ".py", "/".join([folder, *rest, "__init__.py"])):
-            try:
-                return Path(file).read_text(encoding="utf-8")
-            except OSError:
-                continue
-    if spec and spec.origin and not rest:
-        return Path(spec.origin).read_text(encoding="utf-8")
-    return None
+    def declared_methods(self) -> set[str]:
+        """Names of the methods in the source of the class, which is not run; none if it is not found."""
+        found = definition(self.target)
+        body = found.body if isinstance(found, ast.ClassDef) else []
+        return {node.name for node in body if isinstance(node, ast.FunctionDef)}
 
 
 def _says_observer(node: ast.stmt) -> bool:

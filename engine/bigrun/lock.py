@@ -29,6 +29,9 @@ LOCK = "run.lock"
 BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 7.0
 """So long the file of another machine must stay untouched before its holder counts as dead."""
+LOOKER_SECONDS = 60.0
+"""The same for one who only looks, once, with a clock that may be some seconds ahead or behind, and through the cache
+of a network disk. It costs nothing that a run counts as alive for a minute more."""
 
 
 @attrs.frozen
@@ -175,26 +178,31 @@ def holder(directory: Path) -> Owner | None:
 
     Not for the process that holds it: closing the file would give its lock back (`fcntl(2)`).
     """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(directory / LOCK, flags)
     except OSError:
         return None
     try:
-        owner = read_owner(descriptor)
-        if owner is None or is_locked(descriptor):
-            return owner
+        owner, pid = read_owner(descriptor), locker(descriptor)
+        if pid is not None:  # that process may not have written its name yet
+            return owner or Owner(socket.gethostname(), pid, "")
         silent_seconds = time.time() - os.fstat(descriptor).st_mtime
-        # Clocks of two machines may differ, so this is less certain than `is_alive`, which would take 7 s.
-        return owner if owner.host != socket.gethostname() and abs(silent_seconds) < SILENCE_SECONDS else None
+        # Less certain than `is_alive`, which would take 7 s.
+        is_beating = owner is not None and owner.host != socket.gethostname() and abs(silent_seconds) < LOOKER_SECONDS
+        return owner if is_beating else None
+    except OSError:  # no file that can be locked: a pipe
+        return None
     finally:
         os.close(descriptor)
 
 
-def is_locked(descriptor: int) -> bool:
-    """Whether another process of this machine has the kernel's lock on the file."""
+def locker(descriptor: int) -> int | None:
+    """The process that has the kernel's lock on the file, None when no other does; 0 or less where it is one of another
+    machine, or of another namespace of processes."""
     asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock of 64-bit Linux
-    kind: int = struct.unpack("hhqqi4x", fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[0]
-    return kind != fcntl.F_UNLCK
+    kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    return None if kind == fcntl.F_UNLCK else int(pid)
 
 
 def read_owner(descriptor: int) -> Owner | None:

@@ -29,7 +29,8 @@ class Metrics:
         self._step: list[tuple[str, Tensor | float]] = []
         self._window: list[tuple[str, Tensor | float]] = []
         self.latest: dict[str, float] = {}
-        """What the last `flush` gave, without the timings."""
+        """What the last `flush` gave, without the timings; of what was recorded when its step was over, the value of
+        that step and not the mean. A measurement that is made for a checkpoint is of the checkpoint's networks."""
 
     def record(self, name: str, value: Tensor | float) -> None:
         """Keep a copy of a scalar of this step: a number, or a tensor of one element on any device.
@@ -92,9 +93,17 @@ class Metrics:
         """Averages since the last flush, and the throughput over that time: TIMINGS."""
         # The step that is over may have recorded after its commit (in after_update, after_step).
         values = means(self._window + self._step)
-        self.latest = dict(values)
+        self.latest = values | means(self._step)
         self._step, self._window = [], []
         return values | self.throughput.flush()
+
+    def measured(self, *, with_step: bool = True) -> dict[str, float]:
+        """The newest values: `latest`, and what was recorded since the last commit (in `after_update`, `after_step`).
+
+        Args:
+            with_step: as for `state_dict`.
+        """
+        return self.latest | (means(self._step) if with_step else {})
 
     def state_dict(self, *, with_step: bool = True) -> dict[str, Any]:
         """The unflushed values as JSON, so that a resumed run writes the same rows as a straight one.
@@ -104,11 +113,16 @@ class Metrics:
                 the middle of one.
         """
         items = _fetch(self._window + self._step if with_step else self._window)
-        return {"window": [[name, value if math.isfinite(value) else str(value)] for name, value in items]}
+        finite = {name: value for name, value in self.latest.items() if math.isfinite(value)}
+        return {
+            "window": [[name, value if math.isfinite(value) else str(value)] for name, value in items],
+            "latest": finite,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._step = []
         self._window = [(str(name), float(value)) for name, value in state["window"]]
+        self.latest = dict(state.get("latest", {}))
 
     def restart_clock(self) -> None:
         """Begin measuring time now: what was built before the first step is not throughput."""

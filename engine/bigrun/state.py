@@ -54,6 +54,7 @@ def gather_state(run: Run) -> State:
 
     optimizer_tensors, optimizer_facts = flatten(run.optimizer, parameter_names(run))
     parts = {name: dict(module.state_dict()) for name, module in run.objective.parts().items()}
+    measured = run.metrics.measured(with_step=not run.is_in_step)
     facts = {
         "step": run.step,
         "position": run.position,
@@ -63,7 +64,7 @@ def gather_state(run: Run) -> State:
         "schedules": dict(run.schedules.at(max(run.step, 1)) if run.is_in_step else run.schedules.now),
         "optimizer": optimizer_facts,
         "metrics": run.metrics.state_dict(with_step=not run.is_in_step),
-        "measured": {name: value for name, value in run.metrics.latest.items() if math.isfinite(value)},
+        "measured": {name: value for name, value in measured.items() if math.isfinite(value)},
         "plugins": run.plugins.state_dict(),
         "machine": describe_machine(run),
         "versions": versions(),
@@ -101,7 +102,8 @@ def restore_state(
     run.incidents.restore(state)
     run.bad_images.restore(state.get("bad_images", []))
     run.metrics.load_state_dict(state["metrics"])
-    run.metrics.latest = dict(state.get("measured", {}))
+    if "latest" not in state["metrics"]:  # of a checkpoint that is older than this fact
+        run.metrics.latest = dict(state.get("measured", {}))
     for name in run.plugins.active:
         run.plugins.load_state(name, state["plugins"].get(name, {}).get("state"))
     run.resumed_from = path

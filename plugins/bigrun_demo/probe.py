@@ -5,36 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["PatchProbe", "knn_accuracy"]
+from bigrun.evaluation.knn import knn_accuracy
 
-
-def knn_accuracy(
-    gallery: Tensor,
-    gallery_labels: Tensor,
-    queries: Tensor,
-    query_labels: Tensor,
-    k: int = 10,
-    temperature: float = 0.07,
-) -> float:
-    """Weighted k-nearest-neighbour accuracy by cosine similarity of features centred on the gallery's mean.
-
-    Args:
-        gallery: (n, D); queries: (m, D); labels: (n,) and (m,) int64.
-        k, temperature: neighbours that vote, each with weight exp(similarity / temperature).
-
-    Returns:
-        The share of queries whose label wins, 0 to 1.
-    """
-    mean = gallery.float().mean(0)
-    a = F.normalize(gallery.float() - mean, dim=1)  # (n, D)
-    b = F.normalize(queries.float() - mean, dim=1)  # (m, D)
-    similarity, index = (b @ a.T).topk(min(k, len(a)), dim=1)  # (m, k)
-    votes = torch.zeros(len(b), int(gallery_labels.max()) + 1)
-    votes.scatter_add_(1, gallery_labels[index], (similarity / temperature).exp())
-    return float((votes.argmax(1) == query_labels).float().mean())
+__all__ = ["PatchProbe"]
 
 
 class PatchProbe:

@@ -1,1 +1,1 @@
-"""In the making."""
+"""feature-health: whether the teacher's features are those of a network that learns."""

@@ -64,6 +64,14 @@ class GramConfig:
         otherwise="snapshot_step names the one that is taken, or mode is not 'snapshot'",
         help="Steps between two candidates, from the end of the warm-ups to start_step; absent: 5 % of the run.",
     )
+    choose_by: str | None = option(
+        None,
+        check=not_blank(),
+        effective=lambda c: c.mode == "off" or (c.mode == "snapshot" and c.snapshot_step is None),
+        otherwise="snapshot_step names the one that is taken, or mode is not 'snapshot'",
+        help="The metric whose highest value is the best candidate's, as 'probe/dense_miou'; a plugin must record it "
+        "in every candidate's step; absent: what a plugin says (hook `dense_score`), or scores without labels.",
+    )
     start_step: int | None = option(
         None, check=at_least(1), help="First step with the Gram loss; absent: at 83 % of the run."
     )

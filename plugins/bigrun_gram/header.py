@@ -26,6 +26,11 @@ def plan_lines(config: GramConfig, state: State, max_steps: int | None, *, is_la
         f"gram         {source(config, plan, state)}; loss from step {plan.start_step}, weight {plan.weight} "
         f"after {plan.ramp_steps} steps; {refreshes(plan)}"
     )
+    if config.choose_by is not None and state.taken_at_step is None:
+        yield (
+            f"gram         the best is that of the highest {config.choose_by}, if whoever records it does so in the "
+            "step of every candidate; else the choice is made without labels"
+        )
     if config.mode == "ema":
         yield "warning      mode = 'ema' compares with the teacher of the moment, which decays with the student"
     if is_late and config.mode == "snapshot" and state.taken_at_step is None:

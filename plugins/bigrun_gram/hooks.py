@@ -20,7 +20,7 @@ class GramHooks(Protocol):
     def dense_score(self, run: Run, backbone: VisionTransformer) -> float | None:
         """Say how good the patch features of a candidate for the Gram teacher are, by labels that the plugin has.
 
-        When: after a step whose teacher is a candidate, in `after_update`.
+        When: after a step whose teacher is a candidate, in `after_step`; not if the option `choose_by` names a metric.
         Called: on every process, until one plugin answers; `backbone` is in eval mode, on the run's device.
         Result: a finite number, higher is better, the same on every process; None to leave the choice to the scores
             without labels. It decides what is trained towards, so the plugin is no observer.

@@ -44,6 +44,7 @@ class GramAnchoring:
         self._is_late = False
         self._weight = 0.0
         self._has_learned = True
+        self._new_candidate = False
 
     # -- before the run ---------------------------------------------------------------------------------------
 
@@ -196,10 +197,17 @@ class GramAnchoring:
         elif plan.snapshot_step is not None:
             if step >= plan.snapshot_step:
                 self._copy_teacher(run, step, "snapshot of the teacher taken")
-        elif self._is_candidate(step):
+        else:
+            self._new_candidate = self._is_candidate(step)
+
+    @hookimpl(trylast=True)
+    def after_step(self, run: Run, step: int) -> None:
+        """A candidate is scored behind those who measure in this step, and before its checkpoint."""
+        if self._new_candidate:
             from bigrun_gram.selection import add_candidate
 
-            add_candidate(run, state, step, has_learned=self._has_learned)
+            self._new_candidate = False
+            add_candidate(run, self.state, step, has_learned=self._has_learned, choose_by=self.config.choose_by)
 
     def _copy_teacher(self, run: Run, step: int, what: str) -> None:
         self.teacher.take(run, run.objective.teacher.backbone.state_dict(), "the teacher")

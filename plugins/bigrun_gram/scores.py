@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigrun.data.dataset import Samples
-from bigrun.data.tone import Steady
-from bigrun.data.views import Views
 from bigrun.errors import DataError
+from bigrun.evaluation.features import features_of
+from bigrun.evaluation.images import FixedImages, evenly_spread
+from bigrun.evaluation.part import Part
+from bigrun.evaluation.rank import rank_me
 from bigrun_gram.candidates import LEARNED
 
 if TYPE_CHECKING:
     from bigrun.model.vit import VisionTransformer
     from bigrun.run import Run
 
-__all__ = ["IMAGES", "dense_score", "fixed_images", "has_learned", "label_free_scores", "patch_cosine", "rank_me"]
+__all__ = ["IMAGES", "dense_score", "fixed_images", "has_learned", "label_free_scores", "patch_cosine", "recorded"]
 
 IMAGES = 256
 """At most so many, evenly spaced over the data set."""
@@ -34,27 +34,21 @@ def patch_cosine(patches: Tensor) -> Tensor:
     return (everything - count) / max(count * (count - 1), 1)
 
 
-def rank_me(tokens: Tensor) -> float:
-    """Effective rank of features (n, D): exp of the entropy of their singular values (arXiv 2210.02885, eq. 1).
-
-    Of features of length 1, uncentred: constant features with a little noise would have full rank otherwise.
-    """
-    sigma = torch.linalg.svdvals(F.normalize(tokens.double(), dim=-1))
-    return math.exp(torch.special.entr(sigma / sigma.sum() + 1e-7).sum())
-
-
 def label_free_scores(run: Run, backbone: VisionTransformer) -> tuple[float, float] | None:
     """(mean patch cosine, RankMe of the class tokens) of a backbone; None if they are not finite.
 
     The backbone is that of `Objective.evaluation`. Draws nothing at random and records nothing: training is the same
     with it and without.
+
+    Raises:
+        DataError: none of the images can be read.
     """
     cosines, tokens = [], []
-    for crops in fixed_images(run):
-        with run.strategy.precision():
-            features = backbone(crops)
+    for _, features in features_of(run, backbone, fixed_images(run)):
         cosines.append(patch_cosine(features.patches).cpu())
         tokens.append(features.cls.float().cpu())
+    if not tokens:
+        raise DataError("none of the images of the data set that candidates are scored on can be read")
     together = torch.cat(tokens)  # (n, D)
     cosine = torch.cat(cosines).mean().item()
     if not (math.isfinite(cosine) and together.isfinite().all()):
@@ -91,32 +85,24 @@ def dense_score(run: Run, backbone: VisionTransformer) -> float | None:
     return float(score)
 
 
-def fixed_images(run: Run) -> Iterator[Tensor]:
-    """The same images for every candidate: the central square of each at the (first) size of the global crops,
-    normalised, (b, C, s, s) on the run's device. One that cannot be read is left out.
-
-    Raises:
-        DataError: none can be read.
-    """
-    config, dataset = run.config, run.dataset
-    plain = config.views.undistorted(config.views.pairs[0][0])
-    views = Views(plain, config.model.in_channels, config.run.seed, tone=Steady(run.views.tone))
-    count = min(IMAGES, len(dataset))
-    wanted = [i * len(dataset) // count for i in range(count)]
-    size, found = min(config.data.micro_batch or 1, 32), 0
-    for part in (wanted[i : i + size] for i in range(0, count, size)):
-        images = {index: image for index in part if (image := readable(run, index)) is not None}
-        if images:
-            found += len(images)
-            indices = torch.tensor(list(images))
-            samples = Samples.pack(list(images.values()), indices, torch.zeros_like(indices))
-            yield views(samples, run.device, step=1).global_crops[: len(images)]
-    if not found:
-        raise DataError(f"none of {count} images of the data set can be read")
+def recorded(run: Run, metric: str) -> float | None:
+    """A metric's value of this step, recorded since its update; None, and an event, where nobody has recorded it."""
+    value = run.metrics.pending([metric]).get(metric)
+    if value is not None and math.isfinite(value):
+        return value
+    got = "nobody has recorded it in this step" if value is None else f"it is {value}"
+    run.event(
+        "gram-candidate",
+        f"choose_by = '{metric}': {got}: the best candidate is chosen without labels; whoever records it must do so in "
+        "every candidate's step (candidates_every_steps)",
+        "warning",
+        metric=metric,
+    )
+    return None
 
 
-def readable(run: Run, index: int) -> Tensor | None:
-    try:
-        return run.dataset[index]
-    except DataError:
-        return None
+def fixed_images(run: Run) -> FixedImages:
+    """The same images for every candidate, of those that are trained on: what is kept apart for validation must not
+    decide what is trained towards."""
+    part = Part(run.dataset, run.views.tone, run.views.spacing_mm, is_validation=False)
+    return FixedImages(run, evenly_spread(IMAGES, len(run.dataset)), part=part)

@@ -12,7 +12,7 @@ from bigrun.branch import BRANCH
 from bigrun.errors import CheckpointError
 from bigrun_gram.candidates import Candidate, best, score_table, undominated
 from bigrun_gram.config import TABLE
-from bigrun_gram.scores import dense_score, label_free_scores
+from bigrun_gram.scores import dense_score, label_free_scores, recorded
 from bigrun_gram.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -31,11 +31,16 @@ def shelf_of(run: Run) -> Shelf:
     return Shelf(run.path_for(name) / folder)
 
 
-def add_candidate(run: Run, state: State, step: int, *, has_learned: bool) -> None:
-    """Score the teacher of this step and keep it; one that cannot be kept is an event."""
+def add_candidate(run: Run, state: State, step: int, *, has_learned: bool, choose_by: str | None) -> None:
+    """Score the teacher of this step and keep it; one that cannot be kept is an event.
+
+    Args:
+        choose_by: a metric that somebody records in this step, instead of what the hook `dense_score` says.
+    """
     state.candidate_step = step
     with run.objective.evaluation() as backbone:
-        scores, score = label_free_scores(run, backbone), dense_score(run, backbone)
+        scores = label_free_scores(run, backbone)
+        score = recorded(run, choose_by) if choose_by is not None else dense_score(run, backbone)
     if scores is None:
         run.event("gram-candidate", f"no candidate of step {step}: its features are not finite", "warning")
         return

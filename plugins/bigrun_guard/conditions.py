@@ -25,12 +25,16 @@ class Conditions:
         self.remind_steps = remind_steps
         self._known: dict[str, Condition] = {}
 
-    def holds(self, key: str, step: int, hold_steps: int) -> int | None:
+    def holds(self, key: str, step: int, hold_steps: int, since: int | None = None) -> int | None:
         """It holds at this step. The step at which it began if that is to be reported now: when it has held for
-        `hold_steps`, and again after every `remind_steps`; else None."""
-        condition = self._known.setdefault(key, Condition(step))
+        `hold_steps`, and again after every `remind_steps`; else None.
+
+        Args:
+            since: where somebody knows that it began before this step.
+        """
+        condition = self._known.setdefault(key, Condition(None))
         if condition.since is None:
-            condition.since = step
+            condition.since = step if since is None else since
         is_due = condition.reported is None or step - condition.reported >= self.remind_steps
         if step - condition.since < hold_steps or not is_due:
             return None
@@ -44,6 +48,10 @@ class Conditions:
             condition.since = None
             if condition.reported is None:
                 del self._known[key]
+
+    def is_known(self, key: str) -> bool:
+        """Whether it holds, or was reported once."""
+        return key in self._known
 
     def any_lasts(self, keys: Iterable[str]) -> bool:
         """Whether one of them holds, as far as is known."""

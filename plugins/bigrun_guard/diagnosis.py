@@ -47,6 +47,9 @@ DIAGNOSES: Mapping[str, Diagnosis] = {
             "several: a smaller optimizer.base_lr, optimizer.clip_norm = 1.0, a longer warm-up",
         ),
     ),
+    "entropy-wall": Diagnosis(
+        ("the teacher sees no difference between images, or the student does not follow it",), WALL
+    ),
     "teacher-wall": Diagnosis(
         ("representation collapse: the teacher's class tokens are nearly the same for every image",), WALL
     ),

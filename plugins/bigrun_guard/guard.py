@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from bigrun.anomaly import Anomaly
+from bigrun.evaluation.facts import Facts
 from bigrun_guard.config import GuardConfig
-from bigrun_guard.facts import Facts
 from bigrun_guard.ladder import Ladder
 from bigrun_guard.modules import Modules
 from bigrun_guard.spikes import Spikes
@@ -40,9 +40,11 @@ class Guard:
         norms = {name: norm for name, norm in self._norms.items() if name in training}
         yield from self.modules.judge(step, norms)
 
-    def on_metrics(self, step: int, metrics: Mapping[str, float]) -> Iterator[Anomaly]:
-        """Judge a row of metrics."""
-        yield from self.trends.judge(step, metrics)
+    def on_metrics(
+        self, step: int, metrics: Mapping[str, float], diagnoses: Sequence[Anomaly] = ()
+    ) -> Iterator[Anomaly]:
+        """Judge a row of metrics, and what others say is wrong."""
+        yield from self.trends.judge(step, metrics, diagnoses)
 
     def answer(self, kind: str, step: int) -> str | None:
         """What is to be done about an anomaly, as its ladder says; None to a kind of somebody else's."""

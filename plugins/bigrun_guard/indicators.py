@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
+from bigrun.evaluation.facts import Facts
 from bigrun_guard.config import GuardConfig
-from bigrun_guard.facts import Facts
 
 __all__ = ["Indicator", "indicators"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bigrun.anomaly import Anomaly
+from bigrun.evaluation.facts import Facts
 from bigrun_guard.conditions import Conditions
 from bigrun_guard.config import GuardConfig
 from bigrun_guard.diagnosis import anomaly
-from bigrun_guard.facts import Facts
 from bigrun_guard.ladder import Ladder
 from bigrun_guard.window import Window
 

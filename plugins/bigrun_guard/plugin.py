@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from bigrun import hookimpl
 from bigrun.anomaly import Action, Anomaly
+from bigrun.evaluation.facts import Facts
 from bigrun_guard.config import GuardConfig
-from bigrun_guard.facts import Facts
 from bigrun_guard.guard import NORM, Guard
+from bigrun_guard.hooks import GuardHooks
+from bigrun_guard.offered import collected
 
 if TYPE_CHECKING:
     import torch
 
     from bigrun.objective.base import Outputs
+    from bigrun.plugins import Plugins
     from bigrun.run import Run
     from bigrun_guard.rank import RankMeter
 
@@ -22,8 +25,9 @@ __all__ = ["AnomalyGuard"]
 
 
 class AnomalyGuard:
-    """Judges every step before its update, and the rows of metrics once the warm-ups are over. It adds no loss and
-    makes no forward pass; in every step it fetches a few numbers from the device."""
+    """Judges every step before its update, and the rows of metrics once the warm-ups are over; other plugins offer it
+    what they have found (`diagnoses`). It adds no loss and makes no forward pass; in every step it fetches a few
+    numbers from the device."""
 
     Config = GuardConfig
 
@@ -33,6 +37,10 @@ class AnomalyGuard:
         self.meter: RankMeter | None = None
         self._state: Mapping[str, Any] | None = None
         self._names: list[str] = []
+
+    @hookimpl
+    def configure_hooks(self, plugins: Plugins) -> None:
+        plugins.add_hooks(GuardHooks)
 
     @hookimpl
     def header_lines(self, run: Run) -> list[str]:
@@ -81,7 +89,8 @@ class AnomalyGuard:
     def on_metrics(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         assert self.guard is not None
         assert self.meter is not None
-        for anomaly in self.guard.on_metrics(step, {**metrics, **self.meter.measure(step)}):
+        diagnoses = collected(run.plugins.manager.hook.diagnoses(run=run, step=step))
+        for anomaly in self.guard.on_metrics(step, {**metrics, **self.meter.measure(step)}, diagnoses):
             run.report_anomaly(anomaly)
 
     @hookimpl

@@ -1,30 +1,18 @@
-"""RankMe: how many dimensions the teacher's class tokens really use (arXiv 2210.02885, eq. 1)."""
+"""RankMe of the class tokens that the teacher gives in training."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ROWS", "RankMeter", "rank_me"]
+from bigrun.evaluation.rank import rank_me
+
+__all__ = ["ROWS", "RankMeter"]
 
 ROWS = 1024
 """Fewer class tokens say too little."""
-EPSILON = 1e-7
-
-
-def rank_me(tokens: Tensor) -> float:
-    """exp of the entropy of the singular values over their sum, of directions (N, D) that are not centred.
-
-    Centred, features that are constant but for a little noise would have full rank.
-    """
-    directions = F.normalize(tokens.double(), dim=1)
-    small = directions.mT @ directions if directions.shape[0] > directions.shape[1] else directions @ directions.mT
-    values = torch.linalg.eigvalsh(small).clamp(min=0).sqrt()
-    shares = values / values.sum() + EPSILON
-    return float(torch.exp(-(shares * shares.log()).sum()))
 
 
 class RankMeter:

@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 
 from bigrun.anomaly import Anomaly
+from bigrun.evaluation.facts import Facts
 from bigrun_guard.config import GuardConfig
 from bigrun_guard.diagnosis import anomaly
-from bigrun_guard.facts import Facts
 from bigrun_guard.ladder import Ladder
 from bigrun_guard.window import Window
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bigrun.anomaly import Anomaly
+from bigrun.evaluation.facts import Facts
 from bigrun_guard.conditions import Conditions
 from bigrun_guard.config import GuardConfig
 from bigrun_guard.diagnosis import anomaly
-from bigrun_guard.facts import Facts
 from bigrun_guard.indicators import Indicator, indicators
 from bigrun_guard.ladder import Ladder
+from bigrun_guard.offered import Offered
 
 __all__ = ["Trends"]
 
@@ -28,6 +29,7 @@ class Trends:
         self.facts = facts
         self.ladder = ladder
         self.conditions = Conditions(config.remind_steps)
+        self.offered = Offered(config)
         self.indicators = indicators(config, facts)
         self.keys: dict[str, list[str]] = {STUCK: [STUCK]}
         """Of the conditions, by kind."""
@@ -37,8 +39,8 @@ class Trends:
         self.unmoved: dict[str, float] = {}
         """The first value of every loss that has stayed there."""
 
-    def judge(self, step: int, metrics: Mapping[str, float]) -> Iterator[Anomaly]:
-        """What is wrong with a row of metrics."""
+    def judge(self, step: int, metrics: Mapping[str, float], diagnoses: Sequence[Anomaly] = ()) -> Iterator[Anomaly]:
+        """What is wrong with a row of metrics, and what others say is wrong at this step."""
         values = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self._watch_losses(step, values)
         if step <= self.settled_step:
@@ -48,8 +50,9 @@ class Trends:
                 yield from self._judge(indicator, step, values)
         if step >= self.settled_step + self.config.stuck_steps:
             yield from self._judge_losses(step, values)
+        yield from self.offered.judge(diagnoses)
         for kind, keys in self.keys.items():
-            if not self.conditions.any_lasts(keys):  # the next one is a first one
+            if not (self.conditions.any_lasts(keys) or self.offered.any_lasts(kind)):  # the next one is a first one
                 self.ladder.forget(kind)
 
     def _judge(self, indicator: Indicator, step: int, values: Mapping[str, float]) -> Iterator[Anomaly]:
@@ -81,11 +84,17 @@ class Trends:
             yield anomaly(STUCK, step, message, {name: values[name] for name in self.unmoved}, onset=1)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"conditions": self.conditions.state_dict(), "unmoved": dict(self.unmoved)}
+        return {
+            "conditions": self.conditions.state_dict(),
+            "unmoved": dict(self.unmoved),
+            "offered": self.offered.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.conditions.load_state_dict(state["conditions"])
         self.unmoved = dict(state["unmoved"])
+        if "offered" in state:  # checkpoints before there was a hook for it have none
+            self.offered.load_state_dict(state["offered"])
 
 
 def is_loss(name: str) -> bool:

@@ -1,90 +1,109 @@
-"""attention-maps: what the teacher looks at, and what its patches know, as a picture of some images of the data set."""
+"""attention-maps: what the teacher looks at, and what its patches know, of the same images through the whole run."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from bigrun import hookimpl, option
-from bigrun.options import at_least, between
+from bigrun import hookimpl
+from bigrun_pictures.config import MapsConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Mapping
+    from pathlib import Path
 
+    from bigrun.evaluation.images import FixedImages
     from bigrun.run import Run
+    from bigrun_pictures.gather import Look
 
 __all__ = ["AttentionMaps", "MapsConfig"]
 
-
-@attrs.frozen
-class MapsConfig:
-    """Which images are drawn, how large and how often."""
-
-    images: int = option(4, check=between(1, 32), help="Images, evenly spread over the data set.")
-    side_px: int = option(384, check=at_least(16), help="Side to which the middle square of an image is resized.")
-    channel: int | None = option(
-        None, check=at_least(0), help="Channel that is shown as the image; absent: all three as colours, or the first."
-    )
-    every_steps: int | None = option(
-        None,
-        check=at_least(1),
-        help="Steps between two pictures, the first before step 1; absent: one at the end of the run.",
-    )
+NAME = "attention-maps"
 
 
 class AttentionMaps:
-    """Draws, for some images, the attention of the teacher's class token and the first principal components of its
-    patch features; files in `attention-maps/` of the run directory."""
+    """Draws attention, patch features and their similarities for some images of the validation part; files in
+    `attention-maps/` of the run directory. Every process looks, since a network may be spread over several of them; the
+    main one draws."""
 
     Config = MapsConfig
     observer = True
 
     def __init__(self, config: MapsConfig) -> None:
         self.config = config
+        self._images: FixedImages | None = None
+        self._looked_at: int | None = None
+        self._told: set[str] = set()
 
     @hookimpl
     def on_start(self, run: Run) -> None:
-        if self.config.every_steps is not None and run.step == 0:
-            self._draw(run)
+        if run.is_main:
+            from bigrun_pictures.album import Album
+
+            Album(run.path_for(NAME), self.config).go_back_to(run.step)
+        if run.step == 0:
+            self._look(run)
 
     @hookimpl
     def after_step(self, run: Run, step: int) -> None:
-        every = self.config.every_steps
-        if every is not None and step % every == 0:
-            self._draw(run)
+        if step % (self.config.every_steps or run.config.run.checkpoint_every_steps) == 0:
+            for name, value in self._look(run).items():
+                run.metrics.record(name, value)
 
     @hookimpl
     def on_finish(self, run: Run) -> None:
-        path = self._draw(run)
-        if path is not None:
-            run.event("attention-maps", f"attention and patch features   {path}", path=str(path))
+        if self._looked_at != run.step:
+            self._look(run)
+        if run.is_main and (path := run.path_for(NAME) / f"step_{run.step:09d}.png").exists():
+            run.event(NAME, f"attention and patch features   {path}", path=str(path))
 
-    def _draw(self, run: Run) -> Path | None:
-        """The picture of this step; None when none of the images can be read, and on all processes but one."""
-        from bigrun_pictures.attention import look
-        from bigrun_pictures.draw import draw
+    @hookimpl
+    def measurements(self, run: Run) -> Mapping[str, float]:
+        return self._look(run, is_series=False)
 
-        if not run.is_main:
-            return None
-        found = self._images(run)
-        if found is None:
-            return None
-        images, crops, titles = found
-        with run.objective.evaluation() as backbone:
-            features, attention = look(backbone, crops.to(run.device))
-        channel = self.config.channel
-        shown = (
-            images if channel is None and images.shape[1] == 3 else images[:, [min(channel or 0, images.shape[1] - 1)]]
-        )
-        path = run.path_for("attention-maps") / f"step_{run.step:09d}.png"
-        about = f"Images; attention of the class token; principal components of the patch features. Step {run.step}"
-        draw(shown, attention.mean(1).cpu(), features.patches.float().cpu(), titles, about, path)
-        return path
+    @hookimpl(optionalhook=True)
+    def health_section(self, run: Run) -> dict[str, Any] | None:
+        """For a health report, if there is one: `title`, `status`, `lines`, `pictures`."""
+        from bigrun_pictures.health import section
 
-    def _images(self, run: Run) -> tuple[Tensor, Tensor, list[str]] | None:
-        """Middle squares (n, C, s, s) in [0, 1] in the tone's typical values, the same normalised, and their names."""
-        from bigrun_pictures.squares import middle_squares
+        return section(run.path_for(NAME), run.directory)
 
-        return middle_squares(run, self.config.images, self.config.side_px)
+    def _look(self, run: Run, *, is_series: bool = True) -> dict[str, float]:
+        """Look, and on the main process draw; the look's numbers, none where no image can be read.
+
+        is_series: whether it is one of the looks of a run, which are kept and make the strips.
+        """
+        from bigrun.evaluation.images import FixedImages
+        from bigrun_pictures.gather import gathered
+
+        if self._images is None:
+            side = self.config.side(run.config.model.patch_size_px)
+            self._images = FixedImages.spread(run, self.config.images, side)
+        look = gathered(run, self._images, self.config)
+        self._looked_at = run.step
+        if look is not None and not look.is_finite:
+            self._tell(run, [f"the teacher's features are not finite at step {run.step}: nothing is drawn"])
+            return {}
+        if run.is_main:
+            self._draw(run, look, self._images, is_series=is_series)
+        return {} if look is None else look.metrics()
+
+    def _draw(self, run: Run, look: Look | None, images: FixedImages, *, is_series: bool) -> None:
+        from bigrun_pictures.album import Album
+        from bigrun_pictures.gather import name_of
+
+        album = Album(run.path_for(NAME), self.config)
+        missing = [name_of(images, i) for i in images.indices] if look is None else look.missing
+        pictures: Mapping[str, Path] = {}
+        if look is not None:
+            pictures = album.add(look, images) if is_series else album.draw(look)
+        self._tell(run, [f"{name} cannot be read: it is not in the pictures" for name in missing])
+        self._tell(run, album.problems)
+        for name, path in pictures.items():
+            run.picture(f"{NAME}/{name}", path)
+
+    def _tell(self, run: Run, sentences: list[str]) -> None:
+        """Each once."""
+        for sentence in sentences:
+            if sentence not in self._told:
+                self._told.add(sentence)
+                run.event(NAME, sentence, "warning")

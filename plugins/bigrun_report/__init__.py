@@ -1,1 +1,1 @@
-"""In the making."""
+"""health-report: how a run is, in one page; and runs beside each other."""

@@ -50,7 +50,7 @@ class RotationConfig:
     )
     keep_healthy: bool = option(True, help="The last checkpoint before which no anomaly was reported stays.")
     best_by: str | None = option(
-        None, help="The best checkpoints by this metric stay; those count that were saved when it had just been logged."
+        None, help="The best checkpoints by this metric stay; those count in whose step it was logged or measured."
     )
     best: Literal["min", "max"] = option(
         "min",
@@ -115,8 +115,9 @@ class CheckpointRotation:
         )
         self.policy = attrs.evolve(self.policy, keep_last=NEWEST)
 
-    @hookimpl
+    @hookimpl(tryfirst=True)
     def after_step(self, run: Run, step: int) -> None:
+        """Before others, so that whoever measures for every checkpoint knows of this one."""
         if self.policy.is_milestone(step):
             run.request_checkpoint("a milestone")
 

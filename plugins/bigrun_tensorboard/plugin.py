@@ -1,8 +1,9 @@
-"""tensorboard: every metric as a TensorBoard scalar, every event as text."""
+"""tensorboard: every metric as a TensorBoard scalar, every event as text, every picture as an image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigrun import hookimpl
@@ -23,6 +24,7 @@ class TensorBoard:
     def __init__(self) -> None:
         self._writer: Any = None
         self._early: list[Event] = []
+        self._early_pictures: list[tuple[int, str, Path]] = []
 
     @hookimpl
     def on_start(self, run: Run) -> None:
@@ -40,6 +42,9 @@ class TensorBoard:
         for event in self._early:
             self._add(event)
         self._early.clear()
+        for picture in self._early_pictures:
+            self._add_picture(run, *picture)
+        self._early_pictures.clear()
 
     @hookimpl
     def on_metrics(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
@@ -55,6 +60,13 @@ class TensorBoard:
             self._early.append(event)
 
     @hookimpl
+    def on_picture(self, run: Run, step: int, name: str, path: Path) -> None:
+        if self._writer is not None:
+            self._add_picture(run, step, name, path)
+        else:
+            self._early_pictures.append((step, name, path))
+
+    @hookimpl
     def teardown(self, run: Run) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -62,3 +74,17 @@ class TensorBoard:
 
     def _add(self, event: Event) -> None:
         self._writer.add_text(event.kind, event.message, event.step)
+
+    def _add_picture(self, run: Run, step: int, name: str, path: Path) -> None:
+        """One that cannot be read, or that its plugin has replaced meanwhile, costs no more than itself."""
+        import numpy as np
+        from PIL import Image
+
+        try:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            run.event("tensorboard", f"the picture {name} cannot be read and is not shown: {error}", "warning")
+            return
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
+        self._writer.flush()

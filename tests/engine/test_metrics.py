@@ -202,3 +202,34 @@ def test_no_term_adds_nothing(bigrunner: Runner, answer: Any) -> None:
             return answer
 
     assert bigrunner.run(expose(Silent)).losses == bigrunner.run().losses
+
+
+# -- what a checkpoint says -----------------------------------------------------------------------------------
+
+
+def test_a_measurement_of_the_step_that_is_over_is_newer_than_the_means() -> None:
+    metrics = Metrics(every_steps=4, last_step=None, images_per_step=1)
+    metrics.record("loss", 3.0)
+    metrics.commit()
+    metrics.record("probe", 0.5)
+    assert metrics.measured() == {"probe": 0.5}
+    assert metrics.measured(with_step=False) == {}
+    metrics.begin_step()
+    metrics.record("loss", 1.0)
+    metrics.commit()
+    assert metrics.measured() == {}, "it was of the step before"
+    metrics.record("probe", 0.7)
+    row = metrics.flush()
+    assert (row["loss"], row["probe"]) == (2.0, 0.6), "a row of the log is of all steps since the one before"
+    assert metrics.latest == {"loss": 2.0, "probe": 0.7}, "a checkpoint has its own value, and not the mean"
+
+
+def test_what_was_measured_comes_back() -> None:
+    metrics = Metrics(every_steps=2, last_step=None, images_per_step=1)
+    metrics.record("loss", 3.0)
+    metrics.flush()
+    metrics.record("probe", 0.5)
+    again = Metrics(every_steps=2, last_step=None, images_per_step=1)
+    again.load_state_dict(metrics.state_dict())
+    assert again.latest == metrics.latest == {"loss": 3.0}
+    assert again.flush()["probe"] == 0.5

@@ -12,8 +12,8 @@ import tomli
 from bigrun.activation import activate
 from bigrun.anomaly import Anomaly
 from bigrun.config import Config, Document
+from bigrun.evaluation.facts import Facts
 from bigrun_guard.config import GuardConfig
-from bigrun_guard.facts import Facts
 from bigrun_guard.guard import NORM, Guard
 
 __all__ = ["RECORDINGS", "Curves", "watch"]

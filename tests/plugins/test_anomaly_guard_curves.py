@@ -9,8 +9,8 @@ import attrs
 import pytest
 from recordings import RECORDINGS, Curves, watch
 
+from bigrun.evaluation.facts import Facts
 from bigrun_guard.config import GuardConfig
-from bigrun_guard.facts import Facts
 
 
 @pytest.fixture(scope="module", params=RECORDINGS, ids=lambda path: path.stem)

@@ -14,10 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from bigrun.evaluation.facts import Facts
+from bigrun.evaluation.rank import rank_me
 from bigrun_guard.config import GuardConfig
-from bigrun_guard.facts import Facts
 from bigrun_guard.guard import Guard
-from bigrun_guard.rank import RankMeter, rank_me
+from bigrun_guard.rank import RankMeter
 from bigrun_guard.window import Window
 
 FACTS = Facts(warmup_steps=0, release_step=None, rows=128, log_every_steps=10, is_fresh=True, prototypes=256)

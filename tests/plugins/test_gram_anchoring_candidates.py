@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from safetensors.torch import load_file
 
 from bigrun import hookimpl
-from bigrun.errors import CheckpointError, DataError, ExitCode, PluginError
+from bigrun.errors import CheckpointError, ConfigError, DataError, ExitCode, PluginError
+from bigrun.evaluation.rank import rank_me
 from bigrun.session import run_training
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.recorder import Recorder
 from bigrun.testing.runner import Runner, RunResult, SyntheticImages
 from bigrun_gram.candidates import Candidate, best, undominated
-from bigrun_gram.scores import IMAGES, fixed_images, patch_cosine, rank_me
+from bigrun_gram.scores import IMAGES, fixed_images, label_free_scores, patch_cosine
 
 # The warm-ups end at step 1 (20 % of the run for the teacher's temperature, less where it is cut short).
 CHOSEN: dict[str, Any] = {"candidates_every_steps": 1, "start_step": 5, "ramp_steps": 1, "max_refreshes": 0}
@@ -120,17 +121,18 @@ def test_rank_me_counts_directions_and_is_not_fooled_by_a_constant() -> None:
 def test_the_images_are_always_the_same_and_no_more_than_so_many(bigrunner: Runner) -> None:
     run = bigrunner.run(dataset=SyntheticImages(IMAGES + 50, size_px=33)).run
     assert run is not None
-    batches = list(fixed_images(run))
-    assert sum(map(len, batches)) == IMAGES
-    assert {b.shape[1:] for b in batches} == {(3, 32, 32)}
+    batches = list(fixed_images(run).batches(run.device))
+    assert sum(len(b.indices) for b in batches) == IMAGES
+    assert {b.crops.shape[1:] for b in batches} == {(3, 32, 32)}
     run.position = 10**6
-    for again, before in zip(fixed_images(run), batches, strict=True):
-        assert torch.equal(again, before)
+    for again, before in zip(fixed_images(run).batches(run.device), batches, strict=True):
+        assert torch.equal(again.crops, before.crops)
+    assert batches[0].indices[0] == 0
     first = torch.nn.functional.interpolate(
         SyntheticImages(size_px=33)[0][None].float() / 255, (32, 32), mode="bicubic", antialias=True
     ).clamp(0, 1)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (run.config.views.mean, run.config.views.std))
-    torch.testing.assert_close(batches[0][:1], (first - mean) / std, atol=0.02, rtol=0)
+    torch.testing.assert_close(batches[0].crops[:1], (first - mean) / std, atol=0.02, rtol=0)
 
 
 class Damaged(SyntheticImages):
@@ -149,10 +151,10 @@ def test_an_image_that_cannot_be_read_is_left_out(bigrunner: Runner) -> None:
     run = bigrunner.run(dataset=dataset).run
     assert run is not None
     dataset.is_damaged = True
-    assert sum(map(len, fixed_images(run))) == 10
+    assert sum(len(b.indices) for b in fixed_images(run).batches(run.device)) == 10
     dataset.length = 1
-    with pytest.raises(DataError, match="none of 1 images"):
-        list(fixed_images(run))
+    with run.objective.evaluation() as backbone, pytest.raises(DataError, match="none of the images"):
+        label_free_scores(run, backbone)
 
 
 # -- the run --------------------------------------------------------------------------------------------------
@@ -354,7 +356,7 @@ class Merits:
     @hookimpl(optionalhook=True)
     def dense_score(self, run: Any, backbone: torch.nn.Module) -> Any:
         self.asked.append((run.step, backbone.training))
-        return self.scores.get(run.step + 1)
+        return self.scores.get(run.step)
 
 
 def test_a_plugin_with_labels_decides(bigrunner: Runner) -> None:
@@ -363,7 +365,7 @@ def test_a_plugin_with_labels_decides(bigrunner: Runner) -> None:
         result = chosen_run(bigrunner, companions=[merits])
         result.assert_finished()
         assert next(e.facts["chosen"] for e in result.events if e.kind == "gram-teacher") == winner
-        assert merits.asked == [(step, False) for step in range(4)]
+        assert merits.asked == [(step, False) for step in range(1, 5)]
     bigrunner.run(companions=[merits]).assert_finished()  # nobody asks without gram-anchoring, and nobody minds
 
 
@@ -372,6 +374,81 @@ def test_one_candidate_without_labels_leaves_the_choice_to_the_other_scores(bigr
     everyone = [e for e in result.events if e.kind == "gram-candidate"]
     label_free = best([candidate(e.step, e.facts["patch_cosine"], e.facts["rank"]) for e in everyone])
     assert next(e.facts["chosen"] for e in result.events if e.kind == "gram-teacher") == label_free.step
+
+
+class Records:
+    """Records a number in some steps, as whoever measures does; and answers the hook, which then nobody asks."""
+
+    observer = True
+
+    def __init__(self, values: dict[int, float]) -> None:
+        self.values = values
+        self.merits = Merits({})
+
+    @hookimpl
+    def after_step(self, run: Any, step: int) -> None:
+        if step in self.values:
+            run.metrics.record("probe/knn_accuracy", self.values[step])
+
+    @hookimpl(optionalhook=True)
+    def dense_score(self, run: Any, backbone: torch.nn.Module) -> Any:
+        return self.merits.dense_score(run, backbone)
+
+
+BY_PROBE = {"choose_by": "probe/knn_accuracy"}
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_the_best_by_a_metric_that_is_recorded_in_the_same_step_is_chosen(bigrunner: Runner, every: int) -> None:
+    """How often is logged makes no difference."""
+    for winner in (2, 4):
+        values = {step: 0.9 if step == winner else step / 10 for step in range(1, 7)}
+        records = Records(values)
+        result = chosen_run(bigrunner, config=BY_PROBE, companions=[records], run={"log_every_steps": every})
+        result.assert_finished()
+        assert next(e.facts["chosen"] for e in result.events if e.kind == "gram-teacher") == winner
+        everyone = [e for e in result.events if e.kind == "gram-candidate"]
+        assert [e.facts["dense_score"] for e in everyone] == [values[step] for step in range(1, 5)]
+        assert records.merits.asked == []
+        assert result.run is not None
+        assert any("highest probe/knn_accuracy" in line for line in result.run.header)
+
+
+@pytest.mark.parametrize("missing", [{}, {3: math.nan}])
+def test_a_metric_that_is_missing_once_leaves_the_choice_to_the_other_scores(
+    bigrunner: Runner, missing: dict[int, float]
+) -> None:
+    values = {step: step / 10 for step in (1, 2, 4)} | missing
+    result = chosen_run(bigrunner, config=BY_PROBE, companions=[Records(values)])
+    result.assert_finished()
+    (warning,) = [e for e in result.events if e.kind == "gram-candidate" and e.level == "warning"]
+    assert warning.step == 3
+    assert warning.facts == {"metric": "probe/knn_accuracy"}
+    everyone = [e for e in result.events if e.kind == "gram-candidate" and "rank" in e.facts]
+    label_free = best([candidate(e.step, e.facts["patch_cosine"], e.facts["rank"]) for e in everyone])
+    assert next(e.facts["chosen"] for e in result.events if e.kind == "gram-teacher") == label_free.step
+
+
+@pytest.mark.parametrize("at_step", [2, 4])
+def test_probes_choose_the_gram_teacher_and_a_resumed_run_chooses_alike(bigrunner: Runner, at_step: int) -> None:
+    """Of two plugins the one that is named first would be asked last, so here the order is the worse one."""
+    tables = {"probes": {"every_steps": 1}, "gram-anchoring": CHOSEN | {"choose_by": "probe/retrieval_top5"}}
+    document = bigrunner.document(tables, steps=6, objective=WARM)
+    straight = bigrunner._train(document, bigrunner.tmp_path / "straight", (), SyntheticImages())
+    straight.assert_finished()
+    everyone = [e for e in straight.events if e.kind == "gram-candidate"]
+    recorded = [row["probe/retrieval_top5"] for row in straight.metrics[:4]]
+    assert [e.facts["dense_score"] for e in everyone] == recorded
+    resumed = bigrunner.resume(straight, at_step)
+    resumed.assert_finished()
+    assert resumed.losses == straight.losses
+    assert state_at(resumed, 6) == state_at(straight, 6)
+
+
+def test_a_metric_chooses_among_candidates_only(bigrunner: Runner) -> None:
+    result = chosen_run(bigrunner, config=BY_PROBE | {"candidates_every_steps": None, "snapshot_step": 2})
+    assert isinstance(result.error, ConfigError)
+    assert "choose_by" in str(result.error)
 
 
 @pytest.mark.parametrize("answer", [math.nan, "good"])

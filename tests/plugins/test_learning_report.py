@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from bigrun.evaluation.knn import knn_accuracy
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner, RunResult
 from bigrun_demo.pictures import first_components
-from bigrun_demo.probe import PatchProbe, knn_accuracy
+from bigrun_demo.probe import PatchProbe
 
 COARSE = {"patch_px": 200}  # few patches: a run takes 0.3 s
 

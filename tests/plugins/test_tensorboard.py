@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import struct
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from bigrun import hookimpl
@@ -64,6 +66,16 @@ def texts(directory: Path) -> list[tuple[int, str, str]]:
     ]
 
 
+def images(directory: Path) -> list[tuple[int, str, Image.Image]]:
+    """(step, tag, image)."""
+    return [
+        (event.step, value.tag, Image.open(io.BytesIO(value.image.encoded_image_string)))
+        for event in shown(directory)
+        for value in event.summary.value
+        if value.HasField("image")
+    ]
+
+
 def points(result: RunResult) -> list[tuple[int, str, float]]:
     """The same from the run itself, without the timings."""
     return [(int(row["step"]), name, value) for row in result.metrics for name, value in row.items() if name != "step"]
@@ -103,6 +115,50 @@ def test_events_are_texts_also_those_before_the_start(bigrunner: Runner) -> None
 
     result = bigrunner.run("tensorboard", steps=3, companions=[Remark()])
     assert texts(result.directory) == [(0, "early", "before the start"), (2, "late", "in step 2")]
+
+
+class Painter:
+    """Draws before the start, and in step 2: a picture, and what is none."""
+
+    def show(self, run: Any, name: str, colour: tuple[int, int, int]) -> Path:
+        path: Path = run.path_for("painter") / f"{colour[0]}.png"
+        Image.new("RGB", (30, 20), colour).save(path)
+        run.picture(name, path)
+        return path
+
+    @hookimpl
+    def build_loader(self, run: Any) -> None:
+        self.show(run, "painter/early", (200, 10, 10))
+
+    @hookimpl
+    def after_update(self, run: Any, step: int) -> None:
+        if step == 2:
+            path = self.show(run, "painter/late", (10, 20, 30))
+            for broken in ("broken.png", "none.png"):
+                if broken == "broken.png":
+                    (path.parent / broken).write_bytes(path.read_bytes()[:40])
+                run.picture(f"painter/{broken}", path.parent / broken)
+
+
+def test_pictures_are_images_also_those_before_the_start(bigrunner: Runner) -> None:
+    result = bigrunner.run("tensorboard", steps=3, companions=[Painter()])
+    result.assert_finished()
+    found = images(result.directory)
+    assert [(step, tag) for step, tag, _ in found] == [(0, "painter/early"), (1, "painter/late")]
+    assert [(image.size, image.getpixel((15, 10))) for _, _, image in found] == [
+        ((30, 20), (200, 10, 10)),
+        ((30, 20), (10, 20, 30)),
+    ]
+
+
+def test_a_picture_that_cannot_be_read_costs_no_more_than_itself(bigrunner: Runner) -> None:
+    result = bigrunner.run("tensorboard", steps=3, companions=[Painter()])
+    told = [event.message for event in result.events if event.kind == "tensorboard"]
+    assert len(told) == 2
+    assert all("cannot be read and is not shown" in message for message in told)
+    assert "painter/broken.png" in told[0]
+    assert result.quarantined == []
+    assert_same_points(result.directory, points(result))
 
 
 def test_a_resumed_run_has_no_step_twice(bigrunner: Runner) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bigrun.data.dataset import Samples
+from bigrun.data.decoder import usable
 from bigrun.data.tone import Steady
 from bigrun.data.views import Views
 from bigrun.errors import DataError
@@ -74,20 +75,27 @@ class FixedImages:
 
     def batches(self, device: torch.device, at_once: int = AT_ONCE) -> Iterator[Shown]:
         """All of them, in their order, at most `at_once` at a time, with crops on a device."""
+        for samples in self.samples(at_once):
+            yield self.show(samples, device)
+
+    def samples(self, at_once: int = AT_ONCE) -> Iterator[Samples]:
+        """All of them as they were decoded, in their order: for whoever makes other views of them, too."""
         for start in range(0, len(self.indices), at_once):
             images = dict(self._read(self.indices[start : start + at_once]))
-            if not images:
-                continue
-            indices = torch.tensor(list(images))
-            samples = Samples.pack(list(images.values()), indices, torch.zeros_like(indices))
-            batch = self._views(samples, device, step=1)
-            spacing = batch.global_spacing_mm
-            yield Shown(indices, batch.global_crops[: len(images)], None if spacing is None else spacing[: len(images)])
+            if images:
+                indices = torch.tensor(list(images))
+                yield Samples.pack(list(images.values()), indices, torch.zeros_like(indices))
+
+    def show(self, samples: Samples, device: torch.device) -> Shown:
+        """Decoded images of the part as the network is shown them."""
+        batch, count = self._views(samples, device, step=1), len(samples)
+        spacing = batch.global_spacing_mm
+        return Shown(samples.indices, batch.global_crops[:count], None if spacing is None else spacing[:count])
 
     def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         for index in indices:
             try:
-                yield index, self.part.dataset[index]
+                yield index, usable(self.part.dataset, index, self._views.channels)
             except DataError:
                 continue
 

@@ -15,8 +15,11 @@ def rank_me(tokens: Tensor) -> float:
     """exp of the entropy of the singular values over their sum, of directions (N, D) that are not centred: 1 to
     min(N, D).
 
-    Centred, features that are constant but for a little noise would have full rank.
+    Centred, features that are constant but for a little noise would have full rank. NaN where a feature is not finite,
+    or all are zero.
     """
+    if not torch.isfinite(tokens).all():
+        return float("nan")
     directions = F.normalize(tokens.double(), dim=1)
     small = directions.mT @ directions if directions.shape[0] > directions.shape[1] else directions @ directions.mT
     values = torch.linalg.eigvalsh(small).clamp(min=0).sqrt()

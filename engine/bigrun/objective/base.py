@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bigrun.data.dataset import Batch
     from bigrun.model.vit import Features, VisionTransformer
+    from bigrun.objective.targets import Targets
     from bigrun.sections import Optimizer
 
 __all__ = ["Network", "Objective", "Outputs"]
@@ -109,6 +110,18 @@ class Objective(nn.Module, abc.ABC):
 
     def update_teacher(self) -> None:
         """Let the teacher follow the student, once per optimizer step."""
+
+    def assignments(self, network: Network, tokens: Tensor) -> Targets | None:
+        """How class tokens are spread over prototypes, for plugins that look; None where there are no prototypes.
+
+        Nothing of a step changes, and no other process is asked.
+
+        Args:
+            network: `student`, whose rows are its predictions, softmax(logits / T) without a bias; or `teacher`, whose
+                rows are targets, balanced as in a step but over these tokens alone.
+            tokens: (n, D), behind the final norm.
+        """
+        return None
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[VisionTransformer]:

@@ -32,6 +32,11 @@ class Centring(nn.Module, abc.ABC):
             temperature: T of the teacher.
         """
 
+    @abc.abstractmethod
+    def look(self, rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+        """As `bias`, for rows (n, e) that belong to no step: nothing is remembered of them, and no other process is
+        asked."""
+
     def commit(self) -> None:
         """The step has updated the weights: what was seen of it counts from now on."""
 
@@ -66,6 +71,9 @@ class SinkhornKnopp(Centring):
             self.pending = list(rows)
         return sinkhorn_bias(chunked(everything, prototypes), temperature, self.iterations, self.group)
 
+    def look(self, rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+        return sinkhorn_bias(chunked([rows], prototypes), temperature, self.iterations)
+
     def commit(self) -> None:
         if self.has_queue and self.pending and self.filled is not None:
             fresh = torch.cat([*(rows.to(self.queue.dtype) for rows in self.pending), self.queue])
@@ -98,6 +106,9 @@ class SoftmaxCentring(Centring):
             # The mean of the logits is the logits of the mean.
             logits = F.linear(total[:-1] / total[-1].clamp(min=1), prototypes.float())
         self.pending = torch.where(total[-1] > 0, logits, self.centre)
+        return -self.centre / temperature
+
+    def look(self, rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
         return -self.centre / temperature
 
     def commit(self) -> None:

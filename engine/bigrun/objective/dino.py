@@ -24,6 +24,7 @@ from bigrun.objective.base import Objective, Outputs
 from bigrun.objective.centring import Centring, SinkhornKnopp, SoftmaxCentring
 from bigrun.objective.losses import dino_loss, ibot_loss, koleo_loss
 from bigrun.objective.network import DinoNetwork
+from bigrun.objective.rows import by_crop, masked
 from bigrun.objective.statistics import feature_statistics, prototype_use
 from bigrun.objective.targets import Targets, compute_type
 
@@ -242,18 +243,17 @@ class DinoObjective(Objective):
             found |= prototype_use([part.classes for part in self.window])
         return found
 
+    @torch.no_grad()
+    def assignments(self, network: Any, tokens: Tensor) -> Targets:
+        prototypes, bottlenecks = compute_type(network.dino_head.weight()), network.dino_head.bottleneck(tokens)
+        temperature = self.schedules["student_temperature" if network is self.student else "teacher_temperature"]
+        bias = bottlenecks.new_zeros(len(prototypes))
+        if network is not self.student:
+            bias = self.centrings()[0].look(bottlenecks, prototypes, temperature)
+        return Targets(compute_type(bottlenecks)[None], prototypes, bias, temperature)
+
     def update_teacher(self) -> None:
         """Exponential moving average with the current `teacher_momentum`; centres and queues take in the step."""
         ema_update(self.teacher, self.student, self.schedules["teacher_momentum"])
         for centring in self.centrings():
             centring.commit()
-
-
-def masked(patches: Tensor, masks: Masks) -> Tensor:
-    """The masked ones of patch tokens (Nc, P, D): (M, D)."""
-    return patches.flatten(0, 1).index_select(0, masks.indices)
-
-
-def by_crop(rows: Tensor, crops: int) -> Tensor:
-    """(crops*b, K), crop-major -> (crops, b, K)."""
-    return rows.view(crops, -1, rows.shape[-1])

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from PIL import Image
 
 from bigrun.activation import activate
 from bigrun.anomaly import Anomaly
@@ -38,6 +39,10 @@ class Provoker:
     @hookimpl
     def on_start(self, run: Run) -> None:
         run.event("contract", "an event for those who listen")
+        if self.hook == "on_picture":
+            path = run.path_for("contract") / "picture.png"
+            Image.new("RGB", (8, 8)).save(path)
+            run.picture("contract/picture", path)
 
     @hookimpl
     def before_update(self, run: Run, step: int) -> None:
@@ -45,6 +50,11 @@ class Provoker:
             run.report_anomaly(Anomaly("contract", step, "an anomaly for those who decide"))
         if self.hook == "on_error":
             raise TrainingHalted("halted by the contract")
+
+    @hookimpl
+    def on_finish(self, run: Run) -> None:
+        if self.hook == "measurements":  # a run has what a visit has, and more
+            run.hook.measurements(run=run)
 
 
 class PluginContract:

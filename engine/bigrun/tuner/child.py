@@ -22,20 +22,21 @@ if TYPE_CHECKING:
     from bigrun.run import Run
     from bigrun.tuner.timing import Timing
 
-__all__ = ["main"]
+__all__ = ["describe", "document_of", "main", "with_data"]
 
 SLACK_STEPS = 100_000
 """Of a trial beyond those that it is to measure: how many it takes depends on the machine."""
 Tell = Callable[..., None]
 
 
-def main(order: str, descriptor: int) -> None:
+def main(order: str, descriptor: int, work: Mapping[str, Callable[..., dict[str, Any]]] | None = None) -> None:
     """Do what is ordered, and write lines of JSON: `step` for each step, and one `answer` or `error`.
 
     Args:
         order: JSON: `what`, and the arguments of `look`, `measure` or `find_largest`. It may have secrets of the
             configuration, and so does not come among the words of the command.
         descriptor: of a pipe; what libraries print does not get there.
+        work: what can be ordered, by name; that of this module if not given.
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # as the command line does: --plugin my_module:MyPlugin
@@ -48,7 +49,7 @@ def main(order: str, descriptor: int) -> None:
             file.flush()
 
         try:
-            tell(answer=WORK[wanted.pop("what")](tell=tell, **wanted))
+            tell(answer=(work or WORK)[wanted.pop("what")](tell=tell, **wanted))
         except (Exception, SystemExit) as error:
             tell(error=describe(error))
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,9 +38,19 @@ class Answer:
     """That an error asks for."""
 
 
-def ask(order: Mapping[str, Any], limit_seconds: float) -> Answer:
-    """Have a new process do what is ordered (`bigrun.tuner.child`); it and all that it has started are gone when this
-    returns, or raises, or its process is killed."""
+def ask(
+    order: Mapping[str, Any],
+    limit_seconds: float,
+    module: str = "bigrun.tuner.child",
+    hear: Callable[[Mapping[str, Any]], None] = lambda line: None,
+) -> Answer:
+    """Have a new process do what is ordered; it and all that it has started are gone when this returns, or raises, or
+    its process is killed.
+
+    Args:
+        module: what the process is.
+        hear: told what it says before its answer.
+    """
     reading, theirs = os.pipe()
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, reading)
@@ -48,7 +58,7 @@ def ask(order: Mapping[str, Any], limit_seconds: float) -> Answer:
         ended_before = ended_for_memory()
         try:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bigrun.tuner.child", str(theirs)],
+                [sys.executable, "-P", "-m", module, str(theirs)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -65,6 +75,7 @@ def ask(order: Mapping[str, Any], limit_seconds: float) -> Answer:
                     return Answer("ok", line["answer"])
                 if "error" in line:
                     return Answer(message=line["error"].pop("message"), **line["error"])
+                hear(line)
         except TimeoutError as error:
             return Answer("timeout", message=str(error), exit_code=1)
         if process.wait() == -signal.SIGKILL and ended_for_memory() > ended_before:

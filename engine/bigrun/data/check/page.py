@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bigrun.data.check.picture import chart, thumbnail
 from bigrun.directory import replace_file
 from bigrun.errors import DataError, UsageError
-from bigrun.markup import Markup, element, join
+from bigrun.markup import Markup, element, join, page
 from bigrun.version import __version__
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ PICTURES = 48
 """In all, from as many data sets as there are."""
 LISTED = 500
 """Bad images that a page names."""
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""A browser that obeys it runs no script and asks for nothing, whatever a page says."""
 URL = re.compile("(data:image/png;base64,[A-Za-z0-9+/=]+)")
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bad: #c0392b; --good: #1e8449; }
@@ -51,21 +49,14 @@ def write_page(path: Path, checked: Checked, redactor: Redactor) -> None:
         raise UsageError(f"--html {path}: that is a folder; expected a file, as {path / 'check.html'}")
     if not path.parent.is_dir():
         raise UsageError(f"--html {path}: there is no folder {path.parent}; make it, or choose another")
-    page = "<!DOCTYPE html>\n" + element("html", head(checked.report), body(checked), lang="en")
-    replace_file(path, "".join(redacted(page, redactor)).encode("utf-8"))
+    text = page(f"Data check: {checked.report.source}", STYLE, body(checked))
+    replace_file(path, "".join(redacted(text, redactor)).encode("utf-8"))
 
 
-def redacted(page: str, redactor: Redactor) -> Iterator[str]:
+def redacted(text: str, redactor: Redactor) -> Iterator[str]:
     """The page without secrets; pictures are long, have none, and stay as they are."""
-    for place, part in enumerate(URL.split(page)):
+    for place, part in enumerate(URL.split(text)):
         yield part if place % 2 else redactor.text(part)
-
-
-def head(report: Report) -> Markup:
-    policy = Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">')
-    charset = Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width">')
-    title = element("title", f"Data check: {report.source}")
-    return element("head", charset, policy, title, element("style", Markup(STYLE)))
 
 
 def body(checked: Checked) -> Markup:

@@ -1,0 +1,107 @@
+"""The verdict on a run: one line that says whether it is well, and names the trouble first if it is not.
+
+A pure function of what was read (`RunRecord`) and of the health report's sections. What counts as trouble of now, and
+for how long: docs/how-to/watch-a-run.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from bigrun.record import anomalies, troubles
+from bigrun.record.reason import Gravity, Reason, by_gravity
+from bigrun.record.words import duration
+
+if TYPE_CHECKING:
+    from bigrun.record.record import RunRecord
+
+__all__ = ["Level", "Verdict", "verdict"]
+
+Level = Literal["healthy", "look", "stopped"]
+OPENINGS: Mapping[Level, str] = {"healthy": "healthy", "look": "look at this", "stopped": "stopped"}
+
+
+@attrs.frozen
+class Verdict:
+    """How a run is."""
+
+    level: Level
+    """healthy: nothing to do; look: something needs a person; stopped: it ended before its last step."""
+    headline: str
+    """One line in plain words, such as `look at this: the loader is too slow: data wait 71 %`."""
+    reasons: tuple[Reason, ...] = ()
+    """The gravest first; the headline begins with the first one, unless that is a note."""
+
+
+def verdict(record: RunRecord, sections: Sequence[Mapping[str, Any]] = ()) -> Verdict:
+    """Judge a run.
+
+    Args:
+        sections: what plugins have answered to `health_section`.
+    """
+    reasons = by_gravity(reasons_of(record, sections))
+    troubled = [reason for reason in reasons if reason.gravity < Gravity.NOTE]
+    level = level_of(record, troubled)
+    told = [troubled[0].text] if troubled else [standing(record)]
+    if level == "look" and record.status.state == "finished":
+        told.append(standing(record))
+    if level == "stopped" and len(troubled) > 1 and record.status.state != "halted":
+        told.append(f"before that: {troubled[1].text}")
+    return Verdict(level, f"{OPENINGS[level]}: {'; '.join(told)}", reasons)
+
+
+def level_of(record: RunRecord, troubled: Sequence[Reason]) -> Level:
+    if record.status.state in ("running", "finished"):
+        return "look" if troubled else "healthy"
+    return "stopped"
+
+
+def reasons_of(record: RunRecord, sections: Sequence[Mapping[str, Any]]) -> Iterator[Reason]:
+    ended = list(ends(record))
+    yield from ended
+    yield from troubles.standstill(record)
+    yield from (reason for reason in anomalies.anomalies(record) if reason.text not in {end.text for end in ended})
+    yield from troubles.unsaved(record)
+    yield from anomalies.rolled_back(record)
+    yield from troubles.slow_loader(record)
+    yield from troubles.flags(record)
+    yield from troubles.failures(record)
+    yield from troubles.began_again(record)
+    yield from troubles.sections(sections)
+    if record.damaged_lines:
+        yield Reason(Gravity.NOTE, f"{record.damaged_lines:,} damaged lines in its logs were passed over")
+
+
+def ends(record: RunRecord) -> Iterator[Reason]:
+    """What has ended a run that is not at its last step."""
+    status, where = record.status, f"at step {record.step:,}"
+    first = status.reason.partition("\n")[0]
+    if status.state == "halted":
+        yield anomalies.ended_by(record) or Reason(Gravity.ENDED, first, step=status.step)
+    elif status.state == "failed":
+        yield Reason(Gravity.ENDED, f"an error {where}: {first}", kind="error", step=status.step)
+    elif status.state == "stopped":
+        yield Reason(Gravity.ENDED, f"on request {where}: {first}", kind="stopped", step=status.step)
+    elif status.state == "not begun":
+        yield Reason(Gravity.ENDED, "it has not begun: no process is there, and no log tells of a step")
+    elif status.state == "died":
+        still, activity = troubles.last_stand(record)
+        before = f"; before that it had not moved for {duration(still)}{activity}" if still else ""
+        yield Reason(Gravity.ENDED, f"it died {where}: {first}{before}", kind="died", step=status.step)
+
+
+def standing(record: RunRecord) -> str:
+    """How far a run is, and how long it takes: `step 12,300 of 50,000, loss 7.81, 2 d 4 h left`."""
+    loss, left, last = record.newest("loss"), record.seconds_left, record.max_steps
+    if record.status.state == "finished":
+        parts = [f"finished at step {record.step:,}"]
+    elif not record.metrics:
+        parts = ["starting, no row of metrics yet" if record.events else "no log yet: it starts, or writes none"]
+    else:
+        parts = [f"step {record.step:,}" + (f" of {last:,}" if last is not None else ", without end")]
+    parts += [f"loss {loss:.4g}"] if loss is not None else []
+    parts += [f"{duration(left)} left"] if left is not None else []
+    return ", ".join(parts)

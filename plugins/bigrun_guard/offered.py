@@ -1,0 +1,73 @@
+"""What other plugins say is wrong: reported when it has lasted, and now and then while it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from bigrun.anomaly import Anomaly
+from bigrun_guard.conditions import Conditions
+from bigrun_guard.config import GuardConfig
+from bigrun_guard.diagnosis import DIAGNOSES
+
+__all__ = ["Offered", "collected"]
+
+
+class Offered:
+    """The diagnoses of others, each a condition of its own."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self.hold_steps = config.hold_steps
+        self.conditions = Conditions(config.remind_steps)
+        self._kinds: dict[str, str] = {}
+        """Of the conditions, by key."""
+
+    def judge(self, diagnoses: Sequence[Anomaly]) -> Iterator[Anomaly]:
+        """Those of now that are to be reported."""
+        now = {key(diagnosis): diagnosis for diagnosis in diagnoses}
+        for name in self._kinds.keys() - now.keys():
+            self.conditions.ends(name)
+        self._kinds = {name: kind for name, kind in self._kinds.items() if self.conditions.is_known(name)}
+        for name, diagnosis in now.items():
+            self._kinds[name] = diagnosis.kind
+            onset = self.conditions.holds(name, diagnosis.step, self.hold_steps, since=diagnosis.onset)
+            if onset is not None:
+                yield explained(attrs.evolve(diagnosis, onset=onset))
+
+    def any_lasts(self, kind: str) -> bool:
+        """Whether one of this kind holds."""
+        return self.conditions.any_lasts(name for name, known in self._kinds.items() if known == kind)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"conditions": self.conditions.state_dict(), "kinds": dict(self._kinds)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.conditions.load_state_dict(state["conditions"])
+        self._kinds = dict(state["kinds"])
+
+
+def collected(answers: Sequence[Any]) -> list[Anomaly]:
+    """What all plugins together have answered to the hook `diagnoses`.
+
+    Raises:
+        TypeError: an answer is no list of Anomaly.
+    """
+    for answer in answers:
+        if not isinstance(answer, list | tuple) or not all(isinstance(each, Anomaly) for each in answer):
+            raise TypeError(f"the hook diagnoses was answered with {answer!r}, expected a list of Anomaly")
+    return [diagnosis for answer in answers for diagnosis in answer]
+
+
+def explained(diagnosis: Anomaly) -> Anomaly:
+    """With the guard's causes and advice where it has none of its own."""
+    known = DIAGNOSES.get(diagnosis.kind)
+    if known is None or diagnosis.causes or diagnosis.advice:
+        return diagnosis
+    return attrs.evolve(diagnosis, causes=known.causes, advice=known.advice)
+
+
+def key(diagnosis: Anomaly) -> str:
+    """What tells one condition from another."""
+    return "/".join([diagnosis.kind, *sorted(diagnosis.evidence)])

@@ -1,0 +1,93 @@
+"""A run as one row of a list."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from bigrun.checkpoint.layout import CONFIG
+from bigrun.errors import UsageError
+from bigrun.listing import table
+from bigrun.record.record import RunRecord
+from bigrun.record.verdict import verdict
+from bigrun.record.words import duration
+from bigrun_watch.sections import read_sections
+
+__all__ = ["Row", "find_runs", "table_of"]
+
+DEPTH = 4
+"""Folders below the one that is listed; a run lies in the first one that has a configuration."""
+TITLES = ("run", "status", "step", "of", "loss", "images/s", "last sign of life", "verdict")
+
+
+@attrs.frozen
+class Row:
+    """How one run stands; None is not known."""
+
+    run: str
+    status: str
+    """One of the states of `bigrun.record.status`, or `unreadable`."""
+    level: str
+    verdict: str
+    reason: str = ""
+    step: int | None = None
+    max_steps: int | None = None
+    loss: float | None = None
+    images_per_second: float | None = None
+    silent_seconds: float | None = None
+    seconds_left: float | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> Row:
+        """What the run's files say; that they cannot be read, where they cannot."""
+        try:
+            record = RunRecord(path)
+        except UsageError as error:
+            return cls(str(path), "unreadable", "look", str(error))
+        status, found = record.status, verdict(record, read_sections(path))
+        return cls(
+            str(path), status.state, found.level, found.headline, status.reason, record.step, record.max_steps,
+            record.newest("loss"), record.pace.images_per_second, record.silent_seconds, record.seconds_left,
+        )  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        """The row as JSON; what is not known is not in it."""
+        return {name: value for name, value in attrs.asdict(self).items() if value is not None}
+
+    def cells(self) -> tuple[str, ...]:
+        silent = "-" if self.silent_seconds is None else f"{duration(self.silent_seconds)} ago"
+        step, last = (known(value, ",") for value in (self.step, self.max_steps))
+        figures = (known(self.loss, ".4g"), known(self.images_per_second, ".4g"))
+        return tuple(
+            " ".join(cell.split()) for cell in (self.run, self.status, step, last, *figures, silent, self.verdict)
+        )
+
+
+def known(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def find_runs(directory: Path) -> Iterator[Path]:
+    """The run directories at or below a folder, by name; hidden folders and links are passed over, and so is what lies
+    inside of a run."""
+    waiting = [(directory, 0)]
+    while waiting:
+        path, depth = waiting.pop()
+        if (path / CONFIG).is_file():
+            yield path
+            continue
+        try:
+            with os.scandir(path) as scan:
+                below = [e.name for e in scan if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+        except OSError:  # removed meanwhile, or not ours to read
+            continue
+        if depth < DEPTH:
+            waiting += [(path / name, depth + 1) for name in sorted(below, reverse=True)]
+
+
+def table_of(rows: Sequence[Row]) -> list[str]:
+    return table(TITLES, (row.cells() for row in rows)).splitlines()

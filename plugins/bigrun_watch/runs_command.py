@@ -1,0 +1,35 @@
+"""bigrun runs: every run below a folder, one a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["runs"]
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path), default=Path("runs"), metavar="[DIR]")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array, for scripts.")
+def runs(directory: Path, *, as_json: bool) -> None:
+    """List the runs below a folder: how each stands, how far it is, and whether it is well.
+
+    DIR is a folder with runs, or one run.  [default: runs]
+    """
+    import json
+
+    from bigrun.errors import UsageError
+    from bigrun.terminal import say
+    from bigrun_watch.row import Row, find_runs, table_of
+
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no such folder; expected one with runs in it, as runs")
+    found = [Row.of(path) for path in find_runs(directory)]
+    if as_json:
+        say(json.dumps([row.facts() for row in found], indent=2, allow_nan=False))
+    elif found:
+        for line in table_of(found):
+            say(line)
+    else:
+        say(f"no runs below {directory}")

@@ -1,0 +1,536 @@
+"""The verdict on a run: made-up stories, and real short runs in which each trouble is provoked."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stories import Story
+
+from bigrun import hookimpl
+from bigrun.events import Event
+from bigrun.lock import LOCK
+from bigrun.record.reason import Gravity
+from bigrun.record.record import RunRecord
+from bigrun.record.verdict import Verdict, verdict
+from bigrun.testing.runner import Runner
+from bigrun_telemetry.board import Board
+from bigrun_telemetry.flags import judge
+from bigrun_telemetry.history import History
+from bigrun_telemetry.sample import Sample
+
+RECORDED = Path(__file__).parents[1] / "plugins" / "hardware" / "cpu_training.jsonl"
+COLLAPSE = "class tokens of different images are almost the same"
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Story:
+    """A run on another machine that is well, at step 12,300."""
+    return Story(tmp_path / "run").held_elsewhere().started(ago_seconds=7000).rows(10, 12_300)
+
+
+def judged(story: Story, *sections: dict[str, Any]) -> Verdict:
+    return verdict(story.read(), sections)
+
+
+def ended(story: Story) -> Story:
+    (story.directory / LOCK).unlink()
+    return story
+
+
+# -- healthy ------------------------------------------------------------------------------------------------------
+
+
+def test_a_healthy_run_says_how_far_it_is_and_how_long_it_takes(story: Story) -> None:
+    found = judged(story)
+    assert found == Verdict("healthy", "healthy: step 12,300 of 50,000, loss 7.877, 5 h 14 min left")
+
+
+def test_a_run_that_starts_is_healthy(tmp_path: Path) -> None:
+    story = Story(tmp_path).held_elsewhere()
+    assert judged(story).headline == "healthy: no log yet: it starts, or writes none"
+    assert judged(story.started()).headline == "healthy: starting, no row of metrics yet"
+
+
+def test_a_run_without_end_has_no_time_left(tmp_path: Path) -> None:
+    found = judged(Story(tmp_path, max_steps="none").held_elsewhere().started().rows(10, 100))
+    assert found.headline == "healthy: step 100, without end, loss 7.999"
+
+
+def test_a_finished_run_is_healthy(story: Story) -> None:
+    found = judged(ended(story.rows(12_310, 50_000).event("finished", "finished at step 50000", 50_000)))
+    assert found.headline == "healthy: finished at step 50,000, loss 7.5"
+
+
+# -- stopped ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_on_request_says_who_asked(story: Story) -> None:
+    found = judged(ended(story.event("stopped", "stopped after step 12300: SIGTERM", 12_300, reason="SIGTERM")))
+    assert (found.level, found.headline) == ("stopped", "stopped: on request at step 12,300: SIGTERM")
+
+
+def test_an_error_is_named_in_one_line(story: Story) -> None:
+    story.event("error", "the disk\nsays no", 12_300, "error", type="OSError", traceback="...")
+    found = judged(ended(story))
+    assert found.headline == "stopped: an error at step 12,300: OSError: the disk"
+
+
+def test_a_process_that_is_gone_died(story: Story) -> None:
+    found = judged(ended(story.telemetry(activity="data", standstill_seconds=900.0)))
+    assert found.headline.startswith("stopped: it died at step 12,300: its process is gone and has not said why")
+    assert found.headline.endswith("before that it had not moved for 15 min, waiting for images")
+
+
+def test_a_run_that_was_halted_names_the_anomaly_and_not_the_machinery(story: Story) -> None:
+    story.anomaly(
+        "nonfinite",
+        "not finite: grad_norm = nan, loss/koleo = nan; weights and teacher are untouched",
+        12_301,
+        "halt",
+        evidence={"grad_norm": "nan", "loss": "nan", "loss/koleo": "nan"},
+        causes=["a"],
+    )
+    found = judged(ended(story.event("error", "halted at step 12301: ...", 12_301, "error", type="TrainingHalted")))
+    assert found.headline == "stopped: not finite: loss/koleo = nan, grad_norm = nan, loss = nan, at step 12,301"
+    assert found.reasons[0].causes == ("a",)
+
+
+def test_a_run_that_was_halted_without_a_word_in_the_log_says_what_the_error_says(story: Story) -> None:
+    story.event("error", "halted at step 7: three bad steps\n  try: x", 7, "error", type="TrainingHalted")
+    assert judged(ended(story)).headline == "stopped: halted at step 7: three bad steps"
+
+
+def test_a_run_that_was_stopped_in_trouble_says_both(story: Story) -> None:
+    story.anomaly("collapse", f"{COLLAPSE}, since step 12200", 12_250)
+    found = judged(ended(story.event("stopped", "stopped", 12_300, reason="SIGINT")))
+    assert "stopped: on request at step 12,300: SIGINT; before that: collapse since step 12,200" in found.headline
+
+
+def test_a_directory_in_which_nothing_has_begun(tmp_path: Path) -> None:
+    assert judged(Story(tmp_path)).headline.startswith("stopped: it has not begun")
+
+
+# -- anomalies ----------------------------------------------------------------------------------------------------
+
+
+def test_an_anomaly_that_lasts_is_named_with_its_onset_and_advice(story: Story) -> None:
+    story.anomaly("collapse", f"{COLLAPSE}, since step 12200", 12_250, advice=["try this"], causes=["because"])
+    found = judged(story)
+    assert (found.level, found.headline) == ("look", f"look at this: collapse since step 12,200: {COLLAPSE}")
+    assert found.reasons[0].advice == ("try this",)
+    assert found.reasons[0].kind == "collapse"
+
+
+@pytest.mark.parametrize(("step", "level"), [(11_300, "look"), (11_280, "look"), (11_270, "healthy")])
+def test_an_anomaly_that_lasts_is_said_again_after_a_thousand_steps_or_is_over(
+    story: Story, step: int, level: str
+) -> None:
+    """And it is judged at a row, of which the newest may not be here: 20 steps more."""
+    found = judged(story.anomaly("entropy-wall", "the targets are uniform, since step 9000", step))
+    assert found.level == level
+    assert "entropy wall since step 9,000" in found.reasons[0].text
+
+
+@pytest.mark.parametrize(
+    ("steps", "level"),
+    [([12_290], "look"), ([12_200], "healthy"), ([11_400, 11_800], "healthy"), ([11_400, 11_800, 12_200], "look"),
+     ([100, 200, 300, 12_000], "healthy")],
+)  # fmt: skip
+def test_one_skipped_step_is_soon_history_and_three_are_not(story: Story, steps: list[int], level: str) -> None:
+    for step in steps:
+        story.anomaly("loss-spike", f"the loss is {step / 100:g}; the median was 7.9", step, "skip")
+    found = judged(story)
+    assert found.level == level
+    if level == "healthy":
+        assert found.reasons[0].gravity == Gravity.NOTE
+        assert f"{len(steps)} anomal" in found.reasons[0].text
+
+
+def test_the_strongest_answer_goes_first_and_then_what_began_last(story: Story) -> None:
+    story.anomaly("near-collapse", f"{COLLAPSE}, nearly, since step 12000", 12_050)
+    story.anomaly("loss-spike", "the loss is 80", 12_290, "skip")
+    story.anomaly("collapse", f"{COLLAPSE}, since step 12100", 12_150)
+    found = judged(story)
+    assert [reason.kind for reason in found.reasons] == ["collapse", "near-collapse", "loss-spike"]
+    assert judged(story.anomaly("divergence", "worse than nothing", 12_100, "save")).reasons[0].kind == "divergence"
+
+
+def test_two_conditions_of_one_kind_are_two_reasons_and_a_reminder_is_none(story: Story) -> None:
+    for step in (11_500, 12_280):
+        story.anomaly("entropy-wall", "of images, since step 11400", step)
+        story.anomaly("entropy-wall", "of patches, since step 11450", step)
+    texts = [reason.text for reason in judged(story).reasons]
+    assert texts == ["entropy wall since step 11,400: of images", "entropy wall since step 11,450: of patches"]
+
+
+def test_what_was_met_in_steps_that_are_taken_anew_is_not_of_this_course(story: Story) -> None:
+    story.anomaly("collapse", f"{COLLAPSE}, since step 12400", 12_450)
+    assert judged(story.started(12_300)).level == "healthy"
+    story.anomaly("collapse", f"{COLLAPSE}, since step 12100", 12_150)
+    assert judged(story.started(12_300)).level == "look"
+
+
+def test_a_run_that_went_back_says_so_until_it_is_past_that_step(story: Story) -> None:
+    story.anomaly("nonfinite", "not finite: loss = nan", 12_390, "roll-back", evidence={"loss": "nan"})
+    story.event("rolled-back", "back to step-00012300", 12_390, "warning", from_step=12_390, to_step=12_300,
+                anomaly="nonfinite", position=9)  # fmt: skip
+    found = judged(story.started(12_300))
+    assert found.headline == (
+        "look at this: not finite: loss = nan, at step 12,390; the run went back from step 12,390 to 12,300"
+    )
+    assert judged(story.rows(12_310, 12_440)).level == "look"
+    assert judged(story.rows(12_450, 12_460)).level == "healthy"
+
+
+# -- the machine and the disk -------------------------------------------------------------------------------------
+
+
+def test_a_run_that_waits_for_images_is_named_with_what_to_change(story: Story) -> None:
+    story.rows(12_310, 30_000, data_wait_fraction=0.71)
+    story.event("data-wait", "71% of the time the step waits for images: raise data.workers", 12_400, "warning")
+    found = judged(story)
+    assert found.headline == "look at this: the loader is too slow: data wait 71%"
+    assert found.reasons[0].advice == ("raise data.workers",)
+    assert judged(story.rows(30_010, 45_000, data_wait_fraction=0.05)).level == "healthy"
+
+
+def test_a_flag_is_trouble_while_it_is_up(story: Story) -> None:
+    hot = "the GPU is at 91 °C; heat slowed it down in 40% of the last 5 minutes (sw-thermal)"
+    found = judged(story.flag("THERMAL", "began", hot, 12_000))
+    assert found.headline == f"look at this: THERMAL: {hot}"
+    story.flag("SLOW", "began", "steps went at 93% of their usual speed", 12_000)
+    story.flag("SLOW", "worse", "steps went at 60% of their usual speed", 12_100, "error")
+    found = judged(story)
+    assert [reason.kind for reason in found.reasons] == ["SLOW", "THERMAL"]
+    assert "60%" in found.headline
+    story.flag("SLOW", "ended", "over", 12_200, "info").flag("THERMAL", "ended", "over", 12_250, "info")
+    assert judged(story).level == "healthy"
+
+
+def test_flags_that_are_normal_and_those_of_a_process_before_are_no_trouble(story: Story) -> None:
+    assert judged(story.flag("POWER-CAP", "began", "normal under load", 12_000, "info")).level == "healthy"
+    story.flag("THERMAL", "began", "hot", 12_100)
+    assert judged(story.started(12_300)).level == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("ago_seconds", "row", "level"),
+    [
+        (100, None, "healthy"),
+        (290, None, "healthy"),
+        (400, None, "look"),
+        (400, {"standstill_seconds": 12.0, "activity": "step"}, "healthy"),
+        (400, {"standstill_seconds": 390.0, "activity": "data"}, "look"),
+        (4000, {"standstill_seconds": 3990.0, "activity": "checkpoint"}, "healthy"),
+        (15_000, {"standstill_seconds": 14_990.0, "activity": "checkpoint"}, "look"),
+    ],
+)
+def test_a_run_that_does_not_move_although_it_runs(
+    tmp_path: Path, ago_seconds: float, row: dict[str, Any] | None, level: str
+) -> None:
+    story = Story(tmp_path).held_elsewhere().started(ago_seconds=20_000).rows(10, 800, ago_seconds=ago_seconds)
+    if row is not None:
+        story.telemetry(**row)
+    found = judged(story)
+    assert found.level == level
+    if level == "look":
+        assert found.headline.startswith("look at this: it stands still: not moved for ")
+        assert ("waiting for images" in found.headline) == (row is not None and row["activity"] == "data")
+
+
+def test_a_first_step_may_take_an_hour(tmp_path: Path) -> None:
+    def begun(name: str, ago_seconds: float) -> Story:
+        return Story(tmp_path / name).held_elsewhere().started(ago_seconds=ago_seconds)
+
+    assert judged(begun("a", 3000)).level == "healthy"
+    assert judged(begun("b", 4000)).level == "look"
+
+
+def test_a_checkpoint_that_could_not_be_saved_is_trouble_until_one_was(story: Story) -> None:
+    text = "the checkpoint of step 12000 could not be saved (no space left)"
+    assert judged(story.event("checkpoint-failed", text, 12_000, "error")).headline == f"look at this: {text}"
+    assert judged(story.event("checkpoint", "saved the checkpoint of step 12200", 12_200)).level == "healthy"
+    story.event("disk-space-low", "there is room for one more checkpoint", 12_200, "warning")
+    assert "room for one more" in judged(story.event("checkpoint", "saved", 12_250)).headline
+    assert judged(story.event("checkpoint", "saved", 12_300)).level == "healthy"
+
+
+def test_what_is_degraded_is_trouble_until_it_has_recovered(story: Story) -> None:
+    story.event("log-degraded", "metrics.jsonl cannot be written", 12_000, "error")
+    story.event("memory-low", "the GPU is full", 12_000, "warning", memory="gpu")
+    story.event("memory-low", "the host is full", 12_000, "warning", memory="host")
+    assert judged(story).headline == "look at this: metrics.jsonl cannot be written"
+    story.event("log-recovered", "it can be written", 12_100, "warning")
+    story.event("memory-recovered", "over", 12_100, memory="gpu")
+    assert [reason.text for reason in judged(story).reasons] == ["the host is full"]
+
+
+def test_an_observer_that_is_off_is_named_with_its_error_once(story: Story) -> None:
+    story.event("observer-failed", "observer probes failed in on_metrics: ValueError: x", 12_000, "error", plugin="p")
+    story.event("quarantined", "observer probes is switched off for the rest of the run", 12_000, "warning", plugin="p")
+    (reason,) = judged(story).reasons
+    assert reason.text == "observer probes failed in on_metrics: ValueError: x; it is switched off"
+
+
+def test_errors_and_restarts_are_trouble_for_a_day(story: Story) -> None:
+    story.event("checkpoint-refused", "step-00000100 is damaged", 100, "error", ago_seconds=90_000)
+    story.event("restarted", "start 2", 100, "warning", ago_seconds=90_000)
+    assert judged(story).level == "healthy"
+    story.event("hang", "the process before was ended", 100, "warning", ago_seconds=80_000)
+    story.event("restarted", "start 3", 100, "warning", ago_seconds=80_000)
+    found = judged(story)
+    assert found.headline == "look at this: start 3, the last of 2 such events in a day"
+    story.event("checkpoint-refused", "step-00000200 is damaged", 200, "error", ago_seconds=80_000)
+    assert judged(story).headline == "look at this: step-00000200 is damaged"
+
+
+def test_sections_that_fail_are_trouble_and_those_that_warn_are_notes(story: Story) -> None:
+    warns = {"title": "Hardware", "status": "warn", "lines": ["SLOW began 2 times"]}
+    found = judged(story, warns, {"title": "Features", "status": "ok"})
+    assert found.level == "healthy"
+    assert [reason.text for reason in found.reasons] == ["Hardware: SLOW began 2 times"]
+    found = judged(story, warns, {"title": "Features", "status": "fail", "lines": []}, {"status": 3})
+    assert found.headline == "look at this: Features: see its section"
+
+
+def test_damaged_lines_are_a_note(story: Story) -> None:
+    with (story.directory / "metrics.jsonl").open("ab") as file:
+        file.write(b"\x00\x00\n")
+    found = judged(story)
+    assert (found.level, found.reasons[0].text) == ("healthy", "1 damaged lines in its logs were passed over")
+
+
+def test_the_gravest_comes_first(story: Story) -> None:
+    """In the order of `Gravity`, in whatever order things have happened."""
+    story.event("observer-failed", "broken", 12_000, "error", plugin="p")
+    story.flag("THERMAL", "began", "hot", 12_000).event("restarted", "again", 12_000, "warning")
+    story.event("checkpoint-failed", "unsaved", 12_000, "error")
+    story.anomaly("loss-spike", "the loss is 80", 12_290, "skip").anomaly("collapse", COLLAPSE, 12_000)
+    story.rows(12_310, 12_320, data_wait_fraction=0.9)
+    gravities = [reason.gravity for reason in judged(story, {"title": "t", "status": "fail"}).reasons]
+    assert gravities == sorted(gravities)
+    assert len(set(gravities)) == 7
+
+
+# Any order of any lines, as hostile or half-written logs have them.
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 13_000) | st.text(max_size=5) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=4,
+)  # fmt: skip
+FACTS = st.dictionaries(
+    st.sampled_from(["flag", "state", "anomaly", "action", "evidence", "causes", "advice", "plugin", "memory", "type",
+                     "from_step", "to_step", "position", "reason"]), JUNK, max_size=6,
+)  # fmt: skip
+KINDS = ["started", "finished", "stopped", "error", "anomaly", "rolled-back", "checkpoint", "checkpoint-failed", "hang",
+         "telemetry-flag", "memory-low", "memory-recovered", "quarantined", "observer-failed", "data-wait"]  # fmt: skip
+serial = itertools.count()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 13_000), FACTS, JUNK), max_size=8),
+    st.lists(st.dictionaries(st.sampled_from(["title", "status", "lines"]), JUNK, max_size=3), max_size=2), JUNK,
+)  # fmt: skip
+def test_whatever_the_logs_say_there_is_a_verdict_of_one_line(
+    tmp_path_factory: Any, told: list[Any], sections: list[Any], junk: Any
+) -> None:
+    story = Story(tmp_path_factory.mktemp("story") / str(next(serial))).held_elsewhere().rows(10, 50)
+    story.telemetry(standstill_seconds=junk, activity=junk, flags=junk)
+    for kind, step, facts, moment in told:
+        line = {
+            "kind": kind,
+            "message": "it says\nso",
+            "step": step,
+            "facts": facts,
+            "time_utc": moment,
+            "level": moment,
+        }
+        with (story.directory / "events.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    found = verdict(story.read(), sections)
+    assert found.headline.startswith(("healthy: ", "look at this: ", "stopped: "))
+    assert "\n" not in found.headline
+    assert (found.level == "healthy") == all(reason.gravity == Gravity.NOTE for reason in found.reasons)
+
+
+# -- provoked in real runs ----------------------------------------------------------------------------------------
+
+
+class Looker:
+    """The verdict after every step, from inside the process."""
+
+    def __init__(self) -> None:
+        self.headlines: dict[int, str] = {}
+
+    @hookimpl
+    def after_step(self, run: Any, step: int) -> None:
+        self.headlines[step] = verdict(RunRecord(run.directory, is_own=True)).headline
+
+
+class ConstantFeatures:
+    """Student and teacher give the same features to everything: of the final norms, only the bias is left."""
+
+    @hookimpl
+    def before_step(self, run: Any, step: int) -> None:
+        with torch.no_grad():
+            for network in (run.objective.student, run.objective.teacher):
+                for norm in (network.backbone.norm, network.backbone.local_cls_norm):
+                    if norm is not None:
+                        norm.weight.zero_()
+                        norm.bias += step == 1
+
+
+class BlindTeacher:
+    """Every prototype is almost as near to every image: targets are uniform, though features are not the same."""
+
+    @hookimpl
+    def before_step(self, run: Any) -> None:
+        with torch.no_grad():
+            weight = run.objective.teacher.dino_head.last_layer.weight
+            weight.mul_(1e-4 / weight.norm())
+
+
+class NotANumber:
+    @hookimpl
+    def loss_terms(self, step: int, outputs: Any) -> dict[str, torch.Tensor]:
+        return {"extra": outputs.global_features.cls.float().sum() * (float("nan") if step == 4 else 0.0)}
+
+
+class SlowImages:
+    """Images that take 50 ms each, where a tiny step takes less."""
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int, /) -> torch.Tensor:
+        time.sleep(0.05)
+        return torch.full((3, 40, 40), index, dtype=torch.uint8)
+
+
+EAGER: dict[str, Any] = {"settle_steps": 0, "hold_steps": 4}
+"""Options of the guard with which a short run is long enough."""
+
+
+def run_with(bigrunner: Runner, trouble: Any, steps: int, config: dict[str, Any], **tables: Any) -> tuple[Any, Looker]:
+    looker = Looker()
+    objective = {"teacher_temperature_warmup_steps": 0}
+    result = bigrunner.run(
+        "anomaly-guard", "metrics-log", steps=steps, config=config, companions=[trouble, looker],
+        objective=objective, run={"max_steps": steps, "checkpoint_every_steps": steps, "log_every_steps": 1}, **tables,
+    )  # fmt: skip
+    return result, looker
+
+
+def test_a_real_collapse_is_named(bigrunner: Runner) -> None:
+    result, _ = run_with(bigrunner, ConstantFeatures(), 30, EAGER)
+    found = verdict(RunRecord(result.directory))
+    assert (found.level, result.exit_code) == ("stopped", 5)
+    assert found.headline.startswith("stopped: collapse since step 1: class tokens ")
+    assert found.reasons[0].advice
+    assert f"collapse since step 1: {COLLAPSE}" in [reason.text for reason in found.reasons]
+
+
+def test_a_real_collapse_that_does_not_end_the_run_is_named_while_it_runs(bigrunner: Runner) -> None:
+    result, looker = run_with(bigrunner, ConstantFeatures(), 12, {**EAGER, "collapse": ["warn"]})
+    result.assert_finished()
+    assert looker.headlines[11].startswith("look at this: collapse since step 1: class tokens ")
+    headline = verdict(RunRecord(result.directory)).headline
+    assert headline.startswith("look at this: collapse since step 1: class tokens ")
+    assert "; finished at step 12, loss " in headline
+
+
+def test_a_real_entropy_wall_is_named(bigrunner: Runner) -> None:
+    # So early class tokens are alike in every run, which is why the guard waits for 100 steps.
+    result, looker = run_with(bigrunner, BlindTeacher(), 12, {**EAGER, "class_spread": [0.0, 0.0]})
+    result.assert_finished()
+    assert looker.headlines[11].startswith(
+        "look at this: entropy wall since step 1: the teacher's targets are almost uniform: it sees no difference"
+    )
+
+
+def test_a_real_nan_that_is_skipped_is_named_and_then_history(bigrunner: Runner) -> None:
+    result, looker = run_with(bigrunner, NotANumber(), 60, {})
+    result.assert_finished()
+    assert looker.headlines[3].startswith("healthy: ") or "loader" in looker.headlines[3]
+    assert looker.headlines[5] == (
+        "look at this: not finite: loss/extra = nan, grad_norm = nan, grad_norm/backbone = nan, at step 4; "
+        "the step was skipped"
+    )
+    found = verdict(RunRecord(result.directory))
+    assert found.level == "healthy"
+    assert found.reasons[0].text.startswith("1 anomaly so far, all over; the last one: not finite: loss/extra = nan")
+
+
+def test_a_real_nan_that_ends_the_run_is_named(bigrunner: Runner) -> None:
+    result, _ = run_with(bigrunner, NotANumber(), 6, {"nonfinite": ["halt"]})
+    found = verdict(RunRecord(result.directory))
+    assert (found.level, result.exit_code) == ("stopped", 5)
+    assert found.headline.startswith("stopped: not finite: loss/extra = nan, ")
+    assert found.headline.endswith(", at step 4")
+
+
+def test_a_real_stall_of_the_loader_is_named(bigrunner: Runner) -> None:
+    result, looker = run_with(bigrunner, Looker(), 8, {}, dataset=SlowImages())
+    result.assert_finished()
+    assert looker.headlines[7].startswith("look at this: the loader is too slow: data wait ")
+    assert int(looker.headlines[7].removesuffix("%").rpartition(" ")[2]) > 20
+
+
+class Told:
+    """Tells, in step 3 of a real run, what telemetry has made of samples that take minutes in reality."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.events = events
+
+    @hookimpl
+    def after_update(self, run: Any, step: int) -> None:
+        for event in self.events if step == 3 else []:
+            run.event(event.kind, event.message, event.level, **event.facts)
+
+
+def told(samples: list[Sample], vendor: str | None) -> Told:
+    history, board = History(), Board()
+    events = []
+    for sample in samples:
+        history.add(sample)
+        changes = board.update(judge(history, vendor), sample.elapsed_seconds or 0.0)
+        events += [change.event() for change in changes]
+    return Told(events)
+
+
+def test_thermal_throttling_is_named(bigrunner: Runner) -> None:
+    """Made up: a GPU that gets hotter until its driver slows it down. This machine has none."""
+    minutes = [tick / 6 for tick in range(60)]
+    samples = [
+        Sample(
+            elapsed_seconds=minute * 60, step=1, activity="step", standstill_seconds=0.0,
+            gpu_temperature_celsius=80 + minute, gpu_slowdown_celsius=90.0, gpu_clock_mhz=2500.0 - 60 * minute,
+            gpu_busy_fraction=0.98, gpu_throttle=("sw-thermal",) if minute > 8 else (),
+        )
+        for minute in minutes
+    ]  # fmt: skip
+    result, looker = run_with(bigrunner, told(samples, "nvidia"), 5, {})
+    result.assert_finished()
+    assert looker.headlines[3].startswith("look at this: THERMAL: the GPU is at ")
+    assert any("°C counts as hot" in headline for headline in looker.headlines.values())
+
+
+def test_a_recorded_training_that_became_slow_is_named(bigrunner: Runner) -> None:
+    """Rows of a real run of 12 minutes beside others, as tests/plugins/test_telemetry_flags.py has them."""
+    rows = [json.loads(line) for line in RECORDED.read_text().splitlines()]
+    for row in rows:
+        usual, rate = row.get("images_per_second_run_median"), row.get("images_per_second_5min")
+        row.pop("data_wait_run_median_fraction", None)
+        row["speed_fraction"] = rate / usual if rate and usual else None
+        row.pop("flags")
+    result, looker = run_with(bigrunner, told([Sample(**row) for row in rows], None), 5, {})
+    result.assert_finished()
+    assert looker.headlines[3].startswith("look at this: SLOW: steps of the last 5 minutes went at ")

@@ -1,0 +1,90 @@
+"""feature-health in runs that learn, and in one that cannot (T25 of the recipe)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bigrun.errors import ExitCode
+from bigrun.testing.runner import Runner, RunResult
+
+pytestmark = pytest.mark.slow
+
+STEPS = 300
+
+
+class Stripes:
+    """64 images of 64 px: stripes of two colours, whose direction, width and colours are functions of the index."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> Tensor:
+        """(3, 64, 64) uint8."""
+        generator = np.random.default_rng(index)
+        angle, waves = generator.uniform(0, np.pi), generator.uniform(2, 8)
+        y, x = np.mgrid[0:64, 0:64] / 64
+        stripes = np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)))
+        first, second = generator.uniform(0, 1, (2, 3, 1, 1))
+        return torch.from_numpy((((first + second) + (first - second) * stripes) / 2 * 255).astype(np.uint8))
+
+
+class OneImage(Stripes):
+    """64 times the same image, without structure."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.full((3, 64, 64), 128, dtype=torch.uint8)
+
+
+def train(bigrunner: Runner, dataset: Stripes, *names: str) -> RunResult:
+    return bigrunner.run(
+        *names,
+        steps=STEPS,
+        dataset=dataset,
+        config={"every_steps": 20, "rank_fraction": [0.05, 0.02]},  # RankMe of stripes is 4.9 of 64
+        run={"log_every_steps": 10, "checkpoint_every_steps": STEPS, "max_steps": STEPS},
+        data={"effective_batch": 16, "workers": 0},
+        model={
+            "width": 64, "depth": 2, "heads": 2, "ffn_hidden": 256, "patch_size_px": 16, "storage_tokens": 1,
+            "layerscale": 0.1, "drop_path_fraction": 0.0,
+        },
+        views={
+            "global_size_px": 64, "local_size_px": 32, "local_crops": 4, "colour_probability": 0.0,
+            "grayscale_probability": 0.0, "solarise_probability": 0.0,
+        },
+        objective={
+            "head_hidden": 64, "head_bottleneck": 32, "prototypes": 64, "koleo_weight": 0.1,
+            "teacher_temperature": 0.04,
+        },
+        optimizer={"base_lr": 2e-3, "lr_rule": "none", "layer_decay": 1.0},
+    )  # fmt: skip
+
+
+def said(result: RunResult) -> list[Any]:
+    return [event for event in result.events if event.kind == "feature-health"]
+
+
+def test_a_network_that_learns_stays_healthy(bigrunner: Runner) -> None:
+    result = train(bigrunner, Stripes(), "feature-health", "anomaly-guard")
+    result.assert_finished()
+    assert result.run is not None
+    found = result.run.plugins.active["feature-health"].health_section()
+    assert found["status"] == "ok"
+    assert said(result) == []
+    assert result.metrics[-1]["health/class_spread"] > 0.5
+
+
+def test_a_network_that_sees_one_image_is_not(bigrunner: Runner) -> None:
+    """The guard, which hears of it, ends the run."""
+    result = train(bigrunner, OneImage(), "feature-health", "anomaly-guard")
+    assert result.exit_code == ExitCode.HALTED
+    worst = {event.facts["indicator"]: event.facts["now"] for event in said(result)}
+    assert worst["health/class_spread"] == "fail"
+    assert worst["health/student_divergence"] == "fail"
+    assert worst["health/target_entropy_fraction"] == "warn"  # not for 1000 steps yet
+    told = [e for e in result.events if e.kind == "anomaly" and "since step" in e.message]
+    assert {e.facts["action"] for e in told if e.facts["anomaly"] == "collapse"} == {"halt"}
