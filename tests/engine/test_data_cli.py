@@ -49,7 +49,7 @@ def test_commands_of_packages_are_listed_and_imported_when_they_are_called() -> 
     listed = data("--help")
     assert listed.exit_code == 0
     lines = {words[0]: line for line in listed.output.splitlines() if (words := line.split())}
-    assert "A command of loud." in lines["shout"]
+    assert "Say it loud." in lines["shout"], "read from its source"
     assert "A command of loud." in lines["broken"]
     assert {"loud_commands", "loud_broken"}.isdisjoint(sys.modules)
     assert "Read every file" in lines["index"], "an own command is not taken over"

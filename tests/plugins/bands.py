@@ -12,7 +12,7 @@ import tomli_w
 
 from bigrun.record.record import RunRecord
 
-CURVES = Path(__file__).parent / "curves"
+SEEDS = Path(__file__).parent / "seeds"
 
 
 def run_directory(
@@ -30,7 +30,7 @@ def run_directory(
 
 def recorded_rows(preset: str = "quickstart") -> Iterator[list[dict[str, Any]]]:
     """The rows of five measured runs of a preset, one seed each."""
-    with np.load(CURVES / f"{preset}_seeds.npz", allow_pickle=False) as file:
+    with np.load(SEEDS / f"{preset}_seeds.npz", allow_pickle=False) as file:
         names, steps, values = file["names"].tolist(), file["steps"].tolist(), file["values"]
     for of_seed in values:
         yield [
