@@ -49,6 +49,9 @@ class Anomaly:
     """What to try, in this order."""
     onset: int | None = None
     """The first step in which it showed, None for `step`: a roll back goes behind it."""
+    lasts: bool = False
+    """It is not of one step: whoever reports it says when it is over, with an event `anomaly-over` whose facts are
+    `anomaly`, its kind, and `since`, its onset."""
 
 
 NONFINITE_CAUSES = (

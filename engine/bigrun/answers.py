@@ -14,7 +14,10 @@ from bigrun.errors import BigrunError, PluginError, UsageError
 if TYPE_CHECKING:
     from bigrun.run import Run
 
-__all__ = ["ask", "check_answer", "merged"]
+__all__ = ["CHECKS", "Check", "ask", "check_answer", "merged"]
+
+Check = tuple[str, Callable[[Any], bool]]
+"""In words what a hook is to be answered with, and whether an answer is that."""
 
 GROUP_KEYS = ("params", "lr_factor", "weight_decay_factor", "last_layer")
 
@@ -36,10 +39,10 @@ def merged(answers: list[Mapping[str, Any]], what: str) -> dict[str, Any]:
     return everything
 
 
-def check_answer(hook: str, answer: Any) -> None:
+def check_answer(hook: str, answer: Any, checks: Mapping[str, Check]) -> None:
     """Raises: TypeError when a plugin's answer to a hook is not what the hook's specification says."""
-    if answer is not None and hook in CHECKS:
-        expected, is_right = CHECKS[hook]
+    if answer is not None and hook in checks:
+        expected, is_right = checks[hook]
         if not is_right(answer):
             raise TypeError(f"expected {expected}, got {describe(answer)}")
 
@@ -124,7 +127,7 @@ def is_measured(answer: Any) -> bool:
     return is_named(answer, lambda v: isinstance(v, int | float) and not isinstance(v, bool))
 
 
-CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+CHECKS: Mapping[str, Check] = {
     "header_lines": ("a list of strings", is_lines),
     "build_objective": ("an Objective", is_objective),
     "build_optimizer": ("a torch.optim.Optimizer", is_optimizer),

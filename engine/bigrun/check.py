@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,21 +69,26 @@ def check_preset(document: Document) -> Iterator[str]:
     import torch
 
     from bigrun.build import build_data, build_objective
+    from bigrun.process import preserved_random_state, preserved_threads
     from bigrun.run import Run
     from bigrun.session import tear_down
     from bigrun.summary import plan
 
     run = Run(config, Path("runs") / config.name, plugins)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(tear_down, run)
         plugins.hook.configure_runtime(run=run)
+        stack.enter_context(preserved_random_state())
+        stack.enter_context(preserved_threads())
         build_data(run)
         run.strategy.device = torch.device("meta")
         with torch.device("meta"):
             build_objective(run, fresh=True)
         yield f"{document.source}: valid"
         yield f"plugins      {', '.join(plugins.active) or 'none'}"
-        yield from map(config.redactor().text, [*plan(run), *plugin_lines(run)])
+        lines = [*plan(run), *plugin_lines(run)]
+        # Only a plugin prints events, and there may be none that does.
+        lines += [f"error        {f.plugin} failed in {f.hook}: {f.error}" for f in plugins.failures.values()]
+        yield from map(config.redactor().text, lines)
         if images.missing:
             yield "warning      data.path: no images are named yet; a run needs --set data.path=/folder"
-    finally:
-        tear_down(run)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["Interrupted", "interrupting"]
+__all__ = ["Interrupted", "conclude", "interrupting"]
 
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
@@ -31,6 +31,31 @@ class Interrupted(KeyboardInterrupt):
         return 128 + self.number
 
 
+class Interrupt:
+    """The handler of signals that raises."""
+
+    def __init__(self) -> None:
+        self.before = {n: h for n in SIGNALS if (h := signal.getsignal(n)) is not signal.SIG_IGN}
+
+    def __call__(self, number: int, _frame: Any) -> None:
+        self.silence()
+        raise Interrupted(number)
+
+    def silence(self) -> None:
+        """No signal is heard any more."""
+        for heard in self.before:
+            signal.signal(heard, signal.SIG_IGN)
+
+
+def conclude() -> None:
+    """What follows is short and is done whole: no signal raises `Interrupted` any more until the end of `interrupting`.
+    Outside of that nothing happens."""
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    for handler in handlers:
+        if isinstance(handler, Interrupt) and threading.current_thread() is threading.main_thread():
+            handler.silence()
+
+
 @contextlib.contextmanager
 def interrupting() -> Iterator[None]:
     """Raise `Interrupted` where the main thread is when a signal asks to stop; a second one, while what was begun is
@@ -39,16 +64,11 @@ def interrupting() -> Iterator[None]:
         yield
         return
 
-    def interrupt(number: int, _frame: Any) -> None:
-        for heard in before:
-            signal.signal(heard, signal.SIG_IGN)
-        raise Interrupted(number)
-
-    before = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
-    for number in before:
+    interrupt = Interrupt()
+    for number in interrupt.before:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in interrupt.before.items():
             signal.signal(number, handler)

@@ -8,6 +8,7 @@ is left alone.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,12 +76,18 @@ def open_append(path: Path) -> IO[str]:
     return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, most: int | None = None) -> bytes:
     """What a file of a run directory holds; a pipe holds nothing.
 
+    Args:
+        most: bytes that it may have; of a larger one none is read.
+
     Raises:
-        OSError: it cannot be read; ELOOP where it is a link, whatever that leads to.
+        OSError: it cannot be read; ELOOP where it is a link, whatever that leads to; EFBIG where it is too large.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     with os.fdopen(os.open(path, flags), "rb") as file:
-        return file.read()
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, expected at most {most:,}", str(path))
+        return file.read(-1 if most is None else most)

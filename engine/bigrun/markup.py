@@ -8,8 +8,9 @@ from bigrun.terminal import printable
 
 __all__ = ["Markup", "element", "join", "page", "text"]
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""A browser that obeys it runs no script and asks for nothing, whatever a page says."""
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
+"""A browser that obeys it runs no script, and asks for and sends nothing, whatever a page says. What a form does, and
+where links lead, `default-src` does not cover."""
 
 
 class Markup(str):

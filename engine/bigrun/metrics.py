@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -92,8 +92,9 @@ class Metrics:
     def flush(self) -> dict[str, float]:
         """Averages since the last flush, and the throughput over that time: TIMINGS."""
         # The step that is over may have recorded after its commit (in after_update, after_step).
-        values = means(self._window + self._step)
-        self.latest = values | means(self._step)
+        items = _fetch(self._window + self._step)
+        values = means(items)
+        self.latest = values | means(items[len(self._window) :])
         self._step, self._window = [], []
         return values | self.throughput.flush()
 
@@ -129,7 +130,7 @@ class Metrics:
         self.throughput.restart_clock()
 
 
-def _fetch(items: list[tuple[str, Tensor | float]]) -> list[tuple[str, float]]:
+def _fetch(items: Sequence[tuple[str, Tensor | float]]) -> list[tuple[str, float]]:
     """Every value on the host, with one transfer from each device."""
     by_device: dict[torch.device, list[Tensor]] = {}
     for _, value in items:
@@ -139,7 +140,7 @@ def _fetch(items: list[tuple[str, Tensor | float]]) -> list[tuple[str, float]]:
     return [(name, next(fetched[value.device]) if isinstance(value, Tensor) else value) for name, value in items]
 
 
-def means(items: list[tuple[str, Tensor | float]]) -> dict[str, float]:
+def means(items: Sequence[tuple[str, Tensor | float]]) -> dict[str, float]:
     """The mean of every name's values, on the host."""
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 import pluggy
 
-from bigrun.answers import check_answer
+from bigrun.answers import CHECKS, Check, check_answer
 from bigrun.checkpoint.facts import encode_facts
 from bigrun.errors import BigrunError, PluginError, UsageError
 from bigrun.hookspecs import Hooks
@@ -54,11 +54,19 @@ class Plugins:
         self.quarantined: list[str] = []
         self.builders: dict[str, str] = {}
         """Which plugin answered a `build_` hook; none for the engine's own answer."""
+        self.checks: dict[str, Check] = dict(CHECKS)
+        """By hook, what its answers are to be."""
         self.on_failure: Callable[[Failure], None] = lambda failure: None
 
-    def add_hooks(self, specs: type) -> None:
-        """Add the hook specifications of a class (marked with `pluggy.HookspecMarker("bigrun")`)."""
+    def add_hooks(self, specs: type, checks: Mapping[str, Check] | None = None) -> None:
+        """Add the hook specifications of a class (marked with `pluggy.HookspecMarker("bigrun")`).
+
+        Args:
+            checks: by hook, in words what an answer other than None is to be, and whether one is that. A wrong answer
+                is the failure of the plugin that gave it.
+        """
         self.manager.add_hookspecs(specs)
+        self.checks.update(checks or {})
 
     def activate(self, name: str, plugin: Any) -> None:
         """Register a plugin instance under its name.
@@ -120,7 +128,7 @@ class Plugins:
                 return None
             try:
                 answer = function(*args)
-                check_answer(hook, answer)
+                check_answer(hook, answer, self.checks)
                 if hook.startswith("build_") and answer is not None:
                     self.builders[hook] = name
                 return answer

@@ -46,6 +46,8 @@ class Process:
     """The signal that asked it to stop."""
     went_back: bool = False
     """Whether its run has gone on from an older checkpoint."""
+    is_rehearsal: bool = False
+    """Whether what it does is thrown away: a dry run, a trial of `bigrun tune`, a drill, a replay."""
     failures: dict[str, Any] = attrs.field(factory=dict)
     """Observers that had failed by then, which stay switched off."""
 

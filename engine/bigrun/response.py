@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bigrun.anomaly import Action, Anomaly, strongest
 from bigrun.errors import TrainingHalted
+from bigrun.logs import ANOMALY
 from bigrun.rollback import RollBack, refusal, rollback_target
 
 if TYPE_CHECKING:
@@ -38,13 +39,17 @@ def respond(run: Run, answers: Sequence[tuple[Anomaly, Action]]) -> Action:
 
 
 def say(run: Run, anomaly: Anomaly, action: Action) -> None:
+    """The event. Its own step is that in which it is said; `facts.step` that in which it was found."""
     run.event(
-        "anomaly",
+        ANOMALY,
         f"step {anomaly.step}: {anomaly.message}",
         level="warning",
         evidence=dict(anomaly.evidence),
         anomaly=anomaly.kind,
         action=action.value,
+        step=anomaly.step,
+        onset=anomaly.step if anomaly.onset is None else anomaly.onset,
+        lasts=anomaly.lasts,
         causes=list(anomaly.causes),
         advice=list(anomaly.advice),
     )

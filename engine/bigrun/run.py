@@ -96,6 +96,11 @@ class Run(Parts):
         return self.process.stop_signal
 
     @property
+    def is_rehearsal(self) -> bool:
+        """Whether nothing of it is to stay, here or elsewhere."""
+        return self.process.is_rehearsal
+
+    @property
     def is_in_step(self) -> bool:
         """Whether a step has begun and is not over."""
         return self.plugins.step > self.step

@@ -28,7 +28,7 @@ from bigrun.values import did_you_mean
 if TYPE_CHECKING:
     from bigrun.run import Run
 
-__all__ = ["State", "gather_state", "restore_state"]
+__all__ = ["State", "gather_state", "gather_tensors", "restore_state"]
 
 NEEDED = ("step", "position", "images", "optimizer", "metrics", "plugins", "schedules", "skipped_in_a_row", "versions")
 """Facts without which a run cannot go on; the others are younger than the first checkpoints."""
@@ -52,8 +52,7 @@ def gather_state(run: Run) -> State:
     """The run as it is after `run.step`. The tensors are its own, not copies."""
     from bigrun.data.tone import describe_tone
 
-    optimizer_tensors, optimizer_facts = flatten(run.optimizer, parameter_names(run))
-    parts = {name: dict(module.state_dict()) for name, module in run.objective.parts().items()}
+    tensors, optimizer_facts = gather_tensors(run)
     measured = run.metrics.measured(with_step=not run.is_in_step)
     facts = {
         "step": run.step,
@@ -72,9 +71,15 @@ def gather_state(run: Run) -> State:
         "bad_images": run.bad_images.facts(),
         "tone": describe_tone(run.views.tone),
     }
-    tensors = {**parts, "optimizer": optimizer_tensors, "frozen": frozen_tensors(run)}
     origin = {PROVENANCE: run.provenance} if run.provenance is not None else {}
     return State(run.step, tensors, {"state": facts, **origin}, run.config.to_toml())
+
+
+def gather_tensors(run: Run) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors of a checkpoint by file, and what else the optimizer knows. They are the run's own, not copies."""
+    optimizer, facts = flatten(run.optimizer, parameter_names(run))
+    parts = {name: dict(module.state_dict()) for name, module in run.objective.parts().items()}
+    return {**parts, "optimizer": optimizer, "frozen": frozen_tensors(run)}, facts
 
 
 def restore_state(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from itertools import pairwise
@@ -20,6 +20,8 @@ __all__ = ["FORMAT", "Band", "Curve", "read_band"]
 
 FORMAT = 1
 LARGEST_BYTES = 64 * 2**20
+LARGEST = 1e300
+"""So that what lies between two bounds is finite."""
 
 
 @attrs.frozen
@@ -66,6 +68,11 @@ class Band:
     def last_step(self) -> int:
         return max(curve.steps[-1] for curve in self.curves.values())
 
+    @property
+    def sha256(self) -> str:
+        """Of everything that it says: another band judges otherwise."""
+        return hashlib.sha256(self.as_json().encode()).hexdigest()
+
     def as_json(self) -> str:
         """The file, a curve to a line."""
         facts = {
@@ -100,7 +107,7 @@ def read_band(path: Path) -> Band:
         raise UsageError(f"{path}: the band cannot be read: {error.strerror}") from None
     except KeyError as error:
         raise UsageError(f"{path}: no reference band: {error} is missing; `bigrun band` makes one") from None
-    except (ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise UsageError(f"{path}: no reference band: {error}; `bigrun band` makes one") from None
 
 
@@ -134,6 +141,6 @@ def parsed_curve(name: str, curve: Mapping[str, Any]) -> Curve:
         raise ValueError(f"curve {name!r}: steps, low and high are not of one length")
     if any(a >= b for a, b in pairwise(steps)):
         raise ValueError(f"curve {name!r}: its steps do not ascend")
-    if not all(math.isfinite(a) and math.isfinite(b) and a <= b for a, b in zip(low, high, strict=True)):
+    if not all(-LARGEST <= a <= b <= LARGEST for a, b in zip(low, high, strict=True)):
         raise ValueError(f"curve {name!r}: low is not below high everywhere")
     return Curve(steps, low, high)

@@ -34,18 +34,21 @@ __all__ = ["band"]
     help="The least fraction of the value, or of the curve's whole range, to either side; absent: 0.02. A "
     "band of a single run needs it.",
 )
+@click.option(
+    "--allow-other-data", is_flag=True, help="Make the band although the runs have seen other images than each other."
+)
 @click.option("--show", type=click.Path(path_type=Path), metavar="FILE", help="Say what is in a band.")
 def band(
     runs: tuple[Path, ...], out: Path | None, smooth_rows: int, widen: float | None, floor: float | None,
-    show: Path | None,
+    allow_other_data: bool, show: Path | None,
 ) -> None:  # fmt: skip
     """Make a reference band of runs of one configuration with different seeds.
 
     The band holds for each loss, class_spread, the entropies of the targets, koleo and probes: the smallest and the
     largest value of all runs at each step, widened. The plugin reference-band compares other runs with it.
     """
-    from bigrun.directory import replace_file
     from bigrun.errors import UsageError
+    from bigrun.out_file import require_place, write_out
     from bigrun.record.record import RunRecord
     from bigrun_band.band import read_band
     from bigrun_band.describe import description
@@ -58,9 +61,11 @@ def band(
         return
     if not runs or out is None:
         raise UsageError("bigrun band: expected runs and --out FILE, or --show FILE")
+    require_place(out)
     records = [RunRecord(run) for run in runs]
     made = make_band(
-        records, smooth_rows=smooth_rows, widen=widen, floor=floor, preset=out.name.removesuffix(".band.json")
-    )
-    replace_file(out, made.as_json().encode())
+        records, smooth_rows=smooth_rows, widen=widen, floor=floor, preset=out.name.removesuffix(".band.json"),
+        other_data=allow_other_data,
+    )  # fmt: skip
+    write_out(out, made.as_json().encode())
     click.echo(description(read_band(out)))

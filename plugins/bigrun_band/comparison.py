@@ -13,7 +13,7 @@ from bigrun_band.band import Band
 from bigrun_band.excursion import Excursion
 from bigrun_band.smooth import Trailing
 
-__all__ = ["Comparison", "Place"]
+__all__ = ["Comparison", "Place", "is_of"]
 
 
 @attrs.frozen
@@ -73,12 +73,20 @@ class Comparison:
         """As JSON, which has texts for numbers that are not finite."""
         points = {name: [[step, as_json(v)] for step, v in mean.points] for name, mean in self._means.items()}
         excursions = {name: excursion.as_json() for name, excursion in self.excursions.items()}
-        return {"points": points, "excursions": excursions, "from_step": self.from_step}
+        return {
+            "band_sha256": self.band.sha256, "points": points, "excursions": excursions, "from_step": self.from_step,
+        }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as a comparison with the same band has ended; see `is_of`."""
         self.from_step = int(state["from_step"])
         self._means = {name: Trailing(self.band.smooth_steps, points) for name, points in state["points"].items()}
         self.excursions = {name: Excursion.from_json(each) for name, each in state["excursions"].items()}
+
+
+def is_of(state: Mapping[str, Any], band: Band) -> bool:
+    """Whether a state is that of a comparison with this band."""
+    return state.get("band_sha256") == band.sha256
 
 
 def as_json(value: float) -> float | str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bigrun.errors import UsageError
-from bigrun.provenance.history import PROVENANCE
 from bigrun.record.record import RunRecord
+from bigrun_band.alike import check_alike, check_data, whole_option
 from bigrun_band.band import Band, Curve
 from bigrun_band.envelope import Envelope, chosen_widen
-from bigrun_band.relevant import differences, relevant
+from bigrun_band.origin import described
+from bigrun_band.relevant import relevant
 from bigrun_band.smooth import Trailing
 
 __all__ = ["FLOOR", "SMOOTH_ROWS", "make_band", "smoothed"]
@@ -32,20 +31,26 @@ def make_band(
     widen: float | None = None,
     floor: float | None = None,
     preset: str = "",
+    other_data: bool = False,
 ) -> Band:
     """A band around the curves of runs that differ in nothing but their seed.
+
+    Args:
+        other_data: they may have seen other images.
 
     Raises:
         UsageError: they differ in more, or not in their seed, or there is no row that all of them have.
     """
     check_alike(records)
+    if not other_data:
+        check_data(records)
     if len(records) < 2 and floor is None:
         raise UsageError(
             "one run says nothing about how far another may be from it: give more runs, of other seeds, or a "
             "tolerance, as --floor 0.1 for 10 % to either side"
         )
     floor = FLOOR if floor is None else floor
-    every = int(records[0].config["run"]["log_every_steps"])
+    every = whole_option(records[0], "log_every_steps")
     names = sorted({name for record in records for row in record.metrics for name in row if is_watched(name)})
     curves: dict[str, Curve] = {}
     widened: dict[str, float] = {}
@@ -74,27 +79,6 @@ def is_watched(name: str) -> bool:
     return name in NAMES or name.startswith(PREFIXES)
 
 
-def check_alike(records: Sequence[RunRecord]) -> None:
-    first = records[0]
-    seeds: dict[int, Path] = {}
-    for record in records:
-        found = differences(relevant(first.config), relevant(record.config))
-        every = [r.config["run"]["log_every_steps"] for r in (first, record)]
-        if every[0] != every[1]:
-            found.append(f"run.log_every_steps {every[0]} -> {every[1]}")
-        if found:
-            raise UsageError(
-                f"{first.directory} and {record.directory} are not runs of one configuration: {', '.join(found[:5])}"
-            )
-        seed = record.config["run"]["seed"]
-        if seed in seeds:
-            raise UsageError(
-                f"{seeds[seed]} and {record.directory} have the same run.seed, {seed}: they are one run twice, which "
-                "says nothing about how far another may be from it"
-            )
-        seeds[seed] = record.directory
-
-
 def smoothed(rows: Sequence[Mapping[str, Any]], name: str, steps: int) -> dict[int, float]:
     """A metric's trailing mean by step, without what is not finite."""
     trailing, found = Trailing(steps), {}
@@ -102,32 +86,8 @@ def smoothed(rows: Sequence[Mapping[str, Any]], name: str, steps: int) -> dict[i
         if name in row and "step" in row:
             try:
                 value = trailing.add(int(row["step"]), float(row[name]))  # "nan" is how a log has it
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
             if math.isfinite(value):
                 found[int(row["step"])] = value
     return found
-
-
-def described(record: RunRecord) -> dict[str, Any]:
-    """What a file says of a run that it was made of; no path, no name of a machine."""
-    packages = packages_of(record.directory)
-    started = next((event for event in record.events if event.get("kind") == "started"), {})
-    return {
-        "seed": record.config["run"]["seed"],
-        "steps": record.step,
-        "started_utc": started.get("time_utc"),
-        "device": record.config.get("hardware", {}).get("device"),
-        "precision": record.config.get("hardware", {}).get("precision"),
-        "bigrun": packages.get("bigrun"),
-        "torch": packages.get("torch"),
-    }
-
-
-def packages_of(directory: Path) -> Mapping[str, Any]:
-    """Versions that the newest start of a run had; nothing where it has not written them down."""
-    try:
-        packages = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))["starts"][-1]["packages"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
-    return packages if isinstance(packages, dict) else {}

@@ -10,7 +10,7 @@ from bigrun import hookimpl
 from bigrun.config import find_preset
 from bigrun.errors import UsageError
 from bigrun_band.band import Band, read_band
-from bigrun_band.comparison import Comparison
+from bigrun_band.comparison import Comparison, is_of
 from bigrun_band.config import BandConfig
 from bigrun_band.health import section
 from bigrun_band.relevant import differences, relevant
@@ -60,6 +60,10 @@ class ReferenceBand:
         if self._why:
             run.event("band-does-not-apply", self._why, file=self._band.source)
             return
+        if self._state is not None and not is_of(self._state, self._band):
+            message = f"{self._band.source}: another band than before: the comparison begins anew"
+            run.event("band-changed", message, file=self._band.source)
+            self._state = None
         is_late = run.step > 0 and self._state is None
         from_step = run.step + self._band.smooth_steps if is_late else 0
         self._comparison = Comparison(self._band, self.config.hold_rows, from_step)

@@ -27,18 +27,24 @@ def relevant(tables: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name in TABLES:
-        found.update(flat(tables.get(name, {}), name))
+        found.update(flat(table_of(tables, name), name))
     for path in OPTIONS:
-        table, _, key = path.partition(".")
-        if key in tables.get(table, {}):
-            found[path] = tables[table][key]
-    known = installed()
-    for name, table in tables.get("plugins", {}).items():
+        name, _, key = path.partition(".")
+        if key in (table := table_of(tables, name)):
+            found[path] = table[key]
+    known, plugins = installed(), table_of(tables, "plugins")
+    for name in plugins:
         if name not in known or known[name].declared_methods() & HOOKS:
             found[f"plugins.{name}"] = ACTIVE
-            found.update(flat(table, f"plugins.{name}"))
+            found.update(flat(table_of(plugins, name), f"plugins.{name}"))
     normal: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return normal
+
+
+def table_of(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A table of a configuration that may be somebody else's; empty where it is none."""
+    table = tables.get(name)
+    return table if isinstance(table, Mapping) else {}
 
 
 def flat(table: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:

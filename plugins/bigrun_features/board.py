@@ -11,12 +11,13 @@ from bigrun.anomaly import Anomaly
 from bigrun_features.measured import Measured
 from bigrun_features.signs import FAIL, OK, WARN, Sign
 
-__all__ = ["Board", "Change"]
+__all__ = ["TWICE", "Board", "Change"]
 
 TWICE = 2
 """A sign counts when so many looks in a row have shown it."""
 RISING, LOOKS, RISE = "class_patch_cosine", 10, 0.1
 """A rise by so much over so many looks, hardly ever interrupted, is steady."""
+RANK = "rank_fraction"
 NOT_A_NUMBER = "features are not finite"
 
 
@@ -48,12 +49,14 @@ class Board:
         self._seen: dict[str, list[int]] = {}
         """By sign: the first of the looks in a row that show it, and how many they are."""
         self._history: list[float] = []
+        self._best_rank: float | None = None
 
     def judge(self, step: int, measured: Measured) -> list[Change]:
         """A look was taken; what has changed by it."""
         self.step, self.measured = step, measured
         if step <= self.settled_step:
             return []
+        self.measured = measured = self._with_best(measured)
         if RISING in measured.finite():
             self._history = [*self._history, measured.values[RISING]][-LOOKS:]
         for sign in self.signs:
@@ -64,6 +67,11 @@ class Board:
             else:
                 self._seen.pop(sign.key, None)
         return list(self._changes(measured))
+
+    def _with_best(self, measured: Measured) -> Measured:
+        known = [self._best_rank, measured.finite().get(RANK) if measured.has_enough else None]
+        self._best_rank = max((value for value in known if value is not None), default=None)
+        return attrs.evolve(measured, best_rank_fraction=self._best_rank)
 
     def _changes(self, measured: Measured) -> Iterator[Change]:
         up = {sign.indicator: sign for sign in self.up()}
@@ -127,6 +135,7 @@ class Board:
             "levels": dict(self.levels),
             "seen": {key: list(value) for key, value in self._seen.items()},
             "history": list(self._history),
+            "best_rank_fraction": self._best_rank,
             "step": self.step,
             "measured": measured,
         }
@@ -135,6 +144,7 @@ class Board:
         self.levels, self.step = dict(state["levels"]), state["step"]
         self._seen = {key: list(value) for key, value in state["seen"].items()}
         self._history = list(state["history"])
+        self._best_rank = state.get("best_rank_fraction")
         if (measured := state["measured"]) is not None:
             values = {name: float(value) for name, value in measured["values"].items()}  # NaN is no JSON
             self.measured = Measured(**(measured | {"values": values}))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bigrun.compute import pass_flops
 from bigrun.evaluation.part import Part
+from bigrun.planner.flops import step_flops as flops_of_an_image
 from bigrun_features.config import HealthConfig
 from bigrun_features.look import shows_student
 from bigrun_features.measured import ENOUGH
@@ -14,7 +15,7 @@ from bigrun_features.measured import ENOUGH
 if TYPE_CHECKING:
     from bigrun.run import Run
 
-__all__ = ["SHARE", "image_count", "interval_steps", "look_flops", "step_flops"]
+__all__ = ["SHARE", "image_count", "interval_steps", "judged_looks", "look_flops", "step_flops"]
 
 SHARE = 0.01
 """Of a step's FLOPs."""
@@ -24,9 +25,15 @@ on one core, beside 50 to 300 TFLOP/s of a GPU."""
 
 
 def image_count(config: HealthConfig, run: Run) -> int:
-    """Images that are to be looked at."""
+    """Images that are to be looked at; while no images are named yet (`bigrun check`), those that would be."""
     wanted = config.images or max(ENOUGH, run.config.model.width)
-    return min(wanted, len(Part.of(run).dataset))
+    return min(wanted, len(Part.of(run).dataset) or wanted)
+
+
+def judged_looks(settled_step: int, every_steps: int, max_steps: int) -> int:
+    """Looks after the step with which everything has settled, that of the last step included."""
+    first = max(settled_step, 0)
+    return max(max_steps // every_steps - first // every_steps, 0) + (max_steps % every_steps > 0 and max_steps > first)
 
 
 def interval_steps(config: HealthConfig, run: Run) -> int:
@@ -56,9 +63,9 @@ def look_flops(run: Run, images: int) -> float:
 def step_flops(run: Run) -> float:
     """Of a step on one device. What an objective of somebody else's computes is not known: at least it goes forward
     and backward on the global crops."""
-    config, compute = run.config, run.metrics.throughput.compute
-    if compute is not None:
-        image = compute.mean_flops
+    config = run.config
+    if "objective" not in config.replaced:
+        image = flops_of_an_image(config.model, config.views, kept_fraction=1 - config.model.drop_path_fraction)
     else:
         side_px = config.views.pairs[0][0]
         one = pass_flops(run.objective.student.backbone, 1, config.model.in_channels, side_px, side_px)

@@ -58,7 +58,9 @@ class HealthConfig:
         100, check=at_least(0), help="It is judged from so many steps after the last warm-up on."
     )
     class_spread: tuple[float, float] = below(0.3, 0.1, "sqrt(1 - mean cosine) of class tokens of different images")
-    rank_fraction: tuple[float, float] = below(0.1, 0.02, "RankMe of class tokens over what is possible")
+    rank_fraction: tuple[float, float] = below(
+        0.1, 0.02, "RankMe of class tokens over what is possible (warn: if it was twice as high before)"
+    )
     patch_cosine: tuple[float, float] = beyond(0.9, 0.98, "Mean cosine between patches of an image")
     class_patch_cosine: float = option(
         0.9, check=between(0, 1), help="Mean cosine between class token and patches: fail above."

@@ -50,10 +50,11 @@ def healthy(name: str, config: HealthConfig, measured: Measured) -> str:
     """Where nothing is said of it; `-` for one that is not judged by itself."""
     if name.startswith(GRADIENT):
         return f"below {config.gradient_factor:g}"
+    rank = max(measured.least_rank_fraction(config.rank_fraction[0]), config.rank_fraction[1])
     limits = {
         "class_spread": f"above {config.class_spread[0]:g}",
-        "rank_fraction": f"above {config.rank_fraction[0]:g}",
-        "rank_me": f"above {config.rank_fraction[0] * min(measured.images, measured.width):.0f}",
+        "rank_fraction": f"above {rank:.2g}",
+        "rank_me": f"above {rank * min(measured.images, measured.width):.3g}",
         "patch_cosine": f"below {config.patch_cosine[0]:g}",
         "class_patch_cosine": f"below {config.class_patch_cosine:g}, not rising",
         "koleo": f"below {config.koleo[0]:g}",

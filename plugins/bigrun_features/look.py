@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bigrun.evaluation.rank import rank_me
+from bigrun.evaluation.undisturbed import undisturbed
 from bigrun.objective.base import Objective
 from bigrun.objective.losses import dino_loss, koleo_loss
 from bigrun.objective.statistics import class_patch_cosine, class_spread, patch_cosine, prototype_use
@@ -37,13 +37,13 @@ def shows_student(objective: Objective) -> bool:
 def look(run: Run, images: KeptImages) -> Measured | None:
     """Show images to the teacher, and to the student where its prototypes are known; None if none can be read.
 
-    Draws nothing at random, and leaves both networks in their modes.
+    Draws nothing at random, and leaves both networks as they were.
     """
     objective, config = run.objective, run.config
     at_once = max(min(config.views.global_crops * (config.data.micro_batch or 1), AT_ONCE), 1)
     student = objective.student.backbone if shows_student(objective) else None
     taught, said, patches, copies = [], [], [], []
-    with objective.evaluation() as teacher, contextlib.nullcontext() if student is None else in_eval_mode(student):
+    with objective.evaluation() as teacher, contextlib.nullcontext() if student is None else undisturbed(student):
         for shown in images.batches(run.device, at_once):
             with run.strategy.precision():
                 features = teacher(shown.crops, spacing_mm=shown.spacing_mm)
@@ -106,15 +106,3 @@ def prototype_indicators(targets: Targets, predictions: Targets | None) -> dict[
         found["student_entropy_fraction"] = predictions.entropy() / math.log(count)
         found["student_divergence"] = dino_loss(rows, weights, targets, temperature, ignore_diagonal=False) - entropy
     return found
-
-
-@contextlib.contextmanager
-def in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """And back, each part to the mode that it had."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

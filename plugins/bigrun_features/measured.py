@@ -9,6 +9,8 @@ import attrs
 __all__ = ["Measured"]
 
 ENOUGH = 1024
+FALLEN = 0.5
+"""Of the best `rank_fraction` of the run: below this share it has fallen."""
 
 
 @attrs.frozen
@@ -23,6 +25,8 @@ class Measured:
     """Of a class token."""
     prototypes: int | None = None
     """None where the objective tells of none."""
+    best_rank_fraction: float | None = None
+    """The highest of the looks that were judged until now, this one included."""
 
     def finite(self) -> dict[str, float]:
         return {name: value for name, value in self.values.items() if math.isfinite(value)}
@@ -35,6 +39,11 @@ class Measured:
     @property
     def has_enough(self) -> bool:
         return self.images >= self.images_for_rank
+
+    def least_rank_fraction(self, limit: float) -> float:
+        """Below this it warns: the limit, and what would be a fall where the run's best is not far above that. Some
+        healthy small runs stay at 0.08 (docs/how-to/see-that-it-learns.md)."""
+        return limit if self.best_rank_fraction is None else min(limit, FALLEN * self.best_rank_fraction)
 
     @property
     def entropy_floor_fraction(self) -> float:

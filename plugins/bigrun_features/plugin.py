@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bigrun import hookimpl
 from bigrun.anomaly import Anomaly
 from bigrun.evaluation.facts import Facts
-from bigrun_features.board import Board, Change
+from bigrun_features.board import TWICE, Board, Change
 from bigrun_features.config import HealthConfig
 from bigrun_features.indicators import METRIC, healthy, title
 from bigrun_features.norms import Norms
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bigrun.run import Run
     from bigrun_features.cost import Cost
     from bigrun_features.kept import KeptImages
-    from bigrun_features.measured import Measured
 
 __all__ = ["FeatureHealth"]
 
@@ -44,13 +43,25 @@ class FeatureHealth:
         self._images: KeptImages | None = None
         self._cost: Cost | None = None
         self._is_blind = False
+        self._told_missing: set[int] = set()
         self._state: Mapping[str, Any] | None = None
 
     @hookimpl
     def header_lines(self, run: Run) -> list[str]:
+        from bigrun_features.cadence import judged_looks
+
         self._begin(run)
         assert self.board is not None
-        return [f"features     {self.about}; judged from step {self.board.settled_step + 1} on"]
+        assert self.every_steps is not None
+        settled, end = self.board.settled_step, run.max_steps
+        lines = [f"features     {self.about}; judged from step {settled + 1} on"]
+        if end is not None and (looks := judged_looks(settled, self.every_steps, end)) < TWICE:
+            lines.append(
+                f"warning      features are never judged in this run, which ends at step {end}: {TWICE} looks after "
+                f"step {settled} are needed, and there are {looks}; plugins.feature-health: fewer settle_steps or "
+                "every_steps"
+            )
+        return lines
 
     @hookimpl
     def on_start(self, run: Run) -> None:
@@ -95,12 +106,13 @@ class FeatureHealth:
             self._say_blind(run)
             return
         self._is_blind = False
+        self._say_missing(run, self._images)
         found.values.update(self.norms.take())
         for name, value in found.finite().items():
             run.metrics.record(METRIC + name, value)
         assert self.board is not None
         for change in self.board.judge(step, found):
-            self._say(run, change, found)
+            self._say(run, change)
         if step % (self.every_steps or 1) == 0 and self._cost.is_news():  # the last step's look may follow another
             self._say_cost(run, self._cost)
 
@@ -120,14 +132,19 @@ class FeatureHealth:
         """Of a checkpoint that is visited; of images that cannot be read there is nothing to say."""
         from bigrun_features.look import look
 
-        found = look(run, self._fixed(run, 0.0))
+        images = self._fixed(run, 0.0)
+        found = look(run, images)
+        if found is not None:
+            self._say_missing(run, images)
         return {} if found is None else {METRIC + name: value for name, value in found.finite().items()}
 
     # -- telling ----------------------------------------------------------------------------------------------
 
-    def _say(self, run: Run, change: Change, found: Measured) -> None:
+    def _say(self, run: Run, change: Change) -> None:
+        assert self.board is not None
+        assert self.board.measured is not None
         level: Level = "info" if change.now == OK else "error" if change.now == FAIL else "warning"
-        range_ = healthy(change.indicator, self.config, found)
+        range_ = healthy(change.indicator, self.config, self.board.measured)
         value = "not a finite number" if change.value is None else f"{change.value:.4g}"
         run.event(
             "feature-health",
@@ -151,6 +168,20 @@ class FeatureHealth:
                 "feature-health: none of its images can be read; it says nothing until one can",
                 "warning",
             )
+
+    def _say_missing(self, run: Run, images: KeptImages) -> None:
+        """When there are some that were not missing before."""
+        if images.missing <= self._told_missing:
+            return
+        self._told_missing |= images.missing
+        run.event(
+            "feature-health-incomplete",
+            f"feature-health: {len(images.missing):,} of {images.count:,} images cannot be read: the numbers are of "
+            "the others, until they can",
+            "warning",
+            missing=len(images.missing),
+            images=images.count,
+        )
 
     def _say_cost(self, run: Run, cost: Cost) -> None:
         run.event(

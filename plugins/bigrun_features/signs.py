@@ -90,16 +90,18 @@ def features(config: HealthConfig) -> Iterator[Sign]:
 
 def ranks(config: HealthConfig) -> Iterator[Sign]:
     """Few dimensions; of too few images nothing is said."""
-    for index, (level, kind, _, advice) in enumerate(LEVELS):
-        yield Sign(
-            "rank_fraction", level, kind, few_dimensions(config.rank_fraction[index]),
-            "class tokens use few dimensions", advice,
-        )  # fmt: skip
+    (warn, fail), why = config.rank_fraction, "class tokens use few dimensions"
+    yield Sign("rank_fraction", WARN, None, fallen(warn), f"{why}, and used far more before", WATCH)
+    yield Sign("rank_fraction", FAIL, "collapse", few_dimensions(fail), why, STOP)
     yield Sign(
         "rank_me", FAIL, "collapse",
         lambda m: m.has_enough and min(m.images, m.width) >= 100 and m.values["rank_me"] < FEW,
         f"class tokens use fewer than {FEW:.0f} dimensions", STOP,
     )  # fmt: skip
+
+
+def fallen(limit: float) -> Callable[[Measured], bool]:
+    return lambda m: m.has_enough and m.values["rank_fraction"] < m.least_rank_fraction(limit)
 
 
 def few_dimensions(limit: float) -> Callable[[Measured], bool]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
-__all__ = ["Candidate", "best", "score_table", "undominated"]
+__all__ = ["Candidate", "best", "comparable", "score_table", "undominated"]
 
 RANK_MARGIN = 0.1
 """A candidate whose RankMe is lower than the best one's by more than this share is not chosen."""
@@ -25,11 +25,19 @@ class Candidate:
     rank: float
     """RankMe of the class tokens: high where images are told apart."""
     dense_score: float | None
-    """What a plugin that has labels says (hook `dense_score`), higher is better; None: nobody does."""
+    """What somebody who has labels says, higher is better; None: nobody does."""
     sha256: str | None
     """Of its file."""
     has_learned: bool = True
     """Whether the DINO loss of its step was below 0.97 ln K; True where there is no DINO loss."""
+    scored_by: str | None = None
+    """The metric that `dense_score` is of (`choose_by`); None: it is the answer to the hook `dense_score`."""
+
+
+def comparable(candidates: Iterable[Candidate], choose_by: str | None) -> list[Candidate]:
+    """The candidates as the choice is to see them: a score by another measure than `choose_by` is none, for it may be
+    on another scale."""
+    return [c if c.scored_by == choose_by else attrs.evolve(c, dense_score=None) for c in candidates]
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:

@@ -35,7 +35,7 @@ class GramAnchoring:
     zero, and nothing of this happens after a step that was skipped."""
 
     Config = GramConfig
-    state_version = 3
+    state_version = 4
 
     def __init__(self, config: GramConfig) -> None:
         self.config = config
@@ -108,9 +108,10 @@ class GramAnchoring:
             for name in (name for name in changes if name in run.schedules):  # a plugin's objective may have neither
                 run.schedules.adjust(name, changes[name])
         if state.candidates and state.taken_at_step is None:
-            from bigrun_gram.selection import adopt_candidates
+            from bigrun_gram.selection import adopt_candidates, say_other_scores
 
             adopt_candidates(run, state)
+            say_other_scores(run, state, self.config.choose_by)
 
     @hookimpl(optionalhook=True)
     def rehearse(self, run: Run) -> None:
@@ -146,7 +147,7 @@ class GramAnchoring:
         if state.taken_at_step is None and state.plan.first_candidate_step and step >= state.plan.start_step:
             from bigrun_gram.selection import take_best
 
-            take_best(run, state, self.teacher)
+            take_best(run, state, self.teacher, choose_by=self.config.choose_by)
         is_ready = self.config.mode == "ema" or state.taken_at_step is not None
         self._weight = state.plan.weight_at(step) if is_ready else 0.0
         run.metrics.record("gram/weight", self._weight)

@@ -43,12 +43,20 @@ def label_free_scores(run: Run, backbone: VisionTransformer) -> tuple[float, flo
     Raises:
         DataError: none of the images can be read.
     """
-    cosines, tokens = [], []
-    for _, features in features_of(run, backbone, fixed_images(run)):
+    cosines, tokens, images = [], [], fixed_images(run)
+    for _, features in features_of(run, backbone, images):
         cosines.append(patch_cosine(features.patches).cpu())
         tokens.append(features.cls.float().cpu())
     if not tokens:
         raise DataError("none of the images of the data set that candidates are scored on can be read")
+    if images.missing:
+        run.event(
+            "gram-candidate",
+            f"{len(images.missing)} of the {len(images.indices)} images that candidates are scored on cannot be read: "
+            "the scores of this one are of the others",
+            "warning",
+            missing=len(images.missing),
+        )
     together = torch.cat(tokens)  # (n, D)
     cosine = torch.cat(cosines).mean().item()
     if not (math.isfinite(cosine) and together.isfinite().all()):
@@ -102,7 +110,8 @@ def recorded(run: Run, metric: str) -> float | None:
 
 
 def fixed_images(run: Run) -> FixedImages:
-    """The same images for every candidate, of those that are trained on: what is kept apart for validation must not
-    decide what is trained towards."""
+    """The same images for every candidate, of those that are trained on: without `choose_by`, what is kept apart for
+    validation does not decide what is trained towards. A metric of `choose_by` is of whatever images its plugin
+    measures; those of probes are of the validation part, where there is one."""
     part = Part(run.dataset, run.views.tone, run.views.spacing_mm, is_validation=False)
     return FixedImages(run, evenly_spread(IMAGES, len(run.dataset)), part=part)

@@ -10,7 +10,7 @@ import attrs
 
 from bigrun.branch import BRANCH
 from bigrun.errors import CheckpointError
-from bigrun_gram.candidates import Candidate, best, score_table, undominated
+from bigrun_gram.candidates import Candidate, best, comparable, score_table, undominated
 from bigrun_gram.config import TABLE
 from bigrun_gram.scores import dense_score, label_free_scores, recorded
 from bigrun_gram.shelf import Shelf
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bigrun_gram.state import State
     from bigrun_gram.teacher import GramTeacher
 
-__all__ = ["add_candidate", "adopt_candidates", "shelf_of", "take_best"]
+__all__ = ["add_candidate", "adopt_candidates", "say_other_scores", "shelf_of", "take_best"]
 
 FOLDERS = ("gram-anchoring", "candidates")
 
@@ -49,8 +49,10 @@ def add_candidate(run: Run, state: State, step: int, *, has_learned: bool, choos
     except CheckpointError as error:
         run.event("gram-candidate", f"no candidate of step {step}: {error}", "warning")
         return
-    candidate = Candidate(step, *scores, score, sha256, has_learned)
-    state.candidates = undominated([*state.candidates, candidate])
+    candidate = Candidate(step, *scores, score, sha256, has_learned, choose_by)
+    everyone = [*state.candidates, candidate]
+    kept = {c.step for c in undominated(comparable(everyone, choose_by))}
+    state.candidates = [c for c in everyone if c.step in kept]
     message = f"candidate for the Gram teacher:\n{score_table([candidate])}"
     facts = {k: v for k, v in attrs.asdict(candidate).items() if k not in ("step", "sha256")}
     run.event("gram-candidate", message, **facts)
@@ -67,13 +69,29 @@ def adopt_candidates(run: Run, state: State) -> None:
         shelf_of(run).adopt(Shelf(origin.joinpath(*FOLDERS)), {candidate.step for candidate in state.candidates})
 
 
-def take_best(run: Run, state: State, teacher: GramTeacher) -> None:
+def say_other_scores(run: Run, state: State, choose_by: str | None) -> None:
+    """An event where candidates of before a change of `choose_by` have a score that does not count any more."""
+    others = [c for c in state.candidates if c.dense_score is not None and c.scored_by != choose_by]
+    if others:
+        was = ", ".join(sorted({c.scored_by or "the hook dense_score" for c in others}))
+        run.event(
+            "gram-candidate",
+            f"candidates of steps {', '.join(str(c.step) for c in others)} were scored by {was}, and not by "
+            f"{choose_by or 'the hook dense_score'}: their scores do not count, and the choice among them is made "
+            "without labels",
+            "warning",
+            scored_by=was,
+        )
+
+
+def take_best(run: Run, state: State, teacher: GramTeacher, *, choose_by: str | None) -> None:
     """Make the best candidate the Gram teacher; one whose file is not as it was written is passed over, an event.
 
     Raises:
         CheckpointError: there is none.
     """
-    remaining = list(state.candidates)
+    everyone = comparable(state.candidates, choose_by)
+    remaining = list(everyone)
     while remaining:
         candidate = best(remaining)
         try:
@@ -84,7 +102,7 @@ def take_best(run: Run, state: State, teacher: GramTeacher) -> None:
             remaining.remove(candidate)
             continue
         state.taken_at_step = candidate.step
-        message = f"Gram teacher: step {candidate.step} is the best of the candidates\n{score_table(state.candidates)}"
+        message = f"Gram teacher: step {candidate.step} is the best of the candidates\n{score_table(everyone)}"
         run.event("gram-teacher", message, refreshes=state.refreshes, chosen=candidate.step)
         return
     why = "the file of every candidate is missing or damaged" if state.candidates else "there is no candidate"

@@ -46,7 +46,8 @@ class State:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> State:
-        """Version 1 had no plan; in version 2 candidates did not say whether they have learned."""
+        """Version 1 had no plan; in version 2 candidates did not say whether they have learned, in version 3 not what
+        has scored them, which was the hook `dense_score`."""
         plan = facts.get("plan")
         candidates = [Candidate(**c) for c in facts.get("candidates", ())]
         return cls(**{**facts, "plan": Plan(**plan) if plan else None, "candidates": candidates})

@@ -8,7 +8,7 @@ import attrs
 
 from bigrun.anomaly import Anomaly
 
-__all__ = ["DIAGNOSES", "Diagnosis", "anomaly"]
+__all__ = ["DIAGNOSES", "LASTING", "Diagnosis", "anomaly"]
 
 REPLAY = "look at the step itself: `bigrun replay RUN --step N`"
 WALL = (
@@ -20,6 +20,10 @@ WALL = (
     "objective.centring = 'softmax' for runs with fewer than 64 images a step",
 )
 """The recipe of section 10.3 of docs/explanation/objective.md."""
+
+
+LASTING = ("collapse", "near-collapse", "entropy-wall", "koleo-duplicates", "divergence", "dead-module", "stuck")
+"""Kinds that are conditions, and not of one step."""
 
 
 @attrs.frozen
@@ -126,4 +130,4 @@ def anomaly(
 ) -> Anomaly:
     """An anomaly with its diagnosis, which is that of `name` where a kind has several."""
     known = DIAGNOSES[name or kind]
-    return Anomaly(kind, step, message, dict(evidence), known.causes, known.advice, onset)
+    return Anomaly(kind, step, message, dict(evidence), known.causes, known.advice, onset, kind in LASTING)

@@ -17,12 +17,13 @@ class Ladder:
         self.repeat_within_steps = repeat_within_steps
         self.steps: dict[str, list[int]] = {}
 
-    def answer(self, kind: str, step: int) -> str | None:
-        """The answer to an anomaly that was found at this step, which is counted; None to an unknown kind."""
+    def answer(self, kind: str, step: int, apart_steps: int = 1) -> str | None:
+        """The answer to an anomaly that was found at this step; None to an unknown kind. It is counted, unless one of
+        its kind was counted less than `apart_steps` before: two signs of one thing are one occurrence."""
         if kind not in self.answers:
             return None
         steps = self.steps.setdefault(kind, [])
-        if step not in steps[-1:]:  # two signs of one thing are one occurrence
+        if not steps or step - steps[-1] >= apart_steps:
             steps.append(step)
         return self.answers[kind][min(len(steps), len(self.answers[kind])) - 1]
 

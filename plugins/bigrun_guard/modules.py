@@ -7,13 +7,12 @@ from typing import Any
 
 from bigrun.anomaly import Anomaly
 from bigrun.evaluation.facts import Facts
-from bigrun_guard.conditions import Conditions
+from bigrun_guard.conditions import Conditions, Over
 from bigrun_guard.config import GuardConfig
 from bigrun_guard.diagnosis import anomaly
-from bigrun_guard.ladder import Ladder
 from bigrun_guard.window import Window
 
-__all__ = ["Modules"]
+__all__ = ["KIND", "Modules"]
 
 KIND = "dead-module"
 MEMORY_STEPS, ENOUGH_STEPS = 101, 31
@@ -22,11 +21,11 @@ MEMORY_STEPS, ENOUGH_STEPS = 101, 31
 class Modules:
     """Judges the gradient norms of the trained modules after every update, once the warm-ups are over."""
 
-    def __init__(self, config: GuardConfig, facts: Facts, ladder: Ladder) -> None:
+    def __init__(self, config: GuardConfig, facts: Facts) -> None:
         self.config = config
         self.facts = facts
-        self.ladder = ladder
-        self.conditions = Conditions(config.remind_steps)
+        self.conditions = Conditions(config.remind_steps, config.dead_module_steps)
+        self.over: list[Over] = []
         self.windows: dict[str, Window] = {}
 
     def judge(self, step: int, norms: Mapping[str, float]) -> Iterator[Anomaly]:
@@ -37,13 +36,16 @@ class Modules:
             typical = window.median()
             if norm > self.config.dead_module_fraction * typical or (norm > 0 and len(window) < ENOUGH_STEPS):
                 window.accept(norm)
-                self.conditions.ends(name)
+                onset = self.conditions.ends(name, step)
+                self.over += [] if onset is None else [Over(KIND, onset, evidence_of(name))]
             elif step > self.facts.warmup_steps and name not in self.facts.idle_modules:
                 onset = self.conditions.holds(name, step, self.config.dead_module_steps)
                 if onset is not None:
                     yield dead(name, step, norm, typical, onset)
-        if not self.conditions.any_lasts(self.windows):  # the next one is a first one
-            self.ladder.forget(KIND)
+
+    def any_lasts(self, kind: str) -> bool:
+        """Whether one is dead, where that is the kind."""
+        return kind == KIND and self.conditions.any_lasts(self.windows)
 
     def state_dict(self) -> dict[str, Any]:
         windows = {name: list(window.values) for name, window in self.windows.items()}
@@ -57,4 +59,9 @@ class Modules:
 def dead(name: str, step: int, norm: float, typical: float, onset: int) -> Anomaly:
     so = f"{norm:.3g} instead of {typical:.3g}" if norm else "0"
     message = f"{name} does not learn: its gradient norm is {so}, since step {onset}"
-    return anomaly(KIND, step, message, {f"grad_norm/{name}": norm, "typical": typical}, onset=onset)
+    evidence = dict(zip(evidence_of(name), (norm, typical), strict=True))
+    return anomaly(KIND, step, message, evidence, onset=onset)
+
+
+def evidence_of(name: str) -> tuple[str, str]:
+    return f"grad_norm/{name}", "typical"

@@ -8,11 +8,11 @@ from typing import Any
 import attrs
 
 from bigrun.anomaly import Anomaly
-from bigrun_guard.conditions import Conditions
+from bigrun_guard.conditions import Conditions, Over
 from bigrun_guard.config import GuardConfig
 from bigrun_guard.diagnosis import DIAGNOSES
 
-__all__ = ["Offered", "collected"]
+__all__ = ["Offered", "is_diagnoses"]
 
 
 class Offered:
@@ -20,21 +20,24 @@ class Offered:
 
     def __init__(self, config: GuardConfig) -> None:
         self.hold_steps = config.hold_steps
-        self.conditions = Conditions(config.remind_steps)
+        self.conditions = Conditions(config.remind_steps, config.hold_steps)
+        self.over: list[Over] = []
         self._kinds: dict[str, str] = {}
         """Of the conditions, by key."""
 
-    def judge(self, diagnoses: Sequence[Anomaly]) -> Iterator[Anomaly]:
+    def judge(self, step: int, diagnoses: Sequence[Anomaly]) -> Iterator[Anomaly]:
         """Those of now that are to be reported."""
         now = {key(diagnosis): diagnosis for diagnosis in diagnoses}
-        for name in self._kinds.keys() - now.keys():
-            self.conditions.ends(name)
+        for name in sorted(self._kinds.keys() - now.keys()):
+            onset = self.conditions.ends(name, step)
+            evidence = tuple(name.split("\n")[1:])
+            self.over += [] if onset is None else [Over(self._kinds[name], onset, evidence)]
         self._kinds = {name: kind for name, kind in self._kinds.items() if self.conditions.is_known(name)}
         for name, diagnosis in now.items():
             self._kinds[name] = diagnosis.kind
             onset = self.conditions.holds(name, diagnosis.step, self.hold_steps, since=diagnosis.onset)
             if onset is not None:
-                yield explained(attrs.evolve(diagnosis, onset=onset))
+                yield explained(attrs.evolve(diagnosis, onset=onset, lasts=True))
 
     def any_lasts(self, kind: str) -> bool:
         """Whether one of this kind holds."""
@@ -48,16 +51,9 @@ class Offered:
         self._kinds = dict(state["kinds"])
 
 
-def collected(answers: Sequence[Any]) -> list[Anomaly]:
-    """What all plugins together have answered to the hook `diagnoses`.
-
-    Raises:
-        TypeError: an answer is no list of Anomaly.
-    """
-    for answer in answers:
-        if not isinstance(answer, list | tuple) or not all(isinstance(each, Anomaly) for each in answer):
-            raise TypeError(f"the hook diagnoses was answered with {answer!r}, expected a list of Anomaly")
-    return [diagnosis for answer in answers for diagnosis in answer]
+def is_diagnoses(answer: Any) -> bool:
+    """Whether it is what the hook `diagnoses` is to be answered with."""
+    return isinstance(answer, list | tuple) and all(isinstance(each, Anomaly) for each in answer)
 
 
 def explained(diagnosis: Anomaly) -> Anomaly:
@@ -70,4 +66,4 @@ def explained(diagnosis: Anomaly) -> Anomaly:
 
 def key(diagnosis: Anomaly) -> str:
     """What tells one condition from another."""
-    return "/".join([diagnosis.kind, *sorted(diagnosis.evidence)])
+    return "\n".join([diagnosis.kind, *sorted(diagnosis.evidence)])

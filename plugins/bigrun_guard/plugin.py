@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from bigrun import hookimpl
 from bigrun.anomaly import Action, Anomaly
 from bigrun.evaluation.facts import Facts
+from bigrun.logs import ANOMALY_OVER
 from bigrun_guard.config import GuardConfig
 from bigrun_guard.guard import NORM, Guard
 from bigrun_guard.hooks import GuardHooks
-from bigrun_guard.offered import collected
+from bigrun_guard.offered import is_diagnoses
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ class AnomalyGuard:
 
     @hookimpl
     def configure_hooks(self, plugins: Plugins) -> None:
-        plugins.add_hooks(GuardHooks)
+        plugins.add_hooks(GuardHooks, checks={"diagnoses": ("a list of Anomaly", is_diagnoses)})
 
     @hookimpl
     def header_lines(self, run: Run) -> list[str]:
@@ -84,14 +85,23 @@ class AnomalyGuard:
         training = {name for name, module in modules if any(p.requires_grad for p in module.parameters())}
         for anomaly in self.guard.after_update(step, training):
             run.report_anomaly(anomaly)
+        self._tell_what_is_over(run)
 
     @hookimpl
     def on_metrics(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         assert self.guard is not None
         assert self.meter is not None
-        diagnoses = collected(run.plugins.manager.hook.diagnoses(run=run, step=step))
+        answers = run.plugins.manager.hook.diagnoses(run=run, step=step)
+        diagnoses = [diagnosis for answer in answers for diagnosis in answer]
         for anomaly in self.guard.on_metrics(step, {**metrics, **self.meter.measure(step)}, diagnoses):
             run.report_anomaly(anomaly)
+        self._tell_what_is_over(run)
+
+    def _tell_what_is_over(self, run: Run) -> None:
+        assert self.guard is not None
+        for over in self.guard.take_over():
+            message = f"{over.kind.replace('-', ' ')} since step {over.since} is over"
+            run.event(ANOMALY_OVER, message, anomaly=over.kind, since=over.since, evidence=list(over.evidence))
 
     @hookimpl
     def on_anomaly(self, run: Run, anomaly: Anomaly) -> Action | None:

@@ -8,11 +8,10 @@ from typing import Any
 
 from bigrun.anomaly import Anomaly
 from bigrun.evaluation.facts import Facts
-from bigrun_guard.conditions import Conditions
+from bigrun_guard.conditions import Conditions, Over
 from bigrun_guard.config import GuardConfig
 from bigrun_guard.diagnosis import anomaly
 from bigrun_guard.indicators import Indicator, indicators
-from bigrun_guard.ladder import Ladder
 from bigrun_guard.offered import Offered
 
 __all__ = ["Trends"]
@@ -24,11 +23,11 @@ class Trends:
     """Judges the rows of metrics, from some steps after the last warm-up on: before that all class tokens are alike
     in a healthy run too."""
 
-    def __init__(self, config: GuardConfig, facts: Facts, ladder: Ladder) -> None:
+    def __init__(self, config: GuardConfig, facts: Facts) -> None:
         self.config = config
         self.facts = facts
-        self.ladder = ladder
-        self.conditions = Conditions(config.remind_steps)
+        self.conditions = Conditions(config.remind_steps, config.hold_steps)
+        self.over: list[Over] = []
         self.offered = Offered(config)
         self.indicators = indicators(config, facts)
         self.keys: dict[str, list[str]] = {STUCK: [STUCK]}
@@ -50,20 +49,25 @@ class Trends:
                 yield from self._judge(indicator, step, values)
         if step >= self.settled_step + self.config.stuck_steps:
             yield from self._judge_losses(step, values)
-        yield from self.offered.judge(diagnoses)
-        for kind, keys in self.keys.items():
-            if not (self.conditions.any_lasts(keys) or self.offered.any_lasts(kind)):  # the next one is a first one
-                self.ladder.forget(kind)
+        yield from self.offered.judge(step, diagnoses)
+
+    def any_lasts(self, kind: str) -> bool:
+        """Whether a condition of this kind holds, or one that somebody offers."""
+        return self.conditions.any_lasts(self.keys.get(kind, ())) or self.offered.any_lasts(kind)
 
     def _judge(self, indicator: Indicator, step: int, values: Mapping[str, float]) -> Iterator[Anomaly]:
         if not indicator.is_bad(values):
-            self.conditions.ends(indicator.key)
+            self._ends(indicator.key, step, indicator.kind, indicator.needs)
             return
         onset = self.conditions.holds(indicator.key, step, indicator.hold_steps)
         if onset is not None:
             evidence = {name: values[name] for name in indicator.needs}
             message = indicator.message if onset == step else f"{indicator.message}, since step {onset}"
             yield anomaly(indicator.kind, step, message, evidence, name=indicator.diagnosis, onset=onset)
+
+    def _ends(self, key: str, step: int, kind: str, evidence: tuple[str, ...] = ()) -> None:
+        onset = self.conditions.ends(key, step)
+        self.over += [] if onset is None else [Over(kind, onset, evidence)]
 
     def _watch_losses(self, step: int, values: Mapping[str, float]) -> None:
         """Losses that begin above zero and with random heads have a way to go; the others are not judged."""
@@ -78,7 +82,7 @@ class Trends:
 
     def _judge_losses(self, step: int, values: Mapping[str, float]) -> Iterator[Anomaly]:
         if not self.unmoved:
-            self.conditions.ends(STUCK)
+            self._ends(STUCK, step, STUCK)
         elif self.conditions.holds(STUCK, step, hold_steps=0) is not None:
             message = f"not moved by {self.config.stuck_fraction:.0%} since the first row: {', '.join(self.unmoved)}"
             yield anomaly(STUCK, step, message, {name: values[name] for name in self.unmoved}, onset=1)

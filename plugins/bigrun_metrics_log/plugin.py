@@ -16,6 +16,7 @@ from bigrun import hookimpl
 from bigrun.directory import replace_file
 from bigrun.events import Event, Level
 from bigrun.links import open_append, read_bytes
+from bigrun.logs import CHECKPOINT, ERROR, EVENTS, FINISHED, METRICS, STARTED, STOPPED
 from bigrun_metrics_log.lines import Lines
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ class MetricsLog:
     def on_start(self, run: Run) -> None:
         if not run.is_main:
             return
-        path = run.directory / "metrics.jsonl"
+        path = run.directory / METRICS
         cut_after(path, run.step)
         self._metrics = Lines(path)
         self._write(run, self._metrics)
-        self._tell(run, "started", f"started after step {run.step}", header=run.header)
+        self._tell(run, STARTED, f"started after step {run.step}", header=run.header)
 
     @hookimpl
     def on_metrics(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
@@ -55,27 +56,27 @@ class MetricsLog:
     @hookimpl
     def on_event(self, run: Run, event: Event) -> None:
         if run.is_main and run.directory.is_dir():
-            self._events = self._events or Lines(run.directory / "events.jsonl")
+            self._events = self._events or Lines(run.directory / EVENTS)
             self._write(run, self._events, as_json(run.config.redactor().value(attrs.asdict(event))))
 
     @hookimpl
     def on_checkpoint(self, run: Run, step: int, path: Path) -> None:
         times = run.saver.times
         seconds = {} if times is None else {k: round(v, 4) for k, v in attrs.asdict(times).items()}
-        self._tell(run, "checkpoint", f"saved the checkpoint of step {step}", path=str(path), **seconds)
+        self._tell(run, CHECKPOINT, f"saved the checkpoint of step {step}", path=str(path), **seconds)
 
     @hookimpl
     def on_finish(self, run: Run) -> None:
         if run.finished:
-            self._tell(run, "finished", f"finished at step {run.step}")
+            self._tell(run, FINISHED, f"finished at step {run.step}")
         else:
-            self._tell(run, "stopped", f"stopped after step {run.step}: {run.stop_reason}", reason=run.stop_reason)
+            self._tell(run, STOPPED, f"stopped after step {run.step}: {run.stop_reason}", reason=run.stop_reason)
 
     @hookimpl
     def on_error(self, run: Run, error: BaseException) -> None:
         if self._metrics is not None:  # earlier, the directory may not be this run's
             text = "".join(traceback.format_exception(error))
-            self._tell(run, "error", str(error), "error", type=type(error).__name__, traceback=text)
+            self._tell(run, ERROR, str(error), "error", type=type(error).__name__, traceback=text)
 
     def _tell(self, run: Run, kind: str, message: str, level: Level = "info", **facts: Any) -> None:
         """Write an event of this plugin's own: the others know from their hooks."""

@@ -1,1 +1,1 @@
-"""In the making."""
+"""mlflow: the run in MLflow, by a process of its own."""

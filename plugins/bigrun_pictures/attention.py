@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from bigrun_pictures.undisturbed import undisturbed
+from bigrun.evaluation.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from bigrun.model.attention import Attention

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["AttentionMaps", "MapsConfig"]
 
 NAME = "attention-maps"
+SHEET = "sample-"
+"""Sheets of single images stay in the folder: whoever is told of a picture keeps a copy of it for ever, and these are
+the most of what a look draws."""
 
 
 class AttentionMaps:
@@ -99,7 +102,8 @@ class AttentionMaps:
         self._tell(run, [f"{name} cannot be read: it is not in the pictures" for name in missing])
         self._tell(run, album.problems)
         for name, path in pictures.items():
-            run.picture(f"{NAME}/{name}", path)
+            if not name.startswith(SHEET):
+                run.picture(f"{NAME}/{name}", path)
 
     def _tell(self, run: Run, sentences: list[str]) -> None:
         """Each once."""

@@ -1,1 +1,1 @@
-"""In the making."""
+"""probes and `bigrun eval`: what features know that nobody has taught them."""

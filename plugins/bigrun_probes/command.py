@@ -61,11 +61,14 @@ def eval_(
     """
     from bigrun.errors import BigrunError, UsageError
     from bigrun.interruption import Interrupted, interrupting
+    from bigrun.out_file import write_out
     from bigrun.terminal import say
     from bigrun_probes.evaluate import evaluate
     from bigrun_probes.thresholds import judged, parsed
 
     thresholds = parsed(least)
+    if out is not None:
+        require_free(out, source)
     given = {"probes": list(probes) or None, **options}
     chosen = {name: as_option(value) for name, value in given.items() if value is not None}
     try:
@@ -76,7 +79,7 @@ def eval_(
             )  # fmt: skip
         found["thresholds"] = judged(thresholds, {name: row["value"] for name, row in found["values"].items()})
         if out is not None:
-            write(out, found)
+            write_out(out, (json.dumps(found, indent=2) + "\n").encode())
     except Interrupted as interrupted:
         sys.exit(interrupted.exit_code)
     except UsageError:
@@ -94,18 +97,15 @@ def as_option(value: Any) -> Any:
     return str(value.absolute()) if isinstance(value, Path) else value
 
 
-def write(out: Path, found: Mapping[str, Any]) -> None:
-    """Raises: UsageError when it would be in a run directory, or the disk refuses."""
-    from bigrun.directory import replace_file
-    from bigrun.errors import UsageError
+def require_free(out: Path, source: Path) -> None:
+    """Raises: UsageError when it would be in a run directory or a checkpoint, or cannot be written."""
+    from bigrun.checkpoint.layout import CHECKPOINTS, EMERGENCY
     from bigrun.evaluation.outcome import require_outside
+    from bigrun.out_file import require_place
 
-    home = Path(found["checkpoint"]).parent
-    require_outside(out, home.parent if home.name in ("checkpoints", "emergency") else home)
-    try:
-        replace_file(out, (json.dumps(found, indent=2) + "\n").encode())
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written: {error.strerror}") from None
+    require_place(out)
+    home = source.resolve()
+    require_outside(out, home.parent.parent if home.parent.name in (CHECKPOINTS, EMERGENCY) else home)
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
-__all__ = ["IGNORED", "Overlap", "as_patches", "majority", "overlap"]
+__all__ = ["IGNORED", "Overlap", "as_patches", "confusion", "majority", "overlap", "overlap_of"]
 
 IGNORED = 255
 """The grey value of a mask that belongs to no class."""
@@ -20,10 +20,15 @@ def as_patches(pixels: Tensor, patch_px: int) -> Tensor:
 
 
 def majority(pixels: Tensor, classes: int) -> Tensor:
-    """The commonest class of each patch (..., p * p) int64, (...); of equally common ones the lowest. IGNORED where no
+    """The commonest class of each patch (..., p * p), (...) int64; of equally common ones the lowest. IGNORED where no
     pixel has a class."""
-    counts = torch.stack([(pixels == number).sum(-1) for number in range(classes)], -1)  # (..., K)
-    return torch.where(counts.sum(-1) > 0, counts.argmax(-1), IGNORED)
+    named = torch.full(pixels.shape[:-1], IGNORED)
+    most = torch.zeros(pixels.shape[:-1], dtype=torch.int64)
+    for number in range(classes):
+        count = (pixels == number).sum(-1)
+        named = torch.where(count > most, number, named)
+        most = torch.maximum(most, count)
+    return named
 
 
 @attrs.frozen
@@ -36,16 +41,27 @@ class Overlap:
 
 
 def overlap(predicted: Tensor, true: Tensor, classes: int) -> Overlap:
-    """Of int64 tensors of one shape; pixels whose truth is IGNORED do not count.
+    """Of integers in tensors of one shape. Raises ValueError as `overlap_of`."""
+    return overlap_of(confusion(predicted, true, classes))
+
+
+def confusion(predicted: Tensor, true: Tensor, classes: int) -> Tensor:
+    """(K, K) int64, how many pixels of a true class (row) were named as a class (column); those whose truth is IGNORED
+    do not count. What was counted of parts may be added up."""
+    counts = true != IGNORED
+    pairs = true[counts].long() * classes + predicted[counts].long()
+    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+
+
+def overlap_of(counted: Tensor) -> Overlap:
+    """Of a `confusion`.
 
     Raises:
         ValueError: no pixel counts.
     """
-    counts = true != IGNORED
-    predicted, true = predicted[counts], true[counts]
-    if not len(true):
+    if not bool(counted.any()):
         raise ValueError("no pixel has a class")
-    confusion = torch.bincount(true * classes + predicted, minlength=classes * classes).view(classes, classes).double()
-    both = confusion.diagonal()
-    union = confusion.sum(0) + confusion.sum(1) - both
-    return Overlap(float((both / union)[union > 0].mean()), float(both.sum() / confusion.sum()))
+    counted = counted.double()
+    both = counted.diagonal()
+    union = counted.sum(0) + counted.sum(1) - both
+    return Overlap(float((both / union)[union > 0].mean()), float(both.sum() / counted.sum()))

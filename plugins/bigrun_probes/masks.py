@@ -17,7 +17,7 @@ from bigrun.errors import DataError, UsageError
 from bigrun_probes.config import TABLE
 from bigrun_probes.dense import IGNORED
 
-__all__ = ["contiguous", "mask_of", "masked", "read_crop"]
+__all__ = ["contiguous", "mask_of", "masked", "read_crop", "require_both_sides"]
 
 OPTION = f"{TABLE}.masks"
 
@@ -55,7 +55,7 @@ def masked(folder: Path, names: Sequence[str], order: Sequence[int], count: int)
 
 
 def read_crop(path: Path, size: tuple[int, int], side_px: int) -> Tensor:
-    """The classes (side_px, side_px) int64 of the central square of a mask, by nearest pixels.
+    """The classes (side_px, side_px) uint8 of the central square of a mask, by nearest pixels.
 
     Args:
         size: height and width of its image, which it must share.
@@ -79,11 +79,11 @@ def read_crop(path: Path, size: tuple[int, int], side_px: int) -> Tensor:
     top, left = ((length - square) // 2 for length in size)
     middle = Image.fromarray(pixels[top : top + square, left : left + square])
     resized = middle.resize((side_px, side_px), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.asarray(resized).astype(np.int64))
+    return torch.from_numpy(np.array(resized))
 
 
 def contiguous(crops: Sequence[Tensor], source: str) -> tuple[Tensor, tuple[int, ...]]:
-    """Class ids of masks as 0, 1, ... (n, H, W) int64 with IGNORED, and the ids that they stand for.
+    """Class ids of masks as 0, 1, ... (n, H, W) uint8 with IGNORED, and the ids that they stand for.
 
     Raises:
         UsageError: there are fewer than two classes.
@@ -96,3 +96,22 @@ def contiguous(crops: Sequence[Tensor], source: str) -> tuple[Tensor, tuple[int,
     for number, name in enumerate(classes):
         renumbered[pixels == name] = number
     return renumbered, classes
+
+
+def require_both_sides(pixels: Tensor, is_query: Tensor, files: Sequence[Path]) -> None:
+    """Refuse masks of which one side is empty.
+
+    Args:
+        pixels: (n, H, W) of `contiguous`; is_query: (n,) bool; files: the masks.
+
+    Raises:
+        UsageError: of the images that are asked about, or of the others, no pixel has a class; naming a mask.
+    """
+    has_class = (pixels != IGNORED).flatten(1).any(1)
+    for side, what in ((is_query, "that are asked about"), (~is_query, "of the gallery")):
+        if not bool(has_class[side].any()):
+            first = files[int(side.nonzero()[0, 0])]
+            raise UsageError(
+                f"{OPTION}: the masks of all {int(side.sum()):,} images {what} are {IGNORED} (nothing) wherever the "
+                f"network looks, as {first}; give more images a mask with classes"
+            )

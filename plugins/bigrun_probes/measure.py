@@ -63,7 +63,8 @@ def by_chance(asked: ProbeSet, config: ProbesConfig) -> dict[str, float]:
     if asked.masked is not None:
         pixels, is_query, classes = asked.masked.pixels, asked.masked.is_query, len(asked.masked.classes)
         counts = torch.stack([(pixels[~is_query] == number).sum() for number in range(classes)])
-        found = overlap(torch.full_like(pixels[is_query], int(counts.argmax())), pixels[is_query], classes)
+        true = pixels[is_query]
+        found = overlap(counts.argmax().expand_as(true), true, classes)
         values |= {"probe/dense_miou": found.miou, "probe/dense_pixel_accuracy": found.pixel_accuracy}
     return values
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from bigrun import hookimpl
 from bigrun.errors import DataError
+from bigrun.evaluation.facts import Facts
 from bigrun_probes.config import ProbesConfig
 from bigrun_probes.health import in_words, section
 from bigrun_probes.state import Baselines, State
 
 if TYPE_CHECKING:
-    from bigrun.config import Config
     from bigrun.model.vit import VisionTransformer
     from bigrun.run import Run
     from bigrun_probes.probe_set import ProbeSet
@@ -42,6 +42,7 @@ class Probes:
         self._spent_seconds = 0.0
         self._since = 0.0
         self._was_dear = False
+        self._measured_step: int | None = None
 
     def asked(self, run: Run) -> ProbeSet:
         """The images, chosen on first use. Raises as `ProbeSet.of`."""
@@ -67,6 +68,8 @@ class Probes:
 
     @hookimpl
     def header_lines(self, run: Run) -> list[str]:
+        if self.config.path is None and len(run.dataset) == 0:  # `bigrun check` of a preset before there are images
+            return ["probes       no images yet"]
         return [f"probes       {self.asked(run).summary}"]
 
     @hookimpl
@@ -86,8 +89,18 @@ class Probes:
 
     @hookimpl
     def after_step(self, run: Run, step: int) -> None:
-        if not self._is_due(run, step):
-            return
+        """Before those that look at what is recorded in this step, and do so last."""
+        if self._is_due(run, step):
+            self._record(run, step)
+
+    @hookimpl(specname="after_step", trylast=True)
+    def after_step_of_others(self, run: Run, step: int) -> None:
+        """Another plugin may have asked for a checkpoint meanwhile: whoever is asked first does not decide."""
+        if self._measured_step != step and self._is_due(run, step):
+            self._record(run, step)
+
+    def _record(self, run: Run, step: int) -> None:
+        self._measured_step = step
         began, why = time.perf_counter(), "the features are not finite"
         try:
             values = self._of_teacher(run)
@@ -114,7 +127,7 @@ class Probes:
     @hookimpl(optionalhook=True)
     def health_section(self, run: Run) -> dict[str, Any]:
         """The report's section."""
-        return section(self.state, self.config.retrieval_warn_ratio, warmup_steps(run.config))
+        return section(self.state, self.config.retrieval_warn_ratio, Facts.of(run.config).warmup_steps)
 
     # -- how --------------------------------------------------------------------------------------------------
 
@@ -145,11 +158,3 @@ class Probes:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.state = State.from_json(state)
-
-
-def warmup_steps(config: Config) -> int:
-    """When the last warm-up ends."""
-    warmups = [config.optimizer.warmup_steps, config.optimizer.freeze_last_layer_steps]
-    if "objective" not in config.replaced:
-        warmups.append(config.objective.teacher_temperature_warmup_steps)
-    return max(steps or 0 for steps in warmups)

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
+from bigrun.data.fingerprint import Fingerprint, fingerprint
 from bigrun.data.folder import ImageFolder
+from bigrun.data.subset import Subset
 from bigrun.data.tone import FullRange, describe_tone
 from bigrun.errors import UsageError
 from bigrun.evaluation.images import FixedImages
@@ -19,8 +22,9 @@ from bigrun.evaluation.part import Part
 from bigrun_probes.choice import balanced, queries, require_classes, share
 from bigrun_probes.config import TABLE
 from bigrun_probes.labels import labels_of, level_of_each
-from bigrun_probes.masks import contiguous, mask_of, masked, read_crop
+from bigrun_probes.masks import contiguous, mask_of, masked, read_crop, require_both_sides
 from bigrun_probes.names import are_files, by_place, sample_names
+from bigrun_probes.retrieval import views_section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +53,7 @@ class Masked:
     """Images with the classes of their pixels."""
 
     images: FixedImages
-    pixels: Tensor  # (m, s, s) int64, classes from 0, or IGNORED
+    pixels: Tensor  # (m, s, s) uint8, classes from 0, or IGNORED
     is_query: Tensor  # (m,) bool
     classes: tuple[int, ...]
     """What the masks call them."""
@@ -67,7 +71,7 @@ class ProbeSet:
     labelled: Labelled | None
     masked: Masked | None
     identity: str
-    """Of images, labels and options: values of two sets cannot be compared."""
+    """Of everything on which a value depends but the network: values of two sets cannot be compared."""
     summary: str
 
     @classmethod
@@ -92,7 +96,7 @@ class ProbeSet:
         images = FixedImages(run, chosen, config.side_px, part)
         labelled = None if labels is None else labelled_of(config, part, [labels[n] or "" for n in chosen], chosen)
         shown = masked_of(run, config, part, names, order) if "dense" in config.chosen else None
-        identity = identity_of(config, images, names, labelled, shown)
+        identity = identity_of(run, config, images, names, labelled, shown)
         return cls(images, labelled, shown, identity, summary(config, part, images, labelled, shown))
 
 
@@ -140,22 +144,49 @@ def masked_of(run: Run, config: ProbesConfig, part: Part, names: Sequence[str], 
         raise UsageError(f"{TABLE}.masks: {len(readable)} of {len(found)} images with a mask can be read")
     pixels, classes = contiguous([crops[index] for index in readable], f"{TABLE}.masks: {folder}")
     asked = torch.arange(len(readable)) < share(len(readable), config.query_fraction)
+    files = [mask_of(folder, names[index]) for index in readable]
+    require_both_sides(pixels, asked, files)
     return Masked(FixedImages(run, readable, config.side_px, part), pixels, asked, classes)
 
 
 def identity_of(
-    config: ProbesConfig, images: FixedImages, names: Sequence[str], labelled: Labelled | None, shown: Masked | None
+    run: Run,
+    config: ProbesConfig,
+    images: FixedImages,
+    names: Sequence[str],
+    labelled: Labelled | None,
+    shown: Masked | None,
 ) -> str:
-    """SHA-256, its first 16 digits, of everything on which a value depends but the network."""
+    """SHA-256, its first 16 digits, of everything on which a value depends but the network: which images, what they
+    are, how they are shown, labels, masks and options.
+
+    Files are known by their contents where an index has them, else by their sizes; samples that are no files by their
+    names alone.
+    """
     document = {
+        "folder": config.path and str(Path(config.path).resolve()),
+        "images": contents_of(images).as_facts(),
+        "tone": describe_tone(images.part.tone),
+        "views": attrs.asdict(views_section(run.config.views, images.side_px)),
         "options": {name: getattr(config, name) for name in COUNTS},
         "side_px": images.side_px,
         "names": [names[index] for index in images.indices],
         "labels": labelled and [labelled.classes, labelled.labels.tolist()],
         "masks": shown and [[names[index] for index in shown.images.indices], shown.classes],
+        "images_with_masks": shown and contents_of(shown.images).as_facts(),
         "pixels": shown and hashlib.sha256(shown.pixels.numpy().tobytes()).hexdigest(),
     }
-    return hashlib.sha256(json.dumps(document).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    text = json.dumps(document, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def contents_of(images: FixedImages) -> Fingerprint:
+    """What the images are; of samples that are several to a file, what all files of the part are."""
+    dataset = images.part.dataset
+    files = getattr(dataset, "files", None)
+    if files is not None and len(files) != len(dataset):
+        return fingerprint(dataset)
+    return fingerprint(Subset(dataset, np.array(images.indices, dtype=np.int64)))
 
 
 def summary(

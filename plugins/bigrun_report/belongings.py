@@ -15,6 +15,8 @@ from bigrun_report.parts import Part, Table
 __all__ = ["checkpoints_part", "options_that_differ", "provenance_part"]
 
 MOST_CHECKPOINTS = 60
+MOST_BYTES = 64 * 2**20
+"""Of provenance.json: some 20,000 starts."""
 MEANINGS = {
     "complete": "complete: all files in their size",
     "foreign": "no checkpoint: ignored",
@@ -59,7 +61,10 @@ def provenance_part(record: RunRecord) -> Part:
     rows = tuple((name, shortened(text)) for name, text in described(newest) if text)
     tables = [Table(("", ""), rows)] if rows else []
     if len(starts) > 1:
-        cells = tuple((clock(moment(s.get("time_utc"))), f"{s.get('step', '')}", hardware(s)) for s in starts[-20:])
+        cells = tuple(
+            (clock(moment(s.get("time_utc"))), shortened(text(s.get("step")), 20), shortened(hardware(s)))
+            for s in starts[-20:]
+        )
         tables.append(Table(("started", "after step", "on"), cells))
     options = tuple((name, shortened(repr(value))) for name, value in flat(record.config))
     parts = (Part("Every option", tables=(Table(("option", "value"), options),), is_long=True),)
@@ -71,7 +76,7 @@ def read_starts(path: Path) -> tuple[list[Mapping[str, Any]], str]:
     import json
 
     try:
-        starts = json.loads(read_bytes(path))["starts"]
+        starts = json.loads(read_bytes(path, MOST_BYTES))["starts"]
         return [start for start in starts if isinstance(start, dict)], ""
     except FileNotFoundError:
         return [], ""
@@ -92,7 +97,8 @@ def described(start: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "plugins", ", ".join(table(start, "plugins"))
     data = table(start, "data")
     yield "data", f"{data.get('files', '?')} files, sha256 {text(data.get('sha256'))}" if data else ""
-    for repository in start.get("repositories") or ():
+    repositories = start.get("repositories")
+    for repository in repositories if isinstance(repositories, list) else ():
         if isinstance(repository, dict):
             dirty = ", with changes that are not committed" if repository.get("is_dirty") else ""
             commit = shortened(text(repository.get("commit")), 12)

@@ -31,6 +31,8 @@ def report(run: Path, is_opened: bool, form: str, out: Path | None, other: Path 
     plugin health-report writes the same page into report/index.html of its run every few minutes.
     """
     from bigrun.errors import UsageError
+    from bigrun.evaluation.outcome import require_outside
+    from bigrun.out_file import require_place
     from bigrun.record.record import RunRecord
     from bigrun.terminal import say
     from bigrun_report.comparison import Axis, compared
@@ -39,12 +41,16 @@ def report(run: Path, is_opened: bool, form: str, out: Path | None, other: Path 
     if is_opened and (form != "html" or out == Path("-")):
         raise UsageError("--open shows the page: expected --format html, and a file for it")
     record = RunRecord(run)
+    if out is None and form == "html":
+        out = Path(f"report-{run.resolve().name or 'run'}.html")
+        require_outside(out, run)
+    is_shown = out is None or out == Path("-")
+    if out is not None and not is_shown:
+        require_place(out)
     others = [] if other is None else compared([record, RunRecord(other)], Axis.STEP, ()).as_parts()
     found = gather(record, others=others)
     text = written(found, form)
-    if out is None and form == "html":
-        out = Path(f"report-{found.title or 'run'}.html")
-    if out is None or out == Path("-"):
+    if out is None or is_shown:
         click.echo(text, nl=False)
         return
     write_report(out, text)
@@ -62,23 +68,10 @@ def written(found: Report, form: str) -> str:
 
 
 def write_report(path: Path, text: str) -> None:
-    """Write a file at once: the old one or the new one stands there at any moment.
+    """Write a page. Raises UsageError: it cannot be written."""
+    from bigrun.out_file import write_out
 
-    Raises:
-        UsageError: it cannot be written.
-    """
-    from bigrun.directory import replace_file
-    from bigrun.errors import RunDirectoryError, UsageError
-
-    if path.is_dir():
-        raise UsageError(f"--out {path}: that is a folder; expected a file, as {path / 'report.html'}")
-    if not path.parent.is_dir():
-        raise UsageError(f"--out {path}: there is no folder {path.parent}; make it, or choose another")
-    try:
-        replace_file(path, text.encode("utf-8"))
-    except RunDirectoryError as error:
-        reason = getattr(error.__context__, "strerror", None) or error
-        raise UsageError(f"--out {path}: cannot be written ({reason}); choose another") from None
+    write_out(path, text.encode("utf-8"))
 
 
 def show(path: Path) -> None:

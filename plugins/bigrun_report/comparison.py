@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from bigrun.errors import UsageError
+from bigrun.record.pace import whole
 from bigrun.record.record import RunRecord
 from bigrun.redaction import Redactor
 from bigrun.values import did_you_mean
@@ -141,8 +142,8 @@ def x_of(record: RunRecord, axis: Axis) -> Series:
     if axis is Axis.STEP:
         return Series(steps, steps)
     if axis is Axis.IMAGES:
-        batch = record.option("data", "effective_batch")
-        return Series(steps, steps * batch if isinstance(batch, int) else np.full(len(steps), np.nan))
+        batch = whole(record.option("data", "effective_batch"))
+        return Series(steps, steps * (np.nan if batch is None else batch))
     rates = numbers([row.get("steps_per_second") for row in record.metrics])
     with np.errstate(divide="ignore", invalid="ignore"):
         seconds = np.diff(steps, prepend=0.0) / rates

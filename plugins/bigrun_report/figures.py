@@ -25,12 +25,12 @@ def figure(value: float) -> str:
 
 
 def moment(text: object) -> datetime | None:
-    """A time that a file says in ISO 8601; None for what is none."""
+    """A time that a file says in ISO 8601, in UTC; None for what is none, or in UTC before the year 1 or after 9999."""
     try:
         time = datetime.fromisoformat(str(text))
-    except ValueError:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def clock(time: datetime | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -115,7 +116,15 @@ def found_pictures(directory: Path, plugins: Sequence[str]) -> dict[str, str]:
         folder = directory / plugin
         if "/" in plugin or plugin in (".", "..") or folder.is_symlink() or not folder.is_dir():
             continue
-        files = [path for pattern in ("*.png", "*/*.png") for path in folder.glob(pattern)]
-        newest = sorted(files, key=lambda path: (-path.lstat().st_mtime, path.name))[:2]
-        found |= {str(path.relative_to(directory)): str(path.relative_to(directory)) for path in newest}
+        newest = sorted(dated_pictures(folder), key=lambda each: (-each[0], each[1].name))[:2]
+        found |= {str(path.relative_to(directory)): str(path.relative_to(directory)) for _, path in newest}
     return dict([*found.items()][:FOUND_PICTURES])
+
+
+def dated_pictures(folder: Path) -> Iterator[tuple[float, Path]]:
+    """When each PNG file of a plugin's folder was written; its plugin may remove some meanwhile."""
+    for pattern in ("*.png", "*/*.png"):
+        with contextlib.suppress(OSError):
+            for path in folder.glob(pattern):
+                with contextlib.suppress(OSError):
+                    yield path.lstat().st_mtime, path

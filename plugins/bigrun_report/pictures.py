@@ -14,6 +14,8 @@ __all__ = ["Album"]
 
 SIDE_PX = 1200
 MOST_PIXELS = 64_000_000
+MOST_BYTES = 64_000_000
+"""Of a file that is looked at: more than a picture of MOST_PIXELS takes as a PNG of few colours."""
 PNG_SIDE_PX = 256
 """A larger one becomes a JPEG: as PNG, one with 1200 px takes a second and a megabyte."""
 
@@ -48,7 +50,7 @@ class Album:
         try:
             if Path(os.path.realpath(whole)) != home / pure:
                 raise Unfit("it is, or lies behind, a link")
-            return read_bytes(whole)
+            return read_bytes(whole, MOST_BYTES)
         except (OSError, ValueError) as error:
             raise Unfit(getattr(error, "strerror", None) or "it cannot be read") from None
 

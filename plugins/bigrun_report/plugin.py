@@ -27,6 +27,8 @@ FIRST_SECONDS = 60.0
 """After its start a run has its first page by then: what is wrong with a run is often wrong from its beginning."""
 PAUSE_SECONDS = 60.0
 """Between two pages at least, whatever happens."""
+MOST_SECONDS = 600.0
+"""For one page, at the lowest priority: one of 100,000 rows takes some 3 s of an idle processor."""
 ALARMS = ("anomaly", "rolled-back", "emergency-saved")
 
 
@@ -116,8 +118,11 @@ class HealthReport:
 
     def _hear(self, run: Run) -> None:
         """Say what the process has failed of, once for each reason."""
-        if self._drawing is None or self._drawing.is_running:
+        if self._drawing is None or (self._drawing.is_running and self._drawing.seconds < MOST_SECONDS):
             return
+        if self._drawing.is_running:
+            self._drawing.end()
+            self._complain(run, f"the page was not drawn within {MOST_SECONDS / 60:g} minutes: its process was ended")
         failure, drawing, self._drawing = self._drawing.failure, self._drawing, None
         drawing.close()
         self._complain(run, f"the page could not be drawn: {failure}" if failure else "")
@@ -162,10 +167,11 @@ def sections_of(run: Run) -> Iterator[Section]:
         others = [plugin for other, plugin in manager.list_name_plugin() if other != name and plugin is not None]
         try:
             answers = manager.subset_hook_caller("health_section", others)(run=run)
-        except Exception as error:
+            sections = [read_section(name, redactor.value(answer)) for answer in answers]
+        except Exception as error:  # also of an answer that holds itself
             yield Section(name, name, "warn", problems=(redactor.text(f"{name}: raised {error}"),))
             continue
-        yield from (read_section(name, redactor.value(answer)) for answer in answers)
+        yield from sections
 
 
 def draw(run: Run) -> None:

@@ -58,6 +58,13 @@ class Section:
 
 def read_section(plugin: str, answer: Any) -> Section:
     """The parts of an answer that have the right form; the others are named in `problems`, and nothing is raised."""
+    try:
+        return taken(plugin, answer)
+    except (RecursionError, ValueError, TypeError, OverflowError) as error:  # that no text can be made of
+        return Section(plugin, plugin, "warn", problems=(f"{plugin}: its section cannot be written down: {error}",))
+
+
+def taken(plugin: str, answer: Any) -> Section:
     if not isinstance(answer, Mapping):
         wrong = f"{plugin}: expected a section as a mapping, got {type(answer).__name__}"
         return Section(plugin, plugin, "warn", problems=(wrong,))
@@ -123,6 +130,9 @@ class Reading:
             self.say("table", f"expected columns and rows, got {type(table).__name__}")
             return (), ()
         columns = tuple(map(worded, self.list_of(table, "columns", COLUMNS, "table.columns")))
+        if not columns and table.get("rows"):
+            self.say("table.columns", "expected one or more")
+            return (), ()
         rows = []
         for row in self.list_of(table, "rows", ROWS, "table.rows"):
             if isinstance(row, list | tuple) and len(row) == len(columns):

@@ -12,6 +12,7 @@ import attrs
 
 from bigrun.directory import replace_file
 from bigrun.links import read_bytes
+from bigrun.record.pace import whole
 from bigrun_report.figures import moment
 from bigrun_report.section import Section, read_section
 
@@ -51,10 +52,7 @@ def write_sections(directory: Path, sections: Sequence[Section], pictures: Mappi
 def read_sections(directory: Path) -> Sections:
     """What the file says, in which nothing is trusted; empty where there is none."""
     try:
-        data = read_bytes(directory / FOLDER / FILE)
-        if len(data) > MOST_BYTES:
-            return Sections(problem=f"{FOLDER}/{FILE} has {len(data):,} bytes, expected at most {MOST_BYTES:,}")
-        document = json.loads(data)
+        document = json.loads(read_bytes(directory / FOLDER / FILE, MOST_BYTES))
     except FileNotFoundError:
         return Sections()
     except (OSError, ValueError, RecursionError) as error:
@@ -65,8 +63,7 @@ def read_sections(directory: Path) -> Sections:
     sections = tuple(read_section(plugin_of(answer), answer) for answer in answers)
     pictures = document.get("pictures")
     known = {k: v for k, v in pictures.items() if isinstance(v, str)} if isinstance(pictures, dict) else {}
-    step = document.get("step")
-    return Sections(sections, known, moment(document.get("time_utc")), step if isinstance(step, int) else None)
+    return Sections(sections, known, moment(document.get("time_utc")), whole(document.get("step")))
 
 
 def plugin_of(answer: Any) -> str:

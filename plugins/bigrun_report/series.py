@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,10 +79,12 @@ class Thinned:
 
 
 def numbers(values: Sequence[Any] | Numbers) -> Numbers:
-    try:
-        return np.array(values, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError):
-        return np.array([number(value) for value in values], dtype=np.float64)
+    """(n,), NaN for what is no number."""
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        found = np.array(values, dtype=np.float64)
+        if found.ndim == 1:  # lists of one length would become a table
+            return found
+    return np.array([number(value) for value in values], dtype=np.float64)
 
 
 def number(value: Any) -> float:

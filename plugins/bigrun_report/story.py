@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bigrun.record.pace import whole
 from bigrun_report.figures import clock, moment, shortened
 from bigrun_report.parts import Marker, Part, Table
 
@@ -27,8 +28,8 @@ def markers_of(events: Sequence[Event]) -> tuple[Marker, ...]:
     """A marker for each event that is told; `started` at the beginning of a run is none."""
     markers = []
     for event in events:
-        step = event.get("step")
-        if not is_told(event) or not isinstance(step, int) or isinstance(step, bool):
+        step = whole(event.get("step"))
+        if not is_told(event) or step is None:
             continue
         kind = event.get("kind")
         if kind in ("finished", "stopped") or (kind in STARTS and step == 0):
@@ -48,12 +49,12 @@ def story_part(events: Sequence[Event]) -> Part:
     told = [event for event in events if is_told(event)]
     rows = [row(event) for event in reversed(told[-SHOWN:])]
     lines = []
-    anomalies = Counter(str(facts(event).get("anomaly", "?")) for event in told if event.get("kind") == "anomaly")
+    anomalies = Counter(named(facts(event).get("anomaly", "?")) for event in told if event.get("kind") == "anomaly")
     if anomalies:
         lines.append(f"anomalies: {', '.join(f'{count:,} x {name}' for name, count in anomalies.most_common(12))}")
     back = [facts(event) for event in told if event.get("kind") == "rolled-back"]
     if back:
-        ways = ", ".join(f"from step {fact.get('from_step')} to {fact.get('to_step')}" for fact in back[-5:])
+        ways = ", ".join(f"from step {named(f.get('from_step'))} to {named(f.get('to_step'))}" for f in back[-5:])
         lines.append(f"rolled back, {len(back):,} x: {ways}")
     if len(told) > SHOWN:
         lines.append(f"the newest {SHOWN} of {len(told):,} are shown; events.jsonl has all")
@@ -64,15 +65,20 @@ def story_part(events: Sequence[Event]) -> Part:
 
 
 def row(event: Event) -> tuple[str, ...]:
-    step, found = event.get("step"), facts(event)
+    step, found = whole(event.get("step")), facts(event)
     return (
-        f"{step:,}" if isinstance(step, int) else "",
+        "" if step is None else f"{step:,}",
         clock(moment(event.get("time_utc"))).removesuffix(" UTC"),
         str(event.get("level", "")),
-        str(found.get("anomaly") or found.get("flag") or event.get("kind", "")),
-        str(found.get("action", "")),
+        named(found.get("anomaly") or found.get("flag") or event.get("kind", "")),
+        named(found.get("action", "")),
         message(event),
     )
+
+
+def named(fact: Any) -> str:
+    """A fact that should be a word or a number."""
+    return shortened(str(fact), 80)
 
 
 def message(event: Event) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bigrun.links import open_append, read_bytes
+from bigrun.logs import TELEMETRY
 
 __all__ = ["PART_BYTES", "Rows"]
 
@@ -26,7 +27,8 @@ class Rows:
 
     def __init__(self, directory: Path, folder: Path, rank: int, keep_bytes: int) -> None:
         suffix = f"-rank-{rank}" if rank else ""
-        self.path = directory / f"telemetry{suffix}.jsonl"
+        path = directory / TELEMETRY
+        self.path = path.with_stem(f"{path.stem}{suffix}")
         self._folder, self._prefix, self._keep_bytes = folder, f"rows{suffix}-until-", keep_bytes
         self._is_whole = False
 

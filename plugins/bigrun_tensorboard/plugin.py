@@ -54,6 +54,8 @@ class TensorBoard:
 
     @hookimpl
     def on_event(self, run: Run, event: Event) -> None:
+        if not run.is_main:  # nobody would ever write what is kept there
+            return
         if self._writer is not None:
             self._add(event)
         else:
@@ -61,6 +63,8 @@ class TensorBoard:
 
     @hookimpl
     def on_picture(self, run: Run, step: int, name: str, path: Path) -> None:
+        if not run.is_main:
+            return
         if self._writer is not None:
             self._add_picture(run, step, name, path)
         else:

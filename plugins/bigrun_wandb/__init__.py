@@ -1,1 +1,1 @@
-"""In the making."""
+"""wandb: the run in Weights & Biases, by a process of its own."""

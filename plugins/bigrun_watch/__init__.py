@@ -1,1 +1,1 @@
-"""In the making."""
+"""`bigrun runs` and `bigrun watch`: runs in a list, and one live, on a terminal."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import attrs
 
-from bigrun.checkpoint.layout import CONFIG
+from bigrun.checkpoint.layout import CONFIG, MANIFEST
 from bigrun.errors import UsageError
+from bigrun.evaluation.outcome import MONITOR
 from bigrun.listing import table
 from bigrun.record.record import RunRecord
 from bigrun.record.verdict import verdict
@@ -21,6 +22,8 @@ __all__ = ["Row", "find_runs", "table_of"]
 
 DEPTH = 4
 """Folders below the one that is listed; a run lies in the first one that has a configuration."""
+OTHERS = (MANIFEST, MONITOR)
+"""What has a configuration and one of these is none: a checkpoint, or what was measured of one."""
 TITLES = ("run", "status", "step", "of", "loss", "images/s", "last sign of life", "verdict")
 
 
@@ -43,11 +46,18 @@ class Row:
 
     @classmethod
     def of(cls, path: Path) -> Row:
-        """What the run's files say; that they cannot be read, where they cannot."""
+        """What the run's files say; that they cannot be read, where they cannot: whatever is wrong with one run, the
+        others are listed."""
         try:
-            record = RunRecord(path)
+            return cls.read(path)
         except UsageError as error:
             return cls(str(path), "unreadable", "look", str(error))
+        except Exception as error:
+            return cls(str(path), "unreadable", "look", f"cannot be read: {type(error).__name__}: {error}")
+
+    @classmethod
+    def read(cls, path: Path) -> Row:
+        record = RunRecord(path)
         status, found = record.status, verdict(record, read_sections(path))
         return cls(
             str(path), status.state, found.level, found.headline, status.reason, record.step, record.max_steps,
@@ -78,7 +88,8 @@ def find_runs(directory: Path) -> Iterator[Path]:
     while waiting:
         path, depth = waiting.pop()
         if (path / CONFIG).is_file():
-            yield path
+            if not any((path / name).is_file() for name in OTHERS):
+                yield path
             continue
         try:
             with os.scandir(path) as scan:

@@ -16,14 +16,14 @@ def sparkline(steps: Sequence[float], values: Sequence[float], width: int, shade
     the largest of these means; where there are none, the one before goes on.
 
     Args:
-        steps: ascending, of the same length as `values`, which are finite.
+        steps: ascending, or in a damaged log not, of the same length as `values`, which are finite.
     """
     if not steps or width < 1:
         return ""
     first, length = steps[0], max(steps[-1] - steps[0], 1)
     columns: list[list[float]] = [[] for _ in range(width)]
     for step, value in zip(steps, values, strict=True):
-        columns[min(int((step - first) / length * width), width - 1)].append(value)
+        columns[max(min(int((step - first) / length * width), width - 1), 0)].append(value)
     means = [sum(value / len(column) for value in column) if column else None for column in columns]
     known = [mean for mean in means if mean is not None]
     low, high, line, last = min(known), max(known), "", known[0]

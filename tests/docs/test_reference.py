@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fenced import ROOT
 
-from bigrun import errors, hookimpl
+from bigrun import errors, hookimpl, logs
 from bigrun.entry_points import installed
 from bigrun.explain import options_of
 from bigrun.hookspecs import Hooks
@@ -134,8 +134,12 @@ def event_kinds() -> Iterator[str]:
             if isinstance(node, ast.Call):
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 arguments = node.args[1:] if called == "_tell" else node.args
-                if called in ("event", "Event", "_tell") and arguments and isinstance(arguments[0], ast.Constant):
+                if called not in ("event", "Event", "_tell") or not arguments:
+                    continue
+                if isinstance(arguments[0], ast.Constant):
                     yield str(arguments[0].value)
+                elif isinstance(arguments[0], ast.Name) and arguments[0].id in logs.__all__:
+                    yield str(getattr(logs, arguments[0].id))
 
 
 def test_every_kind_of_event_is_described() -> None:

@@ -105,6 +105,30 @@ def test_what_is_no_command_is_refused(installed: Path) -> None:
     assert "is a function, expected a click.Command" in result.output
 
 
+def add_rival(package: Path, target: str) -> None:
+    facts = package.parent / "rival-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1.0\n", encoding="utf-8")
+    (facts / "entry_points.txt").write_text(f"[bigrun.commands]\ngood = {target}\n", encoding="utf-8")
+
+
+def test_two_packages_with_one_name_are_both_named_and_neither_runs(installed: Path) -> None:
+    add_rival(installed, "stranger.commands:silent")
+    result = bigrun("good")
+    assert result.exit_code == 2
+    owners = "rival (stranger.commands:silent) and stranger (stranger.commands:good)"
+    assert f"bigrun good: it is a command of {owners}: uninstall all but one" in result.output
+    assert not (installed / "imported").exists()
+    text = " ".join(bigrun("--help").output.split())
+    assert f"good Cannot be used: it is a command of {owners}" in text
+    assert "several Has commands of its own." in text
+
+
+def test_two_packages_with_the_same_command_are_of_one_mind(installed: Path) -> None:
+    add_rival(installed, "stranger.commands:good")
+    assert (bigrun("good").exit_code, bigrun("good").output) == (0, "done\n")
+
+
 def test_a_command_of_the_engine_is_not_hidden(installed: Path) -> None:
     assert "done" not in bigrun("presets").output
     assert bigrun("--help").output.count("\n  presets ") == 1

@@ -210,6 +210,12 @@ BROKEN = {
         "test_an_observer_leaves_losses_bit_identical",
         "exit code 3",
     ),
+    "a header needs what a session makes": (
+        replaced(OBSERVER, ("    def state_dict", '    @hookimpl\n    def header_lines(self, run):\n        '
+                            'return [f"flops {run.metrics.throughput.compute}"]\n\n    def state_dict')),
+        "test_its_header_is_there_under_bigrun_check",
+        "example failed in header_lines",
+    ),
     "a hook has a default": (
         replaced(CRITICAL, ("before_step(self, run)", "before_step(self, run=None)")),
         "test_hook_implementations_have_plain_parameters",

@@ -108,7 +108,7 @@ def test_no_name_becomes_markup(page: Path) -> None:
 
 def test_a_browser_is_told_to_run_nothing_and_to_ask_for_nothing(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in text
     assert text.index("Content-Security-Policy") < text.index("<title>")
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from bigrun.activation import activate
 from bigrun.cli import main
 from bigrun.config import read_preset
+from bigrun.drill.faults import FAULTS
 from bigrun.dry_run import rehearse as rehearsing
 from bigrun.dry_run.child import WORK
 from bigrun.dry_run.comparison import compare
@@ -35,8 +36,11 @@ from bigrun.dry_run.written import look_at_files
 from bigrun.errors import UsageError
 from bigrun.markers import hookimpl
 from bigrun.objective.base import Outputs
+from bigrun.replay import replay as replaying
 from bigrun.run import Run
-from bigrun.tuner.child import describe
+from bigrun.scribe.logger import LibraryLogger
+from bigrun.testing.runner import Runner
+from bigrun.tuner.child import describe, with_data
 from bigrun.tuner.isolation import Answer
 
 PRESET = (
@@ -99,6 +103,62 @@ class Breaks:
     def before_step(self, step: int) -> None:
         if step == 2:
             raise ValueError("no such luck")
+
+
+class Perturbs:
+    """What is restored becomes a little different, as of an optimizer that takes back less than it gave."""
+
+    @hookimpl
+    def on_start(self, run: Run) -> None:
+        if run.resumed_from is not None:
+            state = next(iter(run.optimizer.state.values()))
+            state["exp_avg"].mul_(1 + 1e-5)
+
+
+class StopsAgain:
+    """Stops the run that was continued, after `steps` of its own; what it saves shows in no loss."""
+
+    steps = 0
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @hookimpl
+    def on_start(self, run: Run) -> None:
+        if run.resumed_from is not None and self.steps == 0:
+            run.request_stop("enough")
+
+    @hookimpl
+    def after_step(self, run: Run) -> None:
+        self.count += 1
+        if run.resumed_from is not None:
+            run.request_stop("enough")
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.count = state["count"]
+
+
+class StopsAfterOne(StopsAgain):
+    steps = 1
+
+
+class WritesElsewhere(LibraryLogger):
+    """Hands everything to a library, whose process does not even start."""
+
+    observer = True
+    plugin, library, extra, writer = "elsewhere", "json", "none", "there_is_no_such_writer"
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+    def settings(self, run: Run, folder: Path) -> dict[str, Any]:
+        return {}
+
+    def environment(self, run: Run, folder: Path) -> dict[str, str]:
+        return dict(os.environ)
 
 
 class FailsToWatch:
@@ -239,6 +299,69 @@ def test_state_that_no_loss_shows_yet_is_found(home: Path) -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_tensors_that_are_not_as_they_were_saved_are_found_and_their_file_named(home: Path) -> None:
+    result = invoke("--dry-run", "--steps", 4, "--plugin", f"{__name__}:Perturbs", "--json", "dry.json")
+    assert result.exit_code == 1
+    assert "state that was not restored: optimizer" in result.output
+    assert json.loads((home / "dry.json").read_text())["resume"]["parts"] == ["optimizer"]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_continued_run_that_stops_at_once_is_a_problem_with_its_reason(home: Path) -> None:
+    result = invoke("--dry-run", "--steps", 4, "--plugin", f"{__name__}:StopsAgain")
+    assert result.exit_code == 1
+    assert "not ready    resume: it stopped after step 2, before a step could be compared: enough" in result.output
+    assert "resume       no step was taken from the checkpoint" in result.output
+    assert "not restored" not in result.output
+
+
+@pytest.mark.usefixtures("here")
+def test_of_a_continued_run_that_stops_early_no_plugin_is_blamed(home: Path) -> None:
+    result = invoke("--dry-run", "--steps", 4, "--plugin", f"{__name__}:StopsAfterOne")
+    assert result.exit_code == 1
+    assert "not ready    resume: it stopped after step 3: enough" in result.output
+    assert "resume       step 3 again from the checkpoint: the same losses, bit for bit" in result.output
+    assert "not restored" not in result.output
+
+
+@pytest.mark.usefixtures("here")
+def test_images_that_are_not_there_are_an_error_of_the_command(home: Path) -> None:
+    before = names(home)
+    result = invoke("--dry-run", "--set", "data.path=nowhere")
+    assert result.exit_code == 2
+    assert "nowhere" in result.output
+    assert "verdict" not in result.output
+    assert names(home) == before
+
+
+@pytest.mark.usefixtures("here")
+def test_nothing_is_handed_to_a_library(home: Path) -> None:
+    """It might be on its way to a server of other people."""
+    result = invoke("--dry-run", "--steps", 2, "--plugin", f"{__name__}:WritesElsewhere", "--json", "dry.json")
+    assert result.exit_code == 0, result.output
+    assert "left out     json: a rehearsal is not recorded" in result.output
+    found = json.loads((home / "dry.json").read_text())
+    assert found["measured"]["failures"] == {}
+    assert "elsewhere" not in {entry["name"] for entry in found["written"]}
+
+
+def test_trials_drills_and_replays_are_rehearsals_and_runs_are_not(
+    home: Path, bigrunner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with with_data(read_preset("tiny.toml"), home / "trial") as trial:
+        assert trial.is_rehearsal
+    for plugins, expected in (((FAULTS,), True), ((), False)):
+        run = bigrunner.run(*plugins, steps=2, dataset=False, data={"path": str(home / "images")}).run
+        assert run is not None
+        assert run.is_rehearsal is expected
+    seen = list[bool]()
+    look = replaying.bad_tensors
+    monkeypatch.setattr(replaying, "bad_tensors", lambda again: seen.append(again.is_rehearsal) or look(again))
+    replaying.replay(run.directory, 2)
+    assert seen == [True]
+
+
+@pytest.mark.usefixtures("here")
 def test_an_error_in_a_step_is_not_ready(home: Path) -> None:
     before = names(home)
     result = invoke("--dry-run", "--plugin", f"{__name__}:Breaks", "--json", "dry.json")
@@ -318,6 +441,18 @@ def test_the_scratch_directory_goes_whatever_happens(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def hold(directory: Path) -> subprocess.Popen[str]:
+    """Another process that has made a directory, and has its lock."""
+    script = (
+        "import sys, time; from pathlib import Path; from bigrun.lock import RunLock\n"
+        "Path(sys.argv[1]).mkdir(); RunLock(Path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(directory)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
 def test_what_a_killed_one_has_left_goes_at_the_next(tmp_path: Path) -> None:
     """Not one that is in use, and nothing else of such a name."""
     killed, foreign = tmp_path / ".dry-run-a-1", tmp_path / ".dry-run-b-2"
@@ -325,15 +460,9 @@ def test_what_a_killed_one_has_left_goes_at_the_next(tmp_path: Path) -> None:
         folder.mkdir()
     owner = {"host": "here", "pid": 1, "started_utc": "2026-01-01"}
     (killed / "run.lock").write_text(json.dumps(owner | {"host": os.uname().nodename}))
-    script = (
-        "import sys, time; from pathlib import Path; from bigrun.lock import RunLock\n"
-        "Path(sys.argv[1]).mkdir(); RunLock(Path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
-    )
     used = tmp_path / ".dry-run-c-3"
-    process = subprocess.Popen([sys.executable, "-c", script, str(used)], stdout=subprocess.PIPE, text=True)
+    process = hold(used)
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
         said: list[str] = []
         with scratch_directory(tmp_path, "x", said.append):
             assert not killed.exists()
@@ -343,6 +472,29 @@ def test_what_a_killed_one_has_left_goes_at_the_next(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_the_directory_of_another_one_is_not_touched(tmp_path: Path) -> None:
+    """Of one in another container, which has the same number of its process."""
+    other = tmp_path / f".dry-run-x-{os.getpid()}"
+    process = hold(other)
+    try:
+        (other / "precious").touch()
+        with scratch_directory(tmp_path, "x", print) as home:
+            assert home != other
+        assert (other / "precious").exists()
+        assert list(tmp_path.iterdir()) == [other]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_one_that_is_about_to_take_its_lock_is_not_swept(tmp_path: Path) -> None:
+    begun = tmp_path / ".dry-run-a-1"
+    begun.mkdir()
+    (begun / "run.lock").touch()
+    with scratch_directory(tmp_path, "x", print):
+        assert begun.exists()
 
 
 def test_a_place_that_cannot_be_used_is_said(tmp_path: Path) -> None:
@@ -356,7 +508,8 @@ def row(loss: Any, **more: float) -> dict[str, Any]:
 
 
 def answer(rows: Mapping[str, Any], **states: str) -> dict[str, Any]:
-    return {"rows": rows, "states": states}
+    tensors = {"student": "s", "frozen": "f"}
+    return {"rows": rows, "states": states, "saved": tensors, "restored": tensors}
 
 
 def test_runs_are_compared_where_both_have_been() -> None:
@@ -375,6 +528,25 @@ def test_runs_are_compared_where_both_have_been() -> None:
     lost = compare(straight, answer({"3": row(1.0)}, a="y"))
     assert lost.plugins == ("a",)
     assert not lost.is_good(is_gpu=True)
+
+
+def test_on_a_gpu_tensors_are_exact_and_norms_are_near() -> None:
+    straight = answer({"2": row(2.0), "3": row(1.0)})
+    near = answer({"3": row(1.0, grad_norm=1.001)})
+    assert compare(straight, near).is_good(is_gpu=True)
+    assert not compare(straight, answer({"3": row(1.0, grad_norm=1.1)})).is_good(is_gpu=True)
+    lost = compare(straight, near | {"restored": {"student": "s", "frozen": "another"}})
+    assert lost.parts == ("frozen",)
+    assert not lost.is_good(is_gpu=True)
+    assert compare(straight, near | {"restored": {"student": "s"}}).parts == ("frozen",)
+
+
+def test_without_a_step_in_common_nothing_is_the_same() -> None:
+    none = compare(answer({"2": row(2.0)}, a="x"), answer({}) | {"states": None})
+    assert none.steps == ()
+    assert not none.is_exact
+    assert not none.is_good(is_gpu=True)
+    assert none.plugins == ()
 
 
 def test_growth_is_that_of_logs(tmp_path: Path) -> None:
@@ -399,8 +571,8 @@ def made_up(**changes: Any) -> DryRun:
         "device": "cuda", "is_gpu": True, "effective_batch": 64, "images": 100, "max_steps": 1000,
         "checkpoint_every_steps": 100, "background": True, "parameters": {"backbone": 12}, "header": [],
         "stateless": [], "rotation": None, "free_bytes": 10**12, "room": 100, "warnings": [], "failures": {},
-        "before_bytes": 2**28, "before_save_bytes": 2**30, "peak_bytes": 2**31, "device_peak_bytes": 2**33,
-        "device_reserved_bytes": 2**34, "steps": 4, "stop_reason": None,
+        "left_out": [], "before_bytes": 2**28, "before_save_bytes": 2**30, "peak_bytes": 2**31,
+        "device_peak_bytes": 2**33, "device_reserved_bytes": 2**34, "steps": 4, "stop_reason": None,
         "rows": {str(k): row(1.0) for k in range(1, 5)},
         "timings": {str(k): {"data_wait_fraction": 0.01} for k in range(1, 5)},
         "seconds": {"1": 9.0, "2": 2.0, "3": 7.0, "4": 2.5}, "states": {},

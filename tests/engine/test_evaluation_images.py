@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -145,6 +146,20 @@ def test_what_cannot_be_read_is_left_out(bigrunner: Runner) -> None:
         return [shown.indices.tolist() for shown in FixedImages(run, range(7)).batches(torch.device("cpu"), at_once=3)]
 
     assert looked(bigrunner, look, Unreadable([9] * 12), data={"max_bad_fraction": 1.0}) == [[0], [5], [6]]
+
+
+def test_what_cannot_be_read_is_known_until_it_can(bigrunner: Runner) -> None:
+    def look(run: Run) -> list[set[int]]:
+        images = FixedImages(run, range(7))
+        before, _ = set(images.missing), list(images.samples())
+        found = set(images.missing)
+        images.part = attrs.evolve(images.part, dataset=Flat([9] * 12))
+        assert images.read([2, 3]) is not None
+        return [before, found, images.missing]
+
+    assert looked(bigrunner, look, Unreadable([9] * 12), data={"max_bad_fraction": 1.0}) == [
+        set(), {1, 2, 3, 4}, {1, 4},
+    ]  # fmt: skip
 
 
 class Tone:

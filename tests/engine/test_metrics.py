@@ -45,6 +45,24 @@ def test_a_tensor_that_changes_later_does_not_change_what_was_recorded(bigrunner
     assert (row["before"], row["after"], row["view"]) == (1.5, 2.5, 2.5)
 
 
+def test_a_flush_fetches_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what was recorded when its step was over, too."""
+    metrics = Metrics(every_steps=1, last_step=None, images_per_step=1)
+    for value in (1.0, 3.0):
+        metrics.record("loss", torch.tensor(value))
+        metrics.commit()
+        metrics.record("measured", torch.tensor(10 * value))
+        metrics.begin_step()
+    metrics.record("measured", torch.tensor(50.0))
+    fetches = []
+    real = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda self: (fetches.append(len(self)), real(self))[1])
+    row = metrics.flush()
+    assert (row["loss"], row["measured"]) == (2.0, 30.0)
+    assert metrics.latest == {"loss": 2.0, "measured": 50.0}
+    assert fetches == [5]
+
+
 @pytest.mark.parametrize(
     "value",
     [2, 2.0, torch.tensor(2.0), torch.tensor([[2]]), torch.tensor(2.0, dtype=torch.bfloat16),

@@ -25,8 +25,10 @@ from bigrun.checkpoint.layout import step_name
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.checkpoint.tensors import load_tensors
 from bigrun.cli import main
-from bigrun.errors import CheckpointError
+from bigrun.errors import CheckpointError, UsageError
+from bigrun.evaluation import courtesy, outcome
 from bigrun.evaluation.visit import Visit
+from bigrun.interruption import interrupting
 from bigrun.lock import holder
 from bigrun.markers import hookimpl
 from bigrun.run import Run
@@ -46,6 +48,18 @@ class Look:
         with run.objective.evaluation() as backbone:
             weight = backbone.state_dict()["cls_token"].double().sum()
         return {"look/sum": float(weight), "look/step": run.step, "look/nothing": float("nan")}
+
+
+class Feels:
+    """How the machine is shared."""
+
+    observer = True
+
+    @hookimpl
+    def measurements(self) -> Mapping[str, float]:
+        import torch
+
+        return {"feels/nice": os.getpriority(os.PRIO_PROCESS, 0), "feels/threads": torch.get_num_threads()}
 
 
 class Again:
@@ -217,6 +231,156 @@ def test_it_never_writes_into_a_run(run: Path, out: str) -> None:
     assert result.exit_code == 2
     assert f"{out}: is inside the run directory" in result.output
     assert everything(Path("runs")) == before
+
+
+@pytest.mark.parametrize("mark", ["config.toml", "run.lock", "metrics.jsonl"])
+def test_nor_into_one_that_has_saved_nothing_yet(run: Path, mark: str) -> None:
+    young = Path("young")
+    young.mkdir()
+    (young / mark).touch()
+    result = look(run, "--out", "young/x")
+    assert result.exit_code == 2
+    assert "young/x: is inside the run directory" in result.output
+    assert [path.name for path in young.iterdir()] == [mark]
+
+
+def test_nor_into_a_run_that_somebody_has_made_look_like_a_visit(run: Path) -> None:
+    shutil.copytree(run, "other")
+    Path("other/metrics.jsonl").unlink()
+    Path("other/monitor.json").write_text("{}")
+    assert look(run, "--out", "other/x").exit_code == 2
+
+
+def test_a_visit_is_no_run(run: Path) -> None:
+    assert look(run, "--out", "x").exit_code == 0
+    assert look(run, "--out", "x/again").exit_code == 0
+
+
+def test_the_folder_has_the_name_of_the_run_however_it_was_said(run: Path) -> None:
+    assert look(run / "checkpoints" / "..").exit_code == 0
+    assert Path("monitor/a run/step-3/monitor.json").is_file()
+    assert look(run / "checkpoints" / ".." / "checkpoints" / step_name(3)).exit_code == 0
+
+
+def test_it_is_last_in_line_and_takes_half_of_the_processors(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courtesy, "usable_cores", lambda: 6)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def felt(*words: str) -> tuple[int, int]:
+        result = monitor(run, "--no-plugin", LOOK, "--plugin", f"{__name__}:Feels", "--json", *words)
+        found = json.loads(result.stdout)["measurements"]
+        return found["feels/nice"], found["feels/threads"]
+
+    assert felt() == (19, 3)
+    assert felt("--set", "hardware.threads=2") == (19, 2)
+    assert felt("--device", "cpu") == (19, 1)  # as the run has it
+    if os.geteuid() == 0:
+        assert os.getpriority(os.PRIO_PROCESS, 0) == before
+    monkeypatch.setattr(courtesy, "usable_cores", lambda: 1)
+    assert courtesy.few_threads() == 1
+
+
+def test_a_plugin_that_needs_a_gpu_is_named_with_the_way_out(run: Path) -> None:
+    checkpoint = run / "checkpoints" / step_name(3)
+    amend(checkpoint, "config.toml", ("metrics-log", "xformers-attention"))
+    amend(checkpoint, "state.json", ("metrics-log", "xformers-attention"))
+    result = look(run)
+    assert result.exit_code == 2
+    assert "plugins.xformers-attention: xformers has no operator for a CPU" in result.output
+    assert "to look at the checkpoint without it: --no-plugin xformers-attention" in result.output
+    assert look(run, "--no-plugin", "xformers-attention").exit_code == 0
+
+
+# -- publishing ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def visit(tmp_path: Path) -> Path:
+    """An earlier visit, with a note of somebody's."""
+    out = tmp_path / "visit"
+    publish(out, "old", "a/x.png", "b/y.png")
+    (out / "notes.txt").write_text("mine")
+    return out
+
+
+def publish(out: Path, text: str, *names: str) -> None:
+    with outcome.outcome_folder(out) as folder:
+        for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+        (folder / "monitor.json").write_text(json.dumps({"visit": text, "files": [*names, "monitor.json"]}))
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("number", range(5))
+def test_what_fails_while_files_are_replaced_leaves_the_earlier_visit(
+    visit: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], number: int
+) -> None:
+    before, move, moves = texts(visit.parent), outcome.move, list[Path]()
+
+    def fails(path: Path, to: Path) -> None:
+        moves.append(path)
+        if len(moves) == number + 1:
+            raise error(5, "no")
+        move(path, to)
+
+    monkeypatch.setattr(outcome, "move", fails)
+    with pytest.raises((error, UsageError)):
+        publish(visit, "new", "a/x.png", "c/z.png", "d/u.png")
+    assert texts(visit.parent) == before
+    monkeypatch.setattr(outcome, "move", move)
+    publish(visit, "new", "a/x.png", "c/z.png")
+    assert texts(visit).keys() == {"a/x.png", "c/z.png", "monitor.json", "notes.txt"}
+
+
+def test_a_kill_while_files_are_replaced_leaves_a_folder_for_the_next_visit(visit: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from bigrun.evaluation import outcome\n"
+        "move, left = outcome.move, [int(sys.argv[2])]\n"
+        "def dies(*paths):\n"
+        "    if left[0] == 0: os._exit(9)\n"
+        "    left[0] -= 1; move(*paths)\n"
+        "outcome.move = dies\n"
+        "with outcome.outcome_folder(Path(sys.argv[1])) as folder:\n"
+        "    for name in ('x.png', 'z.png', 'monitor.json'): (folder / name).write_text('new')\n"
+    )
+    for number in range(4):
+        out = Path(shutil.copytree(visit, visit.with_name(f"visit-{number}")))
+        done = subprocess.run([sys.executable, "-c", script, str(out), str(number)], check=False)
+        assert done.returncode == 9
+        assert json.loads((out / "monitor.json").read_text())["visit"] == "old"
+        publish(out, "new", "x.png", "z.png")
+        assert texts(out).keys() == {"x.png", "z.png", "monitor.json", "notes.txt"}
+
+
+def test_a_signal_while_files_are_replaced_comes_too_late(visit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said of an interrupted visit, that nothing was written, stays true."""
+    move = outcome.move
+
+    def interrupted(path: Path, to: Path) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        move(path, to)
+
+    monkeypatch.setattr(outcome, "move", interrupted)
+    with interrupting():
+        publish(visit, "new", "x.png")
+        os.kill(os.getpid(), signal.SIGINT)
+    assert texts(visit).keys() == {"x.png", "monitor.json", "notes.txt"}
+
+
+def test_nothing_is_written_through_a_link_that_leads_out(visit: Path) -> None:
+    other = visit.parent / "other"
+    other.mkdir()
+    (visit / "c").symlink_to(other)
+    before = texts(visit)
+    with pytest.raises(UsageError, match="behind a link"):
+        publish(visit, "new", "a/x.png", "c/z.png")
+    assert list(other.iterdir()) == []
+    assert texts(visit) == before
 
 
 def test_another_visit_replaces_what_the_first_has_written_and_nothing_else(run: Path) -> None:

@@ -22,9 +22,12 @@ from training import ENDLESS, Training, merge
 from bigrun import hookimpl
 from bigrun.errors import UsageError
 from bigrun.lock import LOCK, RunLock, holder
+from bigrun.record import record as record_module
 from bigrun.record.pace import number, pace_of
 from bigrun.record.record import RunRecord
+from bigrun.record.status import epoch_seconds
 from bigrun.record.tail import Tail
+from bigrun.record.verdict import verdict
 from bigrun.record.words import duration
 from bigrun.testing.runner import Runner
 
@@ -188,6 +191,21 @@ def test_the_first_row_of_a_process_does_not_count_unless_it_is_all_there_is() -
     assert pace_of([]).steps_per_second is None
 
 
+@pytest.mark.parametrize("rate", [1e-320, 1e300, -1.0, 10**400, math.inf])
+def test_a_speed_that_nobody_has_measured_is_none(rate: Any) -> None:
+    pace = pace_of([row(10, 2.0), row(20, rate, images_per_second=64.0), row(30, 2.0, images_per_second=1e308)])
+    assert pace.steps_per_second == pytest.approx(2.0)
+    assert pace.images_per_second == pytest.approx(1e308)
+    assert pace_of([row(10, 2.0), row(20, rate)]).steps_per_second is None
+
+
+def test_a_mean_that_rounds_up_to_infinity_is_not_known() -> None:
+    most = {"images_per_second": sys.float_info.max}
+    pace = pace_of([row(10, 1.0), row(20, 2.302506217464817, **most), row(30, 2.527631926750511, **most)])
+    assert pace.rows == 2
+    assert pace.images_per_second is None
+
+
 def test_rows_without_a_speed_are_passed_over() -> None:
     """All of their steps were skipped; or they are damaged."""
     rows = [row(10, 2.0), row(20, 0.0), row(30, 2.0), {"step": 40}, {"step": 50, "steps_per_second": "nan"}]
@@ -214,7 +232,8 @@ def test_what_is_no_finite_number_is_not_known(value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (-3, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (90, "1 min 30 s"), (754, "12 min"), (3600, "1 h"),
+    [(math.inf, "over 1,000 years"), (math.nan, "over 1,000 years"), (10**400, "over 1,000 years"),
+     (0, "0 s"), (-3, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (90, "1 min 30 s"), (754, "12 min"), (3600, "1 h"),
      (3661, "1 h 1 min"), (187_200, "2 d 4 h"), (86_400, "1 d")],
 )  # fmt: skip
 def test_durations_are_words(seconds: float, text: str) -> None:
@@ -229,7 +248,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         RunRecord(tmp_path)
 
 
-@pytest.mark.parametrize("harm", ["link", "no toml", "not text", "link to the log"])
+@pytest.mark.parametrize("harm", ["link", "no toml", "not text", "link to the log", "deep"])
 def test_a_run_that_cannot_be_read_is_one_message(tmp_path: Path, harm: str) -> None:
     Story(tmp_path)
     config = tmp_path / "config.toml"
@@ -239,7 +258,8 @@ def test_a_run_that_cannot_be_read_is_one_message(tmp_path: Path, harm: str) -> 
     elif harm == "link to the log":
         (tmp_path / "events.jsonl").symlink_to("config.toml")
     else:
-        config.write_bytes({"no toml": b"[[[", "not text": b"\xff\xfe"}[harm])
+        deep = b"a = " + b"[" * 3000 + b"]" * 3000
+        config.write_bytes({"no toml": b"[[[", "not text": b"\xff\xfe", "deep": deep}[harm])
     with pytest.raises(UsageError, match="cannot be read"):
         RunRecord(tmp_path)
 
@@ -295,7 +315,15 @@ def test_images_of_steps_that_were_taken_back_have_been_seen(tmp_path: Path) -> 
 
 def test_hostile_rows_do_no_harm(tmp_path: Path) -> None:
     story = Story(tmp_path, max_steps="many").started()
-    bad = [{"step": "x"}, {"step": -1}, {"step": True}, {"kind": 3, "message": "", "step": 1}, {"kind": "a", "step": 1}]
+    bad = [
+        {"step": "x"},
+        {"step": -1},
+        {"step": True},
+        {"step": 2**53},
+        {"step": 10**400},
+        {"kind": 3, "message": "", "step": 1},
+        {"kind": "a", "step": 1},
+    ]
     for name in ("events", "metrics"):
         with (tmp_path / f"{name}.jsonl").open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in bad)
@@ -305,11 +333,47 @@ def test_hostile_rows_do_no_harm(tmp_path: Path) -> None:
     record = story.read()
     assert record.max_steps is None
     assert record.status.state == "stopped"
-    assert record.damaged_lines == 9
+    assert record.damaged_lines == 13
     (tmp_path / "config.toml").write_text("run = 3\ndata = []\n")
     record.refresh()
     assert record.max_steps is None
     assert record.images_seen is None
+
+
+@pytest.mark.parametrize("value", [2**53, 10**400, -1, True, 2.0, "3"])
+def test_an_option_that_is_no_count_is_none(tmp_path: Path, value: Any) -> None:
+    path = Story(tmp_path).rows(10, 100).directory / "config.toml"
+    path.write_text(f"[run]\nmax_steps = {json.dumps(value)}\n[data]\neffective_batch = {json.dumps(value)}\n")
+    record = RunRecord(tmp_path)
+    assert (record.max_steps, record.images_seen, record.seconds_left) == (None, None, None)
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "1969-12-31", 7, ["a"]])
+def test_a_time_at_which_no_run_was_written_is_none(moment: Any) -> None:
+    assert epoch_seconds(moment) is None
+    assert epoch_seconds("1970-01-01T01:00:00+01:00") == 0.0
+
+
+def test_one_reading_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counted(name: str) -> None:
+        inner = getattr(record_module, name)
+        monkeypatch.setattr(record_module, name, lambda *a, **k: asked.append(name) or inner(*a, **k))
+
+    counted("pace_of")
+    counted("status_of")
+    story = Story(tmp_path).held_elsewhere().started().rows(10, 200)
+    record = story.read()
+    for _ in range(3):
+        verdict(record)
+        assert record.names() == ["data_wait_fraction", "images_per_second", "loss", "steps_per_second"]
+    assert sorted(asked) == ["pace_of", "status_of"]
+    story.rows(210, 300, later=1.0).event("stopped", "stopped", 300, reason="enough")
+    (tmp_path / LOCK).unlink()
+    record.refresh()
+    assert (record.step, record.status.state, record.pace.rows) == (300, "stopped", 29)
+    assert "later" in record.names()
 
 
 # -- how it stands ------------------------------------------------------------------------------------------------

@@ -9,11 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, ClassVar
 
 import psutil
 import pytest
 
+from bigrun.redaction import Redactor
+from bigrun.run import Run
+from bigrun.scribe.log import KEPT_BYTES, last_line, redact_log
+from bigrun.scribe.logger import LibraryLogger
 from bigrun.scribe.scribe import KEPT, Scribe, ScribeError
+from bigrun.testing.runner import Runner
 
 WRITER = """
 import json, os, sys, time
@@ -38,6 +44,10 @@ class Writer:
             os._exit(7)
         if do == "slow":
             time.sleep(0.3)
+        if do == "chatty":
+            for _ in range(100):
+                print("x" * 99_999)
+            print("the end", flush=True)
         if do == "announce":
             self.announce("it is elsewhere", "warning")
         self.say("metrics", step, values)
@@ -132,6 +142,76 @@ def test_too_many_messages_cost_the_oldest_and_are_counted(folder: Path) -> None
         tell(to, step)
     assert 0 < to.lost <= 4000
     to.finish("finished", 0.1)
+
+
+def test_its_log_is_for_this_user_alone_and_is_no_link(folder: Path) -> None:
+    (folder / "log.txt").write_text("of an older version\n")
+    scribe(folder).finish("finished", 60)
+    assert (folder / "log.txt").stat().st_mode & 0o777 == 0o600
+    (folder / "log.txt").unlink()
+    (folder / "log.txt").symlink_to(folder / "else.txt")
+    with pytest.raises(OSError, match="symbolic"):
+        scribe(folder)
+    assert not (folder / "else.txt").exists()
+
+
+def test_a_library_that_talks_without_end_does_not_fill_the_disk(folder: Path) -> None:
+    to = scribe(folder, do="chatty")
+    tell(to)
+    while to.unwritten:
+        to.hear()
+        time.sleep(0.05)
+    to.hear()
+    log = folder / "log.txt"
+    assert log.stat().st_size <= 2 * KEPT_BYTES
+    assert last_line(log) == "the end"
+    tell(to, 2)  # it goes on with the same file
+    while to.unwritten:
+        time.sleep(0.05)
+        to.hear()
+    assert last_line(log) == "the end"
+    to.finish("finished", 60)
+
+
+def test_of_a_long_log_whole_lines_are_kept_without_secrets(tmp_path: Path) -> None:
+    """A part of a line could have lost what shows that a secret follows."""
+    log, redactor = tmp_path / "log.txt", Redactor(["open sesame"])
+    line = b"https://somebody:hunter22@example.org says open sesame\n"
+    log.write_bytes(line * (3 * KEPT_BYTES // len(line)))
+    redact_log(log, redactor)
+    assert set(log.read_text().splitlines()) == {"https://[redacted]@example.org says [redacted]"}
+    assert log.stat().st_size <= 2 * KEPT_BYTES
+    assert log.stat().st_mode & 0o777 == 0o600
+    log.write_bytes(b"password=hunter22 " * KEPT_BYTES)
+    redact_log(log, redactor)
+    assert log.read_bytes() == b""
+    redact_log(tmp_path / "none.txt", redactor)
+
+
+class Logger(LibraryLogger):
+    """Sees its log when its process would start."""
+
+    plugin, library, extra, writer = "told", "json", "none", "none"
+    observer = True
+    seen: ClassVar[list[str]] = []
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+    def settings(self, run: Run, folder: Path) -> dict[str, Any]:
+        self.seen.append((folder / "log.txt").read_text() if (folder / "log.txt").exists() else "none")
+        raise ValueError("seen")
+
+    def environment(self, run: Run, folder: Path) -> dict[str, str]:
+        return {}
+
+
+def test_what_a_killed_start_has_left_is_redacted_at_the_next(bigrunner: Runner) -> None:
+    first = bigrunner.run(f"{__name__}:Logger", steps=1)
+    log = first.directory / "told" / "log.txt"
+    log.write_text("https://somebody:hunter22@example.org\n")
+    bigrunner.run(f"{__name__}:Logger", steps=2, directory=first.directory)
+    assert Logger.seen == ["none", "https://[redacted]@example.org\n"]
 
 
 def test_a_stop_signal_to_everybody_is_not_its_end(folder: Path) -> None:

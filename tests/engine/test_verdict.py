@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from stories import Story
 
 from bigrun import hookimpl
+from bigrun.checkpoint.layout import step_name
 from bigrun.events import Event
 from bigrun.lock import LOCK
 from bigrun.record.reason import Gravity
 from bigrun.record.record import RunRecord
 from bigrun.record.verdict import Verdict, verdict
+from bigrun.saved import note_saved
 from bigrun.testing.runner import Runner
 from bigrun_telemetry.board import Board
 from bigrun_telemetry.flags import judge
@@ -118,6 +122,33 @@ def test_a_directory_in_which_nothing_has_begun(tmp_path: Path) -> None:
     assert judged(Story(tmp_path)).headline.startswith("stopped: it has not begun")
 
 
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_without_a_log_checkpoints_tell_how_far_a_run_is(tmp_path: Path, has_folder: bool) -> None:
+    """And where their folder is gone, the note of the one that was published last."""
+    story = Story(tmp_path, max_steps=900).held_elsewhere()
+    note_saved(tmp_path, 800)
+    for step in (700, 800) if has_folder else ():
+        (tmp_path / "checkpoints" / step_name(step)).mkdir(parents=True)
+        (tmp_path / "checkpoints" / step_name(step) / "MANIFEST.json").touch()
+    (tmp_path / "checkpoints" / step_name(900)).mkdir(parents=True)  # a folder without a manifest is none
+    found = judged(story)
+    assert found.headline == "healthy: its newest checkpoint is that of step 800; no log is written"
+    found = judged(ended(story))
+    assert found.headline == (
+        "stopped: it ended before its last step, its newest checkpoint is that of step 800: its process is gone, and "
+        "no log was written that says why"
+    )
+    note_saved(tmp_path, 900)
+    (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
+    assert judged(story).headline == "healthy: finished at step 900"
+
+
+def test_a_real_run_without_a_log_has_begun(bigrunner: Runner) -> None:
+    result = bigrunner.run(steps=3)
+    result.assert_finished()
+    assert verdict(RunRecord(result.directory)).headline == "healthy: finished at step 3"
+
+
 # -- anomalies ----------------------------------------------------------------------------------------------------
 
 
@@ -137,6 +168,44 @@ def test_an_anomaly_that_lasts_is_said_again_after_a_thousand_steps_or_is_over(
     found = judged(story.anomaly("entropy-wall", "the targets are uniform, since step 9000", step))
     assert found.level == level
     assert "entropy wall since step 9,000" in found.reasons[0].text
+
+
+def test_an_anomaly_of_which_somebody_says_when_it_is_over_lasts_until_then(story: Story) -> None:
+    """However long ago it was said: the time between two reminders is an option of whoever reports it."""
+    story.lasting("collapse", COLLAPSE, 1250, 1200)
+    found = judged(story)
+    assert found.headline == f"look at this: collapse since step 1,200: {COLLAPSE}"
+    assert judged(story.started(12_300)).level == "look"  # nor is it over when the run is started again
+    assert judged(story.over("near-collapse", 1200, 12_300)).level == "look"
+    assert judged(story.over("collapse", 1300, 12_300)).level == "look"
+    found = judged(story.over("collapse", 1200, 12_300))
+    assert found.level == "healthy"
+    assert found.reasons[0].text.startswith("1 anomaly so far, all over; the last one: collapse since step 1,200")
+    assert judged(story.lasting("collapse", COLLAPSE, 12_310, 12_305)).level == "look"
+
+
+def test_of_two_conditions_of_one_kind_the_one_that_is_over_is_history(story: Story) -> None:
+    story.lasting("collapse", "of spread", 12_000, 11_900, "spread").lasting(
+        "collapse", "of rank", 12_000, 11_900, "rank"
+    )
+    story.over("collapse", 11_900, 12_100, "rank")
+    assert [reason.text for reason in judged(story).reasons] == ["collapse since step 11,900: of spread"]
+
+
+def test_what_was_over_in_steps_that_are_taken_anew_is_not_over(story: Story) -> None:
+    story.lasting("collapse", COLLAPSE, 12_050, 12_000).over("collapse", 12_000, 12_290)
+    assert judged(story).level == "healthy"
+    assert judged(story.started(12_200)).level == "look"
+
+
+def test_what_was_measured_before_the_row_says_its_own_step_once(story: Story) -> None:
+    """What a plugin offers was found where it has measured it, and has other numbers in every report."""
+    for step, value in ((11_000, 0.011), (12_000, 0.012)):
+        told = f"step {step}: the spread is {value}, since step 10500"
+        story.event("anomaly", told, step + 10, "warning", anomaly="collapse", action="warn", step=step, onset=10_000,
+                    lasts=True, evidence={"health/spread": value})  # fmt: skip
+    (reason,) = judged(story).reasons
+    assert (reason.text, reason.step) == ("collapse since step 10,000: the spread is 0.012", 12_000)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +349,12 @@ def test_an_observer_that_is_off_is_named_with_its_error_once(story: Story) -> N
     assert reason.text == "observer probes failed in on_metrics: ValueError: x; it is switched off"
 
 
+def test_a_name_of_a_plugin_that_is_none_does_no_harm(story: Story) -> None:
+    story.event("quarantined", "off", 12_000, "warning", plugin=["p"])
+    story.event("observer-failed", "failed", 12_000, "error", plugin=["p"])
+    assert judged(story).headline == "look at this: failed; it is switched off"
+
+
 def test_errors_and_restarts_are_trouble_for_a_day(story: Story) -> None:
     story.event("checkpoint-refused", "step-00000100 is damaged", 100, "error", ago_seconds=90_000)
     story.event("restarted", "start 2", 100, "warning", ago_seconds=90_000)
@@ -325,29 +400,48 @@ JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 13_000) | st.text(max_size=5) | st.floats(allow_nan=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=4,
 )  # fmt: skip
+ODD = st.sampled_from([math.inf, -math.inf, math.nan, 10**400, 2**53, 1e308, 1e-320, 400.0, True, ["a"], {}, None])
+"""What is no number that anybody has measured."""
 FACTS = st.dictionaries(
     st.sampled_from(["flag", "state", "anomaly", "action", "evidence", "causes", "advice", "plugin", "memory", "type",
-                     "from_step", "to_step", "position", "reason"]), JUNK, max_size=6,
+                     "from_step", "to_step", "position", "reason", "step", "onset", "since", "lasts"]),
+    JUNK | ODD, max_size=6,
 )  # fmt: skip
-KINDS = ["started", "finished", "stopped", "error", "anomaly", "rolled-back", "checkpoint", "checkpoint-failed", "hang",
+KINDS = ["started", "finished", "stopped", "error", "anomaly", "anomaly-over", "rolled-back", "checkpoint",
+         "checkpoint-failed", "hang",
          "telemetry-flag", "memory-low", "memory-recovered", "quarantined", "observer-failed", "data-wait"]  # fmt: skip
+MESSAGES = st.sampled_from(["it says\nso", "so it is, since step 40", f"so it is, since step {'9' * 5000}"])
+ROW = st.dictionaries(st.sampled_from(["step", "loss", "steps_per_second", "data_wait_fraction"]), ODD, max_size=4)
+LOOK = st.fixed_dictionaries(dict.fromkeys(("standstill_seconds", "activity", "flags"), ODD | JUNK))
 serial = itertools.count()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=80, deadline=None)
+@example(
+    [("started", 50, {}, None, "")], [], [], {"standstill_seconds": math.inf, "activity": "data", "flags": 0}, True
+)
+@example([("started", 50, {}, None, "")], [], [], {"standstill_seconds": 400, "activity": ["a"], "flags": 0}, True)
+@example(
+    [], [], [{"step": 10**400}, {"steps_per_second": 1e-320}], {"standstill_seconds": 10**400, "activity": 0}, False
+)
 @given(
-    st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 13_000), FACTS, JUNK), max_size=8),
-    st.lists(st.dictionaries(st.sampled_from(["title", "status", "lines"]), JUNK, max_size=3), max_size=2), JUNK,
+    st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 13_000), FACTS, JUNK, MESSAGES), max_size=8),
+    st.lists(st.dictionaries(st.sampled_from(["title", "status", "lines"]), JUNK, max_size=3), max_size=2),
+    st.lists(ROW, max_size=4), LOOK, st.booleans(),
 )  # fmt: skip
 def test_whatever_the_logs_say_there_is_a_verdict_of_one_line(
-    tmp_path_factory: Any, told: list[Any], sections: list[Any], junk: Any
+    tmp_path_factory: Any, told: list[Any], sections: list[Any], rows: list[Any], look: Any, is_dead: bool
 ) -> None:
     story = Story(tmp_path_factory.mktemp("story") / str(next(serial))).held_elsewhere().rows(10, 50)
-    story.telemetry(standstill_seconds=junk, activity=junk, flags=junk)
-    for kind, step, facts, moment in told:
+    with (story.directory / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps({"step": 51 + n, **row}) + "\n" for n, row in enumerate(rows))
+    story.telemetry(**look)
+    if is_dead:
+        ended(story)
+    for kind, step, facts, moment, message in told:
         line = {
             "kind": kind,
-            "message": "it says\nso",
+            "message": message,
             "step": step,
             "facts": facts,
             "time_utc": moment,
@@ -355,10 +449,13 @@ def test_whatever_the_logs_say_there_is_a_verdict_of_one_line(
         }
         with (story.directory / "events.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-    found = verdict(story.read(), sections)
+    record = story.read()
+    found = verdict(record, sections)
     assert found.headline.startswith(("healthy: ", "look at this: ", "stopped: "))
     assert "\n" not in found.headline
     assert (found.level == "healthy") == all(reason.gravity == Gravity.NOTE for reason in found.reasons)
+    for number in (record.seconds_left, record.newest("loss"), *attrs.astuple(record.pace)):
+        assert number is None or math.isfinite(number)
 
 
 # -- provoked in real runs ----------------------------------------------------------------------------------------

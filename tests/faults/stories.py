@@ -41,7 +41,7 @@ class Story:
         return self
 
     def event(
-        self, kind: str, message: str, step: int, level: str = "info", ago_seconds: float = 0.0, **facts: Any
+        self, kind: str, message: str, step: int, /, level: str = "info", ago_seconds: float = 0.0, **facts: Any
     ) -> Story:
         line = {"kind": kind, "message": message, "step": step, "level": level, "facts": facts}
         self._add("events", line | {"time_utc": utc(ago_seconds)})
@@ -50,8 +50,19 @@ class Story:
     def started(self, step: int = 0, ago_seconds: float = 0.0) -> Story:
         return self.event("started", f"started after step {step}", step, ago_seconds=ago_seconds)
 
-    def anomaly(self, kind: str, text: str, step: int, action: str = "warn", **facts: Any) -> Story:
+    def anomaly(self, kind: str, text: str, step: int, /, action: str = "warn", **facts: Any) -> Story:
+        """As logs had it in which nothing said when it was over."""
         return self.event("anomaly", f"step {step}: {text}", step, "warning", anomaly=kind, action=action, **facts)
+
+    def lasting(self, kind: str, text: str, step: int, onset: int, *evidence: str, **facts: Any) -> Story:
+        """One whose end will be said."""
+        values = dict.fromkeys(evidence or ("a",), 0.5)
+        told = {"step": step, "onset": onset, "lasts": True, "evidence": values}
+        return self.anomaly(kind, f"{text}, since step {onset}", step, **told | facts)
+
+    def over(self, kind: str, since: int, step: int, *evidence: str) -> Story:
+        facts = {"anomaly": kind, "since": since, "evidence": list(evidence)}
+        return self.event("anomaly-over", f"{kind} is over", step, **facts)
 
     def flag(self, flag: str, state: str, text: str, step: int, level: str = "warning") -> Story:
         return self.event("telemetry-flag", f"{flag}: {text}", step, level, flag=flag, state=state, seconds=0)

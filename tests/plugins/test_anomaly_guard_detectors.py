@@ -16,6 +16,7 @@ from hypothesis import given, settings
 
 from bigrun.evaluation.facts import Facts
 from bigrun.evaluation.rank import rank_me
+from bigrun_guard.conditions import Over
 from bigrun_guard.config import GuardConfig
 from bigrun_guard.guard import Guard
 from bigrun_guard.rank import RankMeter
@@ -176,6 +177,29 @@ def test_a_condition_that_lasts_climbs_its_ladder_with_every_reminder_and_begins
             said.append((step, guard.answer(anomaly.kind, step)))
     once = ["warn", "save", "halt", "halt"]
     assert said == [*zip((20, 120, 220, 320), once, strict=True), *zip((620, 720, 820, 920), once, strict=True)]
+
+
+def test_a_condition_is_over_when_it_has_not_held_for_as_long_as_it_must_and_then_a_new_one() -> None:
+    guard = guard_of(settle_steps=0, hold_steps=20, remind_steps=60)
+    said: list[Any] = []
+    for step in range(10, 350, 10):
+        is_bad = (step <= 160 and step != 110) or step >= 300  # at 110 it is gone for a moment
+        found = guard.on_metrics(step, {**HEALTHY, "loss": 5.0 + step, "class_spread": 0.2 if is_bad else 0.8})
+        said += [(step, anomaly.kind, anomaly.onset, anomaly.lasts) for anomaly in found]
+        said += [(step, over) for over in guard.take_over()]
+    over = Over("near-collapse", 10, ("class_spread",))
+    told = [(step, "near-collapse", 10, True) for step in (30, 90, 150)]
+    assert said == [*told, (190, over), (320, "near-collapse", 300, True)]
+
+
+def test_a_module_that_learns_again_is_said() -> None:
+    guard = guard_of(dead_module_steps=20)
+    norms(guard, range(1, 140), head=0.1)
+    assert norms(guard, range(140, 200), head=0.0) == [("dead-module", 160)]
+    norms(guard, range(200, 220), head=0.1)
+    assert guard.take_over() == []
+    norms(guard, range(220, 240), head=0.1)
+    assert guard.take_over() == [Over("dead-module", 140, ("grad_norm/head", "typical"))]
 
 
 def test_two_signs_of_one_thing_are_one_occurrence() -> None:

@@ -67,6 +67,43 @@ def test_kind_and_evidence_tell_conditions_apart_and_a_ladder_is_climbed_togethe
     assert judged(guard, 40, offer(40, koleo=5.0)) == [("collapse", 40, "warn")]  # a new one is a first one
 
 
+SPREAD = {"loss": 5.0, "class_spread": 0.2}
+"""A row in which the guard itself sees near-collapse, as long as the loss moves."""
+
+
+def test_one_condition_that_two_plugins_see_is_one_occurrence() -> None:
+    """The second one says so later, by its own measurement; with the reminders it is one more."""
+    guard = guard_of(hold_steps=0, near_collapse=("warn", "save", "halt"), remind_steps=100)
+    said: list[Any] = []
+    for step in range(10, 240, 10):
+        offers = [offer(step, "near-collapse")] if step >= 50 else []
+        found = list(guard.on_metrics(step, {**SPREAD, "loss": 5.0 + step}, offers))
+        said += [(step, guard.answer(a.kind, a.step)) for a in found]
+    assert said == [(10, "warn"), (50, "warn"), (110, "save"), (150, "save"), (210, "halt")]
+
+
+def test_a_dead_module_that_is_offered_climbs_its_ladder() -> None:
+    guard = guard_of(hold_steps=0, dead_module=("warn", "halt"), remind_steps=20)
+    said: list[Any] = []
+    for step in range(1, 32):
+        list(guard.before_update(step, {"loss": 5.0 + step, "grad_norm": 1.0, "grad_norm/head": 1.0}))
+        list(guard.after_update(step, {"head"}))
+        said += [answer for _, _, answer in judged(guard, step, *[offer(step, "dead-module")] * (step < 25))]
+    assert said == ["warn", "halt"]
+    assert "dead-module" not in guard.ladder.steps  # over: the next one is a first one
+
+
+def test_what_was_reported_and_holds_no_more_is_over_once() -> None:
+    """After it has not held for `hold_steps`; what was held back was never said, and is not over either."""
+    guard = guard_of(hold_steps=20)
+    said: list[Any] = []
+    for step in range(10, 200, 10):
+        offers = [offer(step)] * (step <= 50 or step in (70, 130))
+        judged(guard, step, *offers, *[offer(step, what=1.0)] * (step <= 20))
+        said += [(step, over.kind, over.since, over.evidence) for over in guard.take_over()]
+    assert said == [(100, "collapse", 10, ("health/spread",))]
+
+
 def test_it_says_causes_and_advice_where_the_plugin_has_none() -> None:
     (plain,) = guard_of(hold_steps=0).on_metrics(10, {}, [offer(10, "entropy-wall")])
     assert plain.causes
@@ -104,6 +141,10 @@ class Offers:
         return [offer(step, kind, what=1.0) for kind in self.answer] if isinstance(self.answer, tuple) else self.answer
 
 
+class Looks(Offers):
+    observer = True
+
+
 def run_with(bigrunner: Runner, answer: Any, *names: str) -> RunResult:
     companion = Offers()
     companion.answer = answer
@@ -129,7 +170,30 @@ def test_without_the_guard_nobody_asks(bigrunner: Runner) -> None:
 
 
 @pytest.mark.parametrize("answer", [["collapse"], 3])
-def test_an_answer_that_is_none_is_an_error(bigrunner: Runner, answer: Any) -> None:
-    result = run_with(bigrunner, answer, "anomaly-guard")
-    assert isinstance(result.error, PluginError)
-    assert "the hook diagnoses was answered with" in str(result.error)
+def test_an_answer_that_is_none_is_the_error_of_who_gave_it(
+    bigrunner: Runner, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    monkeypatch.setattr(Offers, "answer", answer)
+    critical = bigrunner.run("anomaly-guard", f"{__name__}:Offers", config=QUICK)
+    assert isinstance(critical.error, PluginError)
+    assert f"{__name__}:Offers failed in diagnoses" in str(critical.error)
+    assert "expected a list of Anomaly, got" in str(critical.error)
+    observer = bigrunner.run("anomaly-guard", f"{__name__}:Looks", config=QUICK)
+    assert observer.exit_code == ExitCode.QUARANTINED
+    assert observer.quarantined == [f"{__name__}:Looks"]
+    (failed,) = [event for event in observer.events if event.kind == "observer-failed"]
+    assert "expected a list of Anomaly, got" in failed.message
+
+
+def test_what_is_over_is_said(bigrunner: Runner) -> None:
+    class Passing(Offers):
+        @hookimpl(optionalhook=True)
+        def diagnoses(self, step: int) -> list[Anomaly]:
+            return [offer(step, "of-mine", what=1.0)] if step < 4 else []
+
+    result = bigrunner.run("anomaly-guard", config=QUICK, companions=[Passing()], steps=5)
+    result.assert_finished()
+    (said,) = [e.facts for e in result.events if e.kind == "anomaly" and e.facts["anomaly"] == "of-mine"]
+    assert (said["step"], said["onset"], said["lasts"]) == (2, 2, True)
+    (over,) = [e for e in result.events if e.kind == "anomaly-over" and e.facts["anomaly"] == "of-mine"]
+    assert (over.step, over.facts) == (4, {"anomaly": "of-mine", "since": 2, "evidence": ["what"]})

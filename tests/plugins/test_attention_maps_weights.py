@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bigrun.evaluation.undisturbed import undisturbed
 from bigrun.model.groups import Qkv
 from bigrun.model.vit import VisionTransformer
 from bigrun.sections import Model
 from bigrun_pictures.attention import look
-from bigrun_pictures.undisturbed import undisturbed
 
 CROPS = torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(1))
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bigrun.cli import main
 from bigrun.errors import UsageError
+from bigrun.record.record import RunRecord
 from bigrun_band.band import Curve, read_band
 from bigrun_band.envelope import Envelope, chosen_widen, usual_widen
 from bigrun_band.make import make_band
@@ -168,6 +169,117 @@ def test_a_damaged_band_is_one_error(damage: object, said: str, tmp_path: Path) 
     assert done.exit_code == 2
     assert said in done.output
     assert done.output.count("\n") == 1
+
+
+MAY_BE_SHOWN = ("steps", "log_every_steps", "runs")
+"""A number of 401 digits is a step; a band of no runs says of none."""
+
+
+@pytest.mark.parametrize("harm", ["low", "steps", "widen", "floor", "log_every_steps", "runs", "relevant", "curves"])
+def test_a_band_of_numbers_that_nothing_can_hold_is_one_error_or_shown(harm: str, tmp_path: Path) -> None:
+    records = [run_directory(tmp_path / f"{k}", rows(k / 10), k) for k in range(2)]
+    for odd in (10**400, -(10**400), None, [], "x", {"a": 10**400}):
+        document = json.loads(make_band(records).as_json())
+        if harm in ("low", "steps"):
+            document["curves"]["loss"][harm][0] = odd
+        elif harm == "widen":
+            document["widen"]["loss"] = odd
+        else:
+            document[harm] = odd
+        (tmp_path / "x.json").write_text(json.dumps(document), encoding="utf-8")
+        done = bigrun("--show", tmp_path / "x.json")
+        assert done.exit_code == 2 or (harm in MAY_BE_SHOWN and done.exit_code == 0), (odd, done.output)
+        assert "Traceback" not in done.output
+        assert done.exit_code == 0 or "no reference band" in done.output
+        assert done.exception is None or isinstance(done.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "said"),
+    [
+        ("run", {"log_every_steps": None}, "run.log_every_steps: expected a whole number of at least 1, got nothing"),
+        ("run", {"log_every_steps": 0}, "expected a whole number of at least 1, got 0"),
+        ("run", {"seed": None}, "run.seed: expected a whole number of at least 0, got nothing"),
+        ("run", {"seed": "<script>"}, "run.seed: expected a whole number of at least 0, got '<script>'"),
+    ],
+)
+def test_a_run_whose_configuration_lacks_an_option_is_one_error(
+    table: str, options: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    import tomli
+    import tomli_w
+
+    for k in range(2):
+        record = run_directory(tmp_path / f"{k}", rows(k / 10), k)
+        config = tomli.loads((record.directory / "config.toml").read_text())
+        config[table] = {n: v for n, v in {**config[table], **options}.items() if v is not None}
+        (record.directory / "config.toml").write_text(tomli_w.dumps(config))
+    done = bigrun(tmp_path / "0", tmp_path / "1", "--out", tmp_path / "x.json")
+    assert done.exit_code == 2, done.output
+    assert said in done.output
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_tables_that_are_none_are_no_traceback(tmp_path: Path) -> None:
+    for k in range(2):
+        record = run_directory(tmp_path / f"{k}", rows(k / 10), k)
+        text = (record.directory / "config.toml").read_text()
+        odd = "model = 5\nhardware = 3\nplugins = [1]\ndata = 2020-01-01\n"
+        (record.directory / "config.toml").write_text(odd + "[run]" + text.partition("[run]")[2].partition("[")[0])
+    done = bigrun(tmp_path / "0", tmp_path / "1", "--out", tmp_path / "x.json")
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("no/where.json", "--out no/where.json: there is no folder no"),
+        (".", "that is a folder"),
+        ("/proc/x.json", "--out /proc/x.json: cannot be written"),
+        ("x" * 5000, "File name too long"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_named_as_such(
+    out: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for k in range(2):
+        run_directory(tmp_path / f"{k}", rows(k / 10), k)
+    done = bigrun("0", "1", "--out", out)
+    assert done.exit_code == 2, done.output
+    assert said in done.output
+    assert "--run-dir" not in done.output
+
+
+def with_start(record: RunRecord, **facts: object) -> RunRecord:
+    start = {"packages": {"bigrun": "1.2", "torch": "2.9"}, **facts}
+    (record.directory / "provenance.json").write_text(json.dumps({"starts": [{}, start]}))
+    return record
+
+
+def test_runs_that_have_seen_other_images_are_refused_unless_one_says_so(tmp_path: Path) -> None:
+    records = [run_directory(tmp_path / f"{k}", rows(k / 10), k) for k in range(3)]
+    out = tmp_path / "x.json"
+    runs = [record.directory for record in records]
+    for record, sha256 in zip(records[:2], ("a" * 64, "b" * 64), strict=True):
+        with_start(record, data={"kind": "content", "sha256": sha256, "files": 3})
+    done = bigrun(*runs, "--out", out)
+    assert done.exit_code == 2, done.output
+    assert f"{runs[0]} and {runs[1]} have seen other images (sha256 aaaaaaaaaaaa and bbbbbbbbbbbb)" in done.output
+    assert "--allow-other-data" in done.output
+    assert not out.exists()
+    assert bigrun(*runs, "--out", out, "--allow-other-data").exit_code == 0
+    with_start(records[1], data={"kind": "content", "sha256": "a" * 64, "files": 3})
+    assert bigrun(*runs, "--out", out).exit_code == 0, "of the third nobody knows what it has seen"
+    assert [run["torch"] for run in json.loads(out.read_text())["runs"]] == ["2.9", "2.9", None]
+
+
+@pytest.mark.parametrize("odd", [5, [], {"starts": 5}, {"starts": []}, {"starts": [5]}, {"starts": [{"data": 5}]}])
+def test_a_provenance_that_is_odd_is_none(odd: object, tmp_path: Path) -> None:
+    records = [run_directory(tmp_path / f"{k}", rows(k / 10), k) for k in range(2)]
+    for record in records:
+        (record.directory / "provenance.json").write_text(json.dumps(odd))
+    assert make_band(records).runs[0]["torch"] is None
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:

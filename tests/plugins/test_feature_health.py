@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 from typing import Any, ClassVar
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given, settings
 from torch import Tensor, nn
 
 from bigrun import hookimpl
+from bigrun.check import check_preset
 from bigrun.errors import ConfigError, DataError, ExitCode, TrainingHalted
 from bigrun.evaluation.images import FixedImages
 from bigrun.model.vit import VisionTransformer
 from bigrun.objective.base import Network, Objective, Outputs
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner, RunResult, SyntheticImages
-from bigrun_features.cadence import HOST_FACTOR, SHARE, interval_steps, look_flops, step_flops
+from bigrun_features.cadence import HOST_FACTOR, SHARE, interval_steps, judged_looks, look_flops, step_flops
 from bigrun_features.config import HealthConfig
 from bigrun_features.cost import Cost
 from bigrun_features.kept import KeptImages
@@ -97,12 +100,15 @@ class Kept:
 
 def test_the_validation_part_is_looked_at_where_there_is_one(bigrunner: Runner) -> None:
     part = Broken(8)
-    part.bad = (3,)
+    part.bad = (3, 5)
     result = bigrunner.run("feature-health", config={**QUICK, "images": 100}, companions=[Kept(part)])
     result.assert_finished()
     assert result.run is not None
     assert any("8 images of the validation part" in line for line in result.run.header)
-    assert plugin_of(result).board.measured.images == 7
+    assert plugin_of(result).board.measured.images == 6
+    (event,) = events(result, "feature-health-incomplete")
+    assert (event.level, event.facts["missing"], event.facts["images"]) == ("warning", 2, 8)
+    assert "2 of 8 images cannot be read" in event.message
 
 
 def test_images_that_cannot_be_read_are_said_once_and_end_nothing(bigrunner: Runner) -> None:
@@ -131,6 +137,39 @@ def test_what_is_measured_does_not_depend_on_the_room_for_images(bigrunner: Runn
         assert run.dataset.reads == read_again
         found.append(first)
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("room", [0, 1e9])
+def test_an_image_that_can_be_read_again_is_looked_at_again(bigrunner: Runner, room: float) -> None:
+    """At first three cannot be, one of them the first of its batch and two the whole of theirs."""
+    part = Broken(10)
+    result = bigrunner.run(steps=1, dataset=part)
+    run: Any = result.run
+    whole = KeptImages(FixedImages.spread(run, 10), room)
+    part.bad = (0, 8, 9)
+    images = KeptImages(FixedImages.spread(run, 10), room)
+    cpu = torch.device("cpu")
+    first = list(images.batches(cpu, 4))
+    assert [shown.indices.tolist() for shown in first] == [[1, 2, 3], [4, 5, 6, 7]]
+    assert images.missing == {0, 8, 9}
+    part.bad = (8,)
+    assert [shown.indices.tolist() for shown in images.batches(cpu, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [9]]
+    assert images.missing == {8}
+    part.bad = ()
+    for found, expected in zip(images.batches(cpu, 4), whole.batches(cpu, 4), strict=True):
+        assert torch.equal(found.indices, expected.indices)
+        assert torch.equal(found.crops, expected.crops)
+    assert images.missing == set()
+    part.bad = tuple(range(10))
+    assert len(list(images.batches(cpu, 4))) == (3 if room else 0)
+
+
+def test_a_visit_says_which_images_are_missing(bigrunner: Runner) -> None:
+    part = Broken(12)
+    result = bigrunner.run("feature-health", config=QUICK, dataset=part, steps=2)
+    part.bad = (1,)
+    assert plugin_of(result).measurements(result.run)["health/class_spread"] > 0
+    assert [event.facts["missing"] for event in events(result, "feature-health-incomplete")] == [1]
 
 
 def test_each_network_speaks_for_itself(bigrunner: Runner) -> None:
@@ -178,6 +217,34 @@ def test_a_look_is_a_pass_of_two_networks_and_a_rank(bigrunner: Runner) -> None:
     rank = 2 * 100 * 32**2 + 4 / 3 * 32**3
     passes = look_flops(result.run, 100) - HOST_FACTOR * rank
     assert passes / (2 * 100) == pytest.approx(step_flops(result.run) / (4 * (3 * 2 + 2)))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 50), st.integers(1, 20), st.integers(1, 60))
+def test_looks_that_are_judged_are_counted(settled: int, every: int, end: int) -> None:
+    looks = [step for step in range(1, end + 1) if step % every == 0 or step == end]
+    assert judged_looks(settled, every, end) == sum(step > settled for step in looks)
+
+
+@pytest.mark.parametrize(("settle", "is_said"), [(2, False), (3, True), (100, True)])
+def test_a_run_that_ends_before_it_can_be_judged_says_so_in_its_header(
+    bigrunner: Runner, settle: int, is_said: bool
+) -> None:
+    """Looks at 2, 4 and 5: a status needs two."""
+    result = bigrunner.run(
+        "feature-health", config=QUICK | {"settle_steps": settle}, steps=5, objective={
+            "teacher_temperature_warmup_steps": 1,
+        },
+    )  # fmt: skip
+    assert result.run is not None
+    said = "warning      features are never judged in this run, which ends at step 5: "
+    assert [line.startswith(said) for line in result.run.header if "never judged" in line] == [True] * is_said
+
+
+def test_before_there_are_images_it_counts_those_that_would_be(bigrunner: Runner) -> None:
+    lines = list(check_preset(bigrunner.document({"feature-health": {"images": 30}}, steps=5)))
+    (line,) = [line for line in lines if line.startswith("features ")]
+    assert line.startswith("features     30 images of the training data, every ")
 
 
 def test_of_several_processes_one_looks_and_the_others_wait(bigrunner: Runner) -> None:

@@ -26,7 +26,6 @@ HEALTHY = {
 BAD: list[tuple[dict[str, float], str, str, str]] = [
     ({"class_spread": 0.2}, "class_spread", "warn", "near-collapse"),
     ({"class_spread": 0.05}, "class_spread", "fail", "collapse"),
-    ({"rank_fraction": 0.05}, "rank_fraction", "warn", "near-collapse"),
     ({"rank_fraction": 0.01}, "rank_fraction", "fail", "collapse"),
     ({"rank_me": 4.0}, "rank_me", "fail", "collapse"),
     ({"patch_cosine": 0.95}, "patch_cosine", "warn", "near-collapse"),
@@ -132,6 +131,37 @@ def test_the_rank_of_few_images_is_not_judged() -> None:
     assert board.status == "ok"
     words = healthy("rank_me", HealthConfig(), measured(images=200))
     assert words == "not judged: 200 images, 384 are needed"
+
+
+def test_a_low_rank_warns_when_it_was_twice_as_high_before_and_the_guard_is_not_told() -> None:
+    """A healthy network on images that have few dimensions uses few from the beginning."""
+    board = board_of()
+    for step, rank in ((10, 0.06), (20, 0.05), (30, 0.04), (40, 0.031)):
+        assert board.judge(step, measured(rank_fraction=rank, rank_me=20.0)) == []
+    assert board.measured is not None
+    assert healthy("rank_fraction", HealthConfig(), board.measured) == "above 0.03"
+    assert board.judge(50, measured(rank_fraction=0.029, rank_me=11.0)) == []
+    (change,) = board.judge(60, measured(rank_fraction=0.029, rank_me=11.0))
+    assert (change.indicator, change.now, change.since) == ("rank_fraction", "warn", 50)
+    assert board.diagnoses() == []
+    high = board_of()
+    for step, rank in ((10, 0.9), (20, 0.2), (30, 0.11)):
+        assert high.judge(step, measured(rank_fraction=rank)) == []  # far from its best, and enough
+    old = board_of()
+    state = board.state_dict()
+    del state["best_rank_fraction"]  # of a checkpoint that did not know it
+    old.load_state_dict(state)
+    old.judge(70, measured(rank_fraction=0.05))
+    assert old.measured is not None
+    assert old.measured.best_rank_fraction == 0.05
+
+
+def test_the_best_rank_is_not_that_of_the_warm_ups_nor_of_few_images() -> None:
+    board = board_of(settled_step=20)
+    for step, found in ((10, measured(rank_fraction=0.9)), (30, measured(images=20, rank_fraction=0.9)),
+                        (40, measured(rank_fraction=0.05)), (50, measured(rank_fraction=0.05))):  # fmt: skip
+        assert board.judge(step, found) == []
+    assert board.status == "ok"
 
 
 def test_a_steady_rise_of_the_class_patch_cosine_warns() -> None:

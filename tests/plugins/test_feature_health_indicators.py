@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
-from torch import Tensor, nn
+from torch import Tensor
 
 from bigrun.evaluation.rank import rank_me
 from bigrun.objective.targets import Targets
 from bigrun.testing.runner import Runner
-from bigrun_features.look import class_indicators, in_eval_mode, prototype_indicators
+from bigrun_features.look import class_indicators, prototype_indicators
 from bigrun_features.measured import Measured
 
 COUNT = 64
@@ -198,11 +198,3 @@ def test_assignments_with_a_centre_are_those_of_the_next_step(bigrunner: Runner)
     expected = ((logits - centre) / temperature).softmax(1)
     assert torch.allclose(taught.rows(slice(0, len(tokens)))[0], expected, atol=1e-5)
     assert objective.centring["classes"].pending is None
-
-
-def test_modes_come_back_part_by_part() -> None:
-    network = nn.Sequential(nn.Dropout(), nn.Dropout())
-    network[1].eval()
-    with in_eval_mode(network):
-        assert not any(part.training for part in network.modules())
-    assert [part.training for part in network.modules()] == [True, True, False]

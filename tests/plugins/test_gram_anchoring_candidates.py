@@ -19,8 +19,9 @@ from bigrun.session import run_training
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.recorder import Recorder
 from bigrun.testing.runner import Runner, RunResult, SyntheticImages
-from bigrun_gram.candidates import Candidate, best, undominated
+from bigrun_gram.candidates import Candidate, best, comparable, undominated
 from bigrun_gram.scores import IMAGES, fixed_images, label_free_scores, patch_cosine
+from bigrun_gram.state import State
 
 # The warm-ups end at step 1 (20 % of the run for the teacher's temperature, less where it is cut short).
 CHOSEN: dict[str, Any] = {"candidates_every_steps": 1, "start_step": 5, "ramp_steps": 1, "max_refreshes": 0}
@@ -146,12 +147,27 @@ class Damaged(SyntheticImages):
         return super().__getitem__(index)
 
 
+class Ear:
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    @hookimpl
+    def on_event(self, event: Any) -> None:
+        self.heard.append(event)
+
+
 def test_an_image_that_cannot_be_read_is_left_out(bigrunner: Runner) -> None:
     dataset = Damaged()
     run = bigrunner.run(dataset=dataset).run
     assert run is not None
     dataset.is_damaged = True
     assert sum(len(b.indices) for b in fixed_images(run).batches(run.device)) == 10
+    ear = Ear()
+    run.plugins.manager.register(ear)
+    with run.objective.evaluation() as backbone:
+        assert label_free_scores(run, backbone) is not None
+    (event,) = ear.heard
+    assert "2 of the 12 images that candidates are scored on cannot be read" in event.message
     dataset.length = 1
     with run.objective.evaluation() as backbone, pytest.raises(DataError, match="none of the images"):
         label_free_scores(run, backbone)
@@ -381,14 +397,15 @@ class Records:
 
     observer = True
 
-    def __init__(self, values: dict[int, float]) -> None:
+    def __init__(self, values: dict[int, float], name: str = "probe/knn_accuracy") -> None:
         self.values = values
+        self.name = name
         self.merits = Merits({})
 
     @hookimpl
     def after_step(self, run: Any, step: int) -> None:
         if step in self.values:
-            run.metrics.record("probe/knn_accuracy", self.values[step])
+            run.metrics.record(self.name, self.values[step])
 
     @hookimpl(optionalhook=True)
     def dense_score(self, run: Any, backbone: torch.nn.Module) -> Any:
@@ -443,6 +460,34 @@ def test_probes_choose_the_gram_teacher_and_a_resumed_run_chooses_alike(bigrunne
     resumed.assert_finished()
     assert resumed.losses == straight.losses
     assert state_at(resumed, 6) == state_at(straight, 6)
+
+
+def test_scores_of_two_metrics_are_not_compared(bigrunner: Runner) -> None:
+    """A run goes on with another one: 200 of the first is no better than 0.9 of the second."""
+    first = chosen_run(bigrunner, steps=2, config=BY_PROBE, companions=[Records({1: 200.0, 2: 100.0})])
+    assert {row["scored_by"] for row in state_at(first, 2)["candidates"]} == {"probe/knn_accuracy"}
+    result = chosen_run(
+        bigrunner, config={"choose_by": "probe/other"}, directory=first.directory,
+        companions=[Records({3: 0.1, 4: 0.9}, name="probe/other")],
+    )  # fmt: skip
+    result.assert_finished()
+    (warning,) = [e for e in result.events if e.kind == "gram-candidate" and e.level == "warning"]
+    assert "were scored by probe/knn_accuracy, and not by probe/other" in warning.message
+    everyone = [e for r in (first, result) for e in r.events if e.kind == "gram-candidate" and "rank" in e.facts]
+    assert [e.step for e in everyone] == [1, 2, 3, 4]
+    seen = comparable([Candidate(e.step, sha256=None, **e.facts) for e in everyone], "probe/other")
+    assert [c.dense_score for c in seen] == [None, None, 0.1, 0.9]
+    assert next(e.facts["chosen"] for e in result.events if e.kind == "gram-teacher") == best(seen).step
+    again = chosen_run(bigrunner, steps=2, config=BY_PROBE, companions=[Records({1: 0.2, 2: 0.1})])
+    same = chosen_run(bigrunner, config=BY_PROBE, directory=again.directory, companions=[Records({3: 0.1, 4: 0.9})])
+    assert not [e for e in same.events if e.kind == "gram-candidate" and e.level == "warning"]
+
+
+def test_a_candidate_of_a_checkpoint_that_did_not_say_what_scored_it_was_scored_by_the_hook() -> None:
+    row = {"step": 4, "patch_cosine": 0.3, "rank": 9.0, "dense_score": 0.7, "sha256": None, "has_learned": True}
+    (found,) = State.from_json({"candidates": [row]}).candidates
+    assert comparable([found], None)[0].dense_score == 0.7
+    assert comparable([found], "probe/knn_accuracy")[0].dense_score is None
 
 
 def test_a_metric_chooses_among_candidates_only(bigrunner: Runner) -> None:

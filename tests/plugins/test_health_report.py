@@ -91,6 +91,7 @@ def test_a_section_is_kept_and_shown(bigrunner: Runner) -> None:
         ({"title": "A", "status": "ok", "lines": "abc"}, "'lines' expected a list, got str"),
         ({"title": "A", "status": "ok", "table": {"columns": ["a"], "rows": [[1, 2]]}}, "expected 1 cells"),
         ({"title": "A", "status": "ok", "table": []}, "expected columns and rows"),
+        ({"title": "A", "status": "ok", "table": {"rows": [[]]}}, "'table.columns' expected one or more"),
         ({"title": "A", "status": "ok", "curves": [{"title": "x"}]}, "expected metrics, a list of names"),
         ({"title": "A", "status": "ok", "curves": [{"metrics": ["loss"], "scale": "ln"}]}, "expected linear or log"),
         (

@@ -186,6 +186,20 @@ def test_a_server_that_is_not_there_costs_the_records_and_not_the_run(bigrunner:
     assert not any("secret" in line for line in result.run.header)
 
 
+class Rehearses:
+    @hookimpl(tryfirst=True)
+    def configure_runtime(self, run: Any) -> None:
+        run.process.is_rehearsal = True
+
+
+def test_a_rehearsal_leaves_nothing_where_other_people_look(bigrunner: Runner, tmp_path: Path) -> None:
+    config = {"tracking_uri": (tmp_path / "elsewhere").as_uri()}
+    result = bigrunner.run("mlflow", steps=2, config=config, companions=[Rehearses()])
+    result.assert_finished()
+    assert not (tmp_path / "elsewhere").exists()
+    assert [e.message for e in result.events if e.kind == "logger-off"] == ["mlflow: a rehearsal is not recorded"]
+
+
 def test_a_missing_library_is_one_error_that_says_what_to_install(
     bigrunner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

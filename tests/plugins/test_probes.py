@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -19,6 +20,7 @@ from bigrun import hookimpl
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.cli import main
 from bigrun.errors import DataError, ExitCode
+from bigrun.run import Run
 from bigrun.session import run_training
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.recorder import Recorder
@@ -75,16 +77,57 @@ def test_it_measures_with_every_checkpoint_or_as_often_as_asked_and_at_the_end(
     assert probed(result)[-1].keys() == RETRIEVAL
 
 
-def test_a_milestone_is_measured_too(bigrunner: Runner) -> None:
-    """Whoever asks for a checkpoint in `after_step` does so before probes looks whether one is due: the plugin that is
-    named last would be asked first."""
-    document = bigrunner.document(
-        {"checkpoint-rotation": {"milestone_steps": [2]}, "probes": {}}, steps=4, run={"checkpoint_every_steps": 100}
-    )
+class Asks:
+    """Asks for a checkpoint of step 2."""
+
+    observer = True
+
+    @hookimpl
+    def after_step(self, run: Run, step: int) -> None:
+        if step == 2:
+            run.request_checkpoint("it is step 2")
+
+
+@pytest.mark.parametrize("other", ["checkpoint-rotation", f"{__name__}:Asks"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_milestone_is_measured_too(bigrunner: Runner, other: str, is_first: bool) -> None:
+    """Whoever is named first, and asked last: the checkpoint that another asks for in its `after_step` is measured, and
+    the value is in it."""
+    plugins: dict[str, Any] = {"probes": {}, other: {"milestone_steps": [2]} if "rotation" in other else {}}
+    if not is_first:
+        plugins = dict(reversed(plugins.items()))
+    document = bigrunner.document(plugins, steps=4, run={"checkpoint_every_steps": 100})
     recorder = Recorder(SyntheticImages())
     run, _ = run_training(document, bigrunner.tmp_path / "milestone", companions={"recorder": recorder})
     assert run.checkpoints.steps() == [2, 4]
     assert [row["step"] for row in recorder.metrics if row.keys() >= RETRIEVAL] == [2, 4]
+    facts = run.checkpoints.load_facts(run.checkpoints.path(2), "state")
+    assert facts["measured"].keys() >= RETRIEVAL
+
+
+def test_nothing_is_measured_twice_in_a_step(bigrunner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bigrun_probes.plugin import Probes
+
+    steps: list[int] = []
+    record = Probes._record
+    monkeypatch.setattr(Probes, "_record", lambda self, run, step: (steps.append(step), record(self, run, step))[1])
+    bigrunner.run("probes", steps=4, run={"checkpoint_every_steps": 2}).assert_finished()
+    assert steps == [2, 4]
+
+
+def test_the_backbones_own_freeze_is_a_warm_up_too(bigrunner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warning about view retrieval comes after all warm-ups, as everybody else's."""
+    from bigrun.evaluation.facts import Facts
+
+    result = bigrunner.run("probes", steps=2)
+    assert result.run is not None
+    plugin = result.run.plugins.active["probes"]
+    plugin.state.add(2, {"probe/retrieval_ratio_to_chance": 1.0})
+    warmup = Facts.of(result.run.config)
+    for steps, status in ((1, "warn"), (2, "ok")):
+        changed = attrs.evolve(warmup, warmup_steps=steps)
+        monkeypatch.setattr(Facts, "of", classmethod(lambda cls, config, changed=changed: changed))
+        assert plugin.health_section(result.run)["status"] == status
 
 
 def test_a_checkpoint_has_the_value_of_its_own_step_whatever_is_logged(bigrunner: Runner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -10,10 +11,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
+from bigrun.evaluation import knn
 from bigrun.evaluation.knn import knn_accuracy, knn_predictions, leave_one_out_accuracy
+from bigrun_probes.classify import dense_scores
+from bigrun_probes.config import ProbesConfig
 from bigrun_probes.dense import IGNORED, as_patches, majority, overlap
 from bigrun_probes.linear import linear_accuracy, ridge
+from bigrun_probes.probe_set import Masked
 from bigrun_probes.retrieval import hit_rate
 
 
@@ -66,6 +73,31 @@ def test_a_class_of_one_image_cannot_find_itself() -> None:
     rows, labels = torch.cat([rows, torch.full((1, 8), -20.0)]), torch.cat([labels, torch.tensor([3])])
     assert leave_one_out_accuracy(rows, labels, k=1) == pytest.approx(18 / 19)
     assert knn_accuracy(rows, labels, rows, labels, k=1) == 1.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_features_that_are_not_finite_know_nothing(value: float) -> None:
+    """One of them makes the gallery's mean NaN, and so every vote."""
+    rows, labels = clusters(3, 10)
+    bad = rows.clone()
+    bad[4, 2] = value
+    for gallery, queries in ((bad, rows), (rows, bad)):
+        assert math.isnan(knn_accuracy(gallery, labels, queries, labels))
+        with pytest.raises(ValueError, match="not finite"):
+            knn_predictions(gallery, labels, queries)
+    assert math.isnan(leave_one_out_accuracy(bad, labels))
+
+
+def test_similarities_in_memory_are_bounded_whatever_the_gallery(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, labels = clusters(2, 500)
+    seen: list[int] = []
+    real = Tensor.topk
+    monkeypatch.setattr(Tensor, "topk", lambda self, *a, **k: (seen.append(self.numel()), real(self, *a, **k))[1])
+    monkeypatch.setattr("bigrun.evaluation.knn.AT_ONCE", 50_000)
+    assert knn_accuracy(rows, labels, rows, labels) == 1.0
+    assert seen == [50_000] * 20
+    monkeypatch.undo()
+    assert 4 * knn.AT_ONCE <= 2**26
 
 
 def test_many_queries_are_answered_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +195,72 @@ def test_two_collapsed_groups_are_two_times_chance() -> None:
     rows = torch.eye(2).repeat(10, 1)
     assert hit_rate(rows, rows, 1) == pytest.approx(2 / 20)
     assert hit_rate(rows, rows, 5) == pytest.approx(10 / 20)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 40), st.integers(1, 2000), st.integers(0, 100), st.booleans())
+def test_in_blocks_as_many_are_found_as_in_one_matrix(count: int, at_once: int, seed: int, has_twins: bool) -> None:
+    first, second = noise(count, 4, seed=seed), noise(count, 4, seed=seed + 1)
+    if has_twins:
+        twins = torch.arange(count) % max(count // 2, 1)
+        first, second = first[twins], second[twins]
+    similarity = functional.normalize(first.double(), dim=1) @ functional.normalize(second.double(), dim=1).T
+    similarity = (similarity * 1e9).round()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bigrun_probes.retrieval.AT_ONCE", at_once)
+        for among in (1, 5):
+            sides = []
+            for table in (similarity, similarity.T):
+                own = table.diagonal()[:, None]
+                better, equal = (table > own).sum(1), (table == own).sum(1)
+                sides.append(torch.clamp((among - better) / equal, 0, 1).double().mean())
+            assert hit_rate(first, second, among) == pytest.approx(float(sum(sides) / 2), abs=1e-12)
+
+
+class Largest(TorchFunctionMode):
+    """The largest tensor that anything has returned."""
+
+    numbers = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = function(*args, **(kwargs or {}))
+        if isinstance(answer, Tensor):
+            self.numbers = max(self.numbers, answer.numel())
+        return answer
+
+
+def test_no_matrix_of_all_similarities_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bigrun_probes.retrieval.AT_ONCE", 10_000)
+    monkeypatch.setattr("bigrun.evaluation.knn.AT_ONCE", 10_000)
+    views = noise(1000, 8)
+    with Largest() as largest:
+        hit_rate(views, views + 0.1, 5)
+    assert largest.numbers <= 10_000
+    patches, pixels = noise(100, 4, 8), (torch.arange(100 * 4 * 4).view(100, 4, 4) % 3).to(torch.uint8)
+    masked = Masked(None, pixels, torch.arange(100) < 50, (0, 1, 2))  # type: ignore[arg-type]
+    with Largest() as largest:
+        dense_scores(patches, masked, 2, ProbesConfig(masks="x"))
+    assert largest.numbers <= 10_000
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_the_dense_probe_says_the_same_in_blocks(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    patches, generator = noise(40, 4, 8), torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 4, (40, 4, 4), generator=generator).to(torch.uint8)
+    pixels[pixels == 3] = IGNORED
+    masked = Masked(None, pixels, torch.arange(40) % 4 == 0, (0, 1, 2))  # type: ignore[arg-type]
+    config = ProbesConfig(masks="x")
+    gallery = majority(as_patches(pixels[~masked.is_query].long(), 2), 3).flatten()
+    known = gallery < 3
+    named = knn_predictions(
+        patches[~masked.is_query].flatten(0, 1)[known], gallery[known], patches[masked.is_query].flatten(0, 1),
+        config.k, config.temperature,
+    )  # fmt: skip
+    true = as_patches(pixels[masked.is_query].long(), 2).flatten(0, 1)
+    whole = overlap(named[:, None].expand_as(true), true, 3)
+    monkeypatch.setattr("bigrun_probes.classify.IMAGES_AT_ONCE", at_once)
+    found = dense_scores(patches, masked, 2, config)
+    assert found == {"probe/dense_miou": whole.miou, "probe/dense_pixel_accuracy": whole.pixel_accuracy}
 
 
 # -- the dense probe ------------------------------------------------------------------------------------------

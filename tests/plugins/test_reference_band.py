@@ -213,6 +213,26 @@ def test_a_run_of_another_configuration_is_told_once_why_the_band_does_not_apply
     assert [e.message for e in of_bands(rare)] == ["band does not apply: run.log_every_steps 1 -> 4"]
 
 
+def test_what_was_told_of_another_band_does_not_count(bigrunner: Runner, tmp_path: Path) -> None:
+    """The first process is outside of its band and has said so; the second one has another band."""
+    path = tmp_path / "x.band.json"
+    path.write_text(flat_band().as_json(), encoding="utf-8")
+    config = {"file": str(path), "force": True, "hold_rows": 0}
+
+    def of_steps(steps: int, **options: Any) -> RunResult:
+        return bigrunner.run("reference-band", steps=steps, config=config, run={"max_steps": steps}, **options)
+
+    first = of_steps(3, companions=[Harm(1, 99)])
+    assert [e.kind for e in of_bands(first)] == ["left-band"]
+    same = of_steps(4, directory=first.directory, companions=[Harm(1, 99)])
+    assert of_bands(same) == []
+    path.write_text(flat_band(low=0.0, high=1.0).as_json(), encoding="utf-8")
+    other = of_steps(8, directory=first.directory, companions=[Harm(1, 99)])
+    assert [e.kind for e in of_bands(other)] == ["band-changed", "left-band"]
+    assert of_bands(other)[0].level == "info"
+    assert of_bands(other)[1].facts["since_step"] > 4
+
+
 def test_a_run_that_begins_to_be_watched_in_the_middle_waits_for_full_windows(
     bigrunner: Runner, tmp_path: Path
 ) -> None:

@@ -15,9 +15,11 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from bigrun import hookimpl
 from bigrun.errors import ExitCode
+from bigrun.events import Event as RunEvent
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner, RunResult
 from bigrun.throughput import TIMINGS
+from bigrun_tensorboard.plugin import TensorBoard
 
 
 class TestContract(PluginContract):
@@ -115,6 +117,19 @@ def test_events_are_texts_also_those_before_the_start(bigrunner: Runner) -> None
 
     result = bigrunner.run("tensorboard", steps=3, companions=[Remark()])
     assert texts(result.directory) == [(0, "early", "before the start"), (2, "late", "in step 2")]
+
+
+def test_a_process_that_is_not_the_main_one_keeps_nothing(bigrunner: Runner) -> None:
+    """It would keep every event of 15 days."""
+    result = bigrunner.run("tensorboard", steps=1)
+    assert result.run is not None
+    other = TensorBoard()
+    run: Any = result.run
+    run.strategy.rank = 1
+    other.on_start(run)
+    other.on_event(run, RunEvent("late", "nobody writes this", 1, "info", {}))
+    other.on_picture(run, 1, "x/y", Path("y.png"))
+    assert [value for value in vars(other).values() if value] == []
 
 
 class Painter:

@@ -24,6 +24,7 @@ from training import ENDLESS, Training
 from bigrun import hookimpl
 from bigrun.cli import main
 from bigrun.lock import LOCK
+from bigrun.record.verdict import verdict
 from bigrun.testing.runner import Runner
 from bigrun_watch.block import Block, fit
 from bigrun_watch.frame import frame
@@ -411,6 +412,57 @@ def test_a_folder_without_runs_and_one_that_is_not_there(tmp_path: Path) -> None
     unknown = bigrun("watch", str(tmp_path))
     assert unknown.exit_code == 2
     assert "no run (there is no config.toml)" in unknown.output
+
+
+@pytest.mark.parametrize("other", ["MANIFEST.json", "monitor.json"])
+def test_a_checkpoint_and_what_was_measured_of_one_are_no_runs(story: Story, other: str) -> None:
+    """They have a configuration all the same; nor is anything below them one."""
+    folder = Story(story.directory.parent / "other" / "one").directory
+    (folder / other).write_text("{}")
+    Story(folder / "deeper")
+    (row,) = json.loads(bigrun("runs", str(story.directory.parent), "--json").output)
+    assert row["run"] == str(story.directory)
+
+
+HUGE = "9" * 400
+HARM = {
+    "telemetry": ['{"standstill_seconds": Infinity, "activity": "data"}', f'{{"standstill_seconds": {HUGE}}}',
+                  '{"standstill_seconds": 900, "activity": ["a"]}', '{"time_utc": "0001-01-01T00:00:00+23:59"}', "[1]"],
+    "metrics": [f'{{"step": {HUGE}}}', '{"step": 20000, "loss": 1, "steps_per_second": 1e-320}',
+                '{"step": 0, "loss": 1}', "[1]"],
+    "events": [f'{{"kind": "anomaly", "step": 12000, "message": "x, since step {HUGE * 12}"}}',
+               '{"kind": "started", "step": 12000, "message": "x", "time_utc": "0001-01-01T00:00:00+23:59"}', "[1]"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("log", "line"), [(log, line) for log, lines in HARM.items() for line in lines])
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_one_odd_line_brings_nothing_down(story: Story, log: str, line: str, is_dead: bool) -> None:
+    if is_dead:
+        (story.directory / LOCK).unlink()
+    with (story.directory / f"{log}.jsonl").open("a") as file:
+        file.write(line + "\n")
+    (row,) = json.loads(bigrun("runs", str(story.directory), "--json").output)
+    assert row["status"] == ("died" if is_dead else "running")
+    result = bigrun("watch", str(story.directory))
+    assert result.exit_code == 0
+    assert result.output.startswith(row["verdict"])
+
+
+def test_a_run_that_cannot_be_understood_leaves_the_others_in_the_list(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(record: Any, sections: Any) -> Any:
+        return 1 / 0 if record.directory.name == "odd" else verdict(record, sections)
+
+    monkeypatch.setattr("bigrun_watch.row.verdict", fails)
+    Story(story.directory.parent / "deep").directory.joinpath("config.toml").write_text(
+        "a = " + "[" * 3000 + "]" * 3000
+    )
+    Story(story.directory.parent / "odd")
+    rows = json.loads(bigrun("runs", str(story.directory.parent), "--json").output)
+    assert [row["status"] for row in rows] == ["unreadable", "running", "unreadable"]
+    assert rows[2]["verdict"] == "cannot be read: ZeroDivisionError: division by zero"
 
 
 def test_a_hostile_name_of_a_run_is_inert(tmp_path: Path) -> None:

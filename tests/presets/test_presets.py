@@ -32,6 +32,9 @@ def test_check_passes_with_exact_parts_batch_length_and_reasons(name: str, tmp_p
     ):
         assert part in done.stdout
     assert ("warning      data.path" in done.stdout) == (name != "quickstart")
+    assert not re.search(r"^error\b", done.stdout + done.stderr, re.MULTILINE)
+    assert not [line for line in done.stdout.splitlines() if line.startswith("features ") and " 0 images" in line]
+    assert "features are never judged" not in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -41,6 +41,10 @@ class Faults:
     def __init__(self, config: FaultsConfig) -> None:
         self.config = config
 
+    @hookimpl(tryfirst=True)
+    def configure_runtime(self, run: Run) -> None:
+        run.process.is_rehearsal = True
+
     @hookimpl
     def on_start(self, run: Run) -> None:
         if run.step >= self.config.stop_step:  # stopped there before, and started again

@@ -13,13 +13,16 @@ COMPARED = ("loss", "grad_norm")
 """Metrics of these names, and those below them (`loss/ibot`): what the step's state decides, and nothing of time."""
 NEAR = 1e-3
 """Losses of a GPU, whose sums may come in another order, may be so far apart."""
+NEAR_NORM = 1e-2
+"""Norms of gradients as well: they have a larger part of what is rounded."""
 
 
 @attrs.frozen
 class Comparison:
-    """Steps that were taken twice: without a break, and from the checkpoint."""
+    """A state that was restored, and steps that were taken twice: without a break, and from the checkpoint."""
 
     steps: tuple[int, ...]
+    """None of them where the resumed process has stopped before."""
     loss: float | str | None
     """Of the last of them, without a break; a text where it is not finite, None where the step was left out."""
     resumed_loss: float | str | None
@@ -29,36 +32,52 @@ class Comparison:
     """Whose state differs afterwards."""
     apart: float
     """The largest difference of a loss, as a share of it; infinity where one is no number."""
+    norm_apart: float
+    """The same of the norm of all gradients."""
+    parts: tuple[str, ...]
+    """Files of the checkpoint (teacher, optimizer) whose tensors are others after the restore than when they were
+    saved: exact, on any device."""
 
     @property
     def is_exact(self) -> bool:
-        return not self.differing and not self.plugins
+        return bool(self.steps) and not (self.differing or self.plugins or self.parts)
 
     def is_good(self, *, is_gpu: bool) -> bool:
         """Bit for bit; on a GPU nearly."""
-        return self.is_exact or (is_gpu and self.apart <= NEAR and not self.plugins)
+        is_near = self.apart <= NEAR and self.norm_apart <= NEAR_NORM
+        return self.is_exact or (is_gpu and is_near and bool(self.steps) and not (self.plugins or self.parts))
 
 
 def compare(straight: Mapping[str, Any], resumed: Mapping[str, Any]) -> Comparison:
     """Compare what two processes have answered (`Watching.answer`), at the steps that both have taken."""
     steps = sorted(set(straight["rows"]) & set(resumed["rows"]), key=int)
-    differing, apart = list[str](), 0.0
+    differing, apart = list[str](), dict.fromkeys(COMPARED, 0.0)
     for step in steps:
         before, after = straight["rows"][step], resumed["rows"][step]
         for name in sorted(name for name in before.keys() | after.keys() if is_compared(name)):
             if before.get(name) != after.get(name):
                 differing.append(name)
-                apart = max(apart, distance(before.get(name), after.get(name)) if name == "loss" else 0.0)
-    states, again = straight.get("states", {}), resumed.get("states", {})
-    last = steps[-1]
+                if name in apart:
+                    apart[name] = max(apart[name], distance(before.get(name), after.get(name)))
+    last = steps[-1] if steps else None
     return Comparison(
         tuple(map(int, steps)),
-        straight["rows"][last].get("loss"),
-        resumed["rows"][last].get("loss"),
+        straight["rows"].get(last, {}).get("loss"),
+        resumed["rows"].get(last, {}).get("loss"),
         tuple(dict.fromkeys(differing)),
-        tuple(name for name in states if states[name] != again.get(name)),
-        apart,
+        unlike(straight, resumed, "states", "states"),
+        apart["loss"],
+        apart["grad_norm"],
+        unlike(straight, resumed, "saved", "restored"),
     )
+
+
+def unlike(straight: Mapping[str, Any], resumed: Mapping[str, Any], before: str, after: str) -> tuple[str, ...]:
+    """Names whose hashes differ; none where a process has not come so far."""
+    one, other = straight.get(before), resumed.get(after)
+    if one is None or other is None:
+        return ()
+    return tuple(name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name))
 
 
 def is_compared(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +17,7 @@ from bigrun.directory import check_directory, choose_directory
 from bigrun.dry_run.comparison import Comparison, compare
 from bigrun.dry_run.scratch import scratch_directory
 from bigrun.dry_run.written import Written, look_at_files
-from bigrun.errors import UsageError
+from bigrun.errors import ExitCode, UsageError
 from bigrun.lock import holder
 from bigrun.overrides import override
 from bigrun.tuner.isolation import Answer, ask
@@ -97,24 +98,45 @@ def rehearse(
         return take(found, document, home / name, say)
 
 
+class Children:
+    """The processes that do the work."""
+
+    def __init__(self, document: Document, directory: Path, say: Callable[[str], None]) -> None:
+        self.directory, self.say = directory, say
+        tables = override(document.tables, ["run.log_every_steps=1"])
+        self.document = attrs.asdict(attrs.evolve(document, tables=tables))
+        self.steps = 0
+        """That they have taken together."""
+
+    def order(self, what: str, **more: Any) -> Answer:
+        """Have one do it, from its start to its end."""
+        words = {"what": what, "document": self.document, "directory": str(self.directory), **more}
+        return ask(words, float("inf"), "bigrun.dry_run.child", partial(self._hear, what))
+
+    def _hear(self, what: str, line: Mapping[str, Any]) -> None:
+        self.steps += 1
+        self.say(f"{what:<12} step {line['step']}")
+
+
 def take(found: DryRun, document: Document, directory: Path, say: Callable[[str], None]) -> DryRun:
-    """The three processes, one after the other."""
-    facts = attrs.asdict(attrs.evolve(document, tables=override(document.tables, ["run.log_every_steps=1"])))
+    """The three processes, one after the other.
+
+    Raises:
+        UsageError: what can be found before the first step: no images.
+    """
+    children = Children(document, directory, say)
     save_at = found.steps // 2
     compare_at = min(save_at + 2, found.steps)
-
-    def order(what: str, **more: Any) -> Answer:
-        words = {"what": what, "document": facts, "directory": str(directory), **more}
-        return ask(words, float("inf"), "bigrun.dry_run.child", lambda line: say(f"{what:<12} step {line['step']}"))
-
     say("plan         memory, without taking a step")
-    answer = order("plan")
+    answer = children.order("plan")
     if answer.status == "ok":
         found = attrs.evolve(found, planned=answer.facts)
     else:
         found = attrs.evolve(found, notes=(*found.notes, f"nothing is predicted: {answer.message}"))
     say(f"train        {found.steps} steps, with a checkpoint after step {save_at}")
-    answer = order("train", stop_at=found.steps, save_at=save_at, compare_at=compare_at)
+    answer = children.order("train", stop_at=found.steps, save_at=save_at, compare_at=compare_at)
+    if answer.exit_code == ExitCode.USAGE and not children.steps:
+        raise UsageError(answer.message)
     if answer.status != "ok":
         return failed(found, "train", answer)
     found = attrs.evolve(found, trained=answer.facts)
@@ -126,7 +148,7 @@ def take(found: DryRun, document: Document, directory: Path, say: Callable[[str]
     if saved is None or answer.facts["steps"] < compare_at:
         return found
     say(f"resume       from the checkpoint of step {save_at}, to step {compare_at}")
-    answer = order("resume", checkpoint=saved["path"], last=compare_at)
+    answer = children.order("resume", checkpoint=saved["path"], last=compare_at)
     if answer.status != "ok":
         return failed(found, "resume", answer)
     return attrs.evolve(found, resumed=answer.facts, comparison=compare(found.trained or {}, answer.facts))

@@ -24,6 +24,7 @@ def lines(found: DryRun, verdict: Verdict) -> Iterator[str]:
         yield from speed_lines(found)
         yield from checkpoint_lines(found)
         yield from resume_lines(found)
+        yield from (f"left out     {text}" for text in found.trained["left_out"])
         yield from written_lines(found)
     yield from (f"not ready    {text}" for text in verdict.problems)
     yield from (f"look at      {text}" for text in verdict.remarks)
@@ -131,7 +132,9 @@ def resume_lines(found: DryRun) -> Iterator[str]:
     if comparison is None:
         return
     steps = ", ".join(map(str, comparison.steps))
-    if comparison.is_exact:
+    if not comparison.steps:
+        yield "resume       no step was taken from the checkpoint"
+    elif comparison.is_exact:
         yield f"resume       step {steps} again from the checkpoint: the same losses, bit for bit"
     else:
         yield f"resume       step {steps} again from the checkpoint: {difference(found)}"
@@ -153,7 +156,7 @@ def trained_of(found: DryRun) -> Any:
 def to_json(found: DryRun, verdict: Verdict) -> dict[str, Any]:
     """Numbers as they were measured; what is not known is absent or null."""
     seconds, trained = found.step_seconds, found.trained
-    hidden = ("header", "states", "before_bytes")
+    hidden = ("header", "states", "saved", "before_bytes")
     facts: dict[str, Any] = {
         "preset": found.config.source,
         "verdict": verdict.word,

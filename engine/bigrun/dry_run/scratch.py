@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,28 +28,34 @@ def scratch_directory(parent: Path, name: str, say: Callable[[str], None]) -> It
     Raises:
         UsageError: it cannot be made.
     """
-    directory = parent / f"{PREFIX}{name}-{os.getpid()}"
     made = [folder for folder in (parent.absolute(), *parent.absolute().parents) if not folder.exists()]
-    lock = RunLock(directory)
-    try:
-        sweep(parent, say)
-        directory.mkdir(parents=True)
-        lock.acquire()
-        yield directory
-    except OSError as error:
-        raise UsageError(f"{directory}: cannot be used for a dry run ({error.strerror}): see --scratch") from error
-    finally:
-        lock.release()
-        shutil.rmtree(directory, ignore_errors=True)
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+    with contextlib.ExitStack() as stack:
+        for folder in reversed(made):
+            stack.callback(remove_empty, folder)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            sweep(parent, say)
+            directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=parent))
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            lock = RunLock(directory)
+            lock.acquire()
+            stack.callback(lock.release)
+            yield directory
+        except OSError as error:
+            raise UsageError(f"{parent}: cannot be used for a dry run ({error.strerror}): see --scratch") from error
+
+
+def remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def sweep(parent: Path, say: Callable[[str], None]) -> None:
-    """Remove what killed dry runs have left."""
+    """Remove what killed dry runs have left. Another one takes its lock before it writes its name into the file: one
+    that is empty may be about to be held."""
     for left in sorted(parent.glob(f"{PREFIX}*-*")):
-        if left.is_symlink() or not (left / LOCK).is_file() or holder(left) is not None:
+        lock = left / LOCK
+        if left.is_symlink() or not lock.is_file() or lock.stat().st_size == 0 or holder(left) is not None:
             continue
         shutil.rmtree(left, ignore_errors=True)
         say(f"removed      {left}, which a killed dry run has left")

@@ -56,8 +56,13 @@ def problems(found: DryRun) -> Iterator[str]:
         yield f"the loss was not finite, or the step was left out: {', '.join(lost)}"
     if "checkpoint" not in trained:
         yield "no checkpoint was saved"
-    comparison = found.comparison
-    if comparison is not None and not comparison.is_good(is_gpu=trained["is_gpu"]):
+    comparison, resumed = found.comparison, found.resumed
+    if comparison is None or resumed is None:
+        return
+    if "states" not in resumed:
+        before = "" if comparison.steps else ", before a step could be compared"
+        yield f"resume: it stopped after step {resumed['steps']}{before}: {resumed['stop_reason']}"
+    if (comparison.steps or comparison.parts) and not comparison.is_good(is_gpu=trained["is_gpu"]):
         yield from resume_problems(found)
 
 
@@ -66,8 +71,9 @@ def resume_problems(found: DryRun) -> Iterator[str]:
     assert comparison is not None
     assert trained is not None
     text = f"the run that was continued from its checkpoint is another: {difference(found)}"
-    if comparison.plugins:
-        text += f"; state that was not restored: {', '.join(comparison.plugins)}"
+    lost = (*comparison.parts, *comparison.plugins)
+    if lost:
+        text += f"; state that was not restored: {', '.join(lost)}"
     elif trained["stateless"]:
         text += f"; plugins that save no state of their own: {', '.join(trained['stateless'])}"
     yield text
@@ -77,6 +83,8 @@ def difference(found: DryRun) -> str:
     """In words: which metrics, and how far the losses are apart."""
     comparison = found.comparison
     assert comparison is not None
+    if not comparison.steps:
+        return "no step was taken from it"
     names = f"{', '.join(comparison.differing)} differ" if comparison.differing else "all losses are the same"
     return f"{names} (loss {show(comparison.resumed_loss)} instead of {show(comparison.loss)})"
 
@@ -97,7 +105,10 @@ def remarks(found: DryRun) -> Iterator[str]:
     if trained.get("room", LOW_ROOM) < LOW_ROOM:
         yield "the disk has room for one checkpoint, and a save should find room for two"
     if comparison is not None and not comparison.is_exact and comparison.is_good(is_gpu=trained["is_gpu"]):
-        yield f"after the resume {difference(found)}: {comparison.apart:.2g} of it, as sums of a GPU may be"
+        yield (
+            f"after the resume {difference(found)}: {comparison.apart:.2g} of it, and {comparison.norm_apart:.2g} of "
+            "the norm of the gradients, as sums of a GPU may be"
+        )
     waits = [timing["data_wait_fraction"] for step, timing in trained["timings"].items() if int(step) > 1]
     if waits and sum(waits) / len(waits) > WAIT:
         yield f"{sum(waits) / len(waits):.0%} of the time waits for images: see data.workers"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bigrun.checkpoint.facts import encode_facts
 from bigrun.checkpoint.listing import count_bytes
 from bigrun.checkpoint.retention import Policy
+from bigrun.dry_run.fingerprints import fingerprints
 from bigrun.markers import hookimpl
 from bigrun.metrics import TIMINGS
 from bigrun.saver import Saver
@@ -35,12 +36,15 @@ class OneSave(Saver):
     def __init__(self, step: int | None, *, background: bool) -> None:
         super().__init__(1, background=background)
         self.step = step
+        self.saved: dict[str, str] | None = None
+        """`fingerprints` of what was saved."""
 
     def due(self, step: int) -> bool:
         return step == self.step
 
     def save(self, run: Run) -> None:
         if run.step == self.step:
+            self.saved = fingerprints(run)
             super().save(run)
         else:
             run.saved_step = run.step  # what ends the run takes its state for saved
@@ -61,11 +65,15 @@ class Watching:
         self.save_at = save_at
         self.compare_at = compare_at
         self.tell = tell
-        self.facts: dict[str, Any] = {"before_bytes": peak_of_process(), "warnings": [], "header": []}
+        self.facts: dict[str, Any] = {"before_bytes": peak_of_process(), "warnings": [], "header": [], "left_out": []}
         self.rows: dict[int, dict[str, float | str]] = {}
         self.timings: dict[int, dict[str, float]] = {}
         self.seconds: dict[int, float] = {}
         self._since = 0.0
+
+    @hookimpl(tryfirst=True)
+    def configure_runtime(self, run: Run) -> None:
+        run.process.is_rehearsal = True
 
     @hookimpl(trylast=True)
     def on_start(self, run: Run) -> None:
@@ -84,6 +92,8 @@ class Watching:
             "stateless": stateless(run),
             "rotation": rotation(run),
         }
+        if run.resumed_from is not None:
+            self.facts["restored"] = fingerprints(run)
         if room is not None:
             self.facts |= {"free_bytes": room.free_bytes, "room": room.count, "expected_bytes": room.checkpoint_bytes}
         self._since = time.perf_counter()
@@ -119,7 +129,9 @@ class Watching:
 
     @hookimpl
     def on_event(self, event: Event) -> None:
-        if event.level != "info":
+        if event.kind == "logger-off":
+            self.facts["left_out"].append(event.message)
+        elif event.level != "info":
             self.facts["warnings"].append(f"{event.kind}: {event.message}")
 
     def answer(self, run: Run) -> dict[str, Any]:
@@ -130,6 +142,7 @@ class Watching:
             self.facts["device_peak_bytes"] = torch.cuda.max_memory_allocated(run.device)
             self.facts["device_reserved_bytes"] = torch.cuda.max_memory_reserved(run.device)
         return self.facts | {
+            "saved": getattr(run.saver, "saved", None),
             "steps": run.step,
             "stop_reason": run.stop_reason,
             "failures": {name: failure.error for name, failure in run.plugins.failures.items()},

@@ -43,7 +43,7 @@ class FixedImages:
     """The central squares of some samples, each resized to one side, in the tone's typical values.
 
     Nothing is drawn, and no state of the run is touched: training goes on as if nobody had looked. What cannot be read
-    is left out.
+    is left out, and is in `missing`: whoever looks says so.
     """
 
     def __init__(self, run: Run, indices: Sequence[int], side_px: int | None = None, part: Part | None = None) -> None:
@@ -57,6 +57,8 @@ class FixedImages:
         self.side_px = max((side_px or config.views.pairs[0][0]) // patch, 1) * patch
         self.part = part or Part.of(run)
         self.indices = list(indices)
+        self.missing: set[int] = set()
+        """Those that could not be read when they were last asked for."""
         self._mean, self._std = (torch.tensor(v).view(-1, 1, 1) for v in (config.views.mean, config.views.std))
         self._views = Views(
             config.views.undistorted(self.side_px),
@@ -81,10 +83,16 @@ class FixedImages:
     def samples(self, at_once: int = AT_ONCE) -> Iterator[Samples]:
         """All of them as they were decoded, in their order: for whoever makes other views of them, too."""
         for start in range(0, len(self.indices), at_once):
-            images = dict(self._read(self.indices[start : start + at_once]))
-            if images:
-                indices = torch.tensor(list(images))
-                yield Samples.pack(list(images.values()), indices, torch.zeros_like(indices))
+            if samples := self.read(self.indices[start : start + at_once]):
+                yield samples
+
+    def read(self, indices: Sequence[int]) -> Samples | None:
+        """Those of some samples that can be read, decoded, in their order; None where there is none."""
+        images = dict(self._read(indices))
+        if not images:
+            return None
+        found = torch.tensor(list(images))
+        return Samples.pack(list(images.values()), found, torch.zeros_like(found))
 
     def show(self, samples: Samples, device: torch.device) -> Shown:
         """Decoded images of the part as the network is shown them."""
@@ -95,9 +103,12 @@ class FixedImages:
     def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         for index in indices:
             try:
-                yield index, usable(self.part.dataset, index, self._views.channels)
+                image = usable(self.part.dataset, index, self._views.channels)
             except DataError:
+                self.missing.add(index)
                 continue
+            self.missing.discard(index)
+            yield index, image
 
     def plain(self, crops: Tensor) -> Tensor:
         """Crops (n, C, H, W) as pictures: in [0, 1], on the CPU."""

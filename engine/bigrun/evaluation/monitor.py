@@ -17,7 +17,7 @@ from bigrun.directory import write_config
 from bigrun.errors import BigrunError, CheckpointError
 from bigrun.evaluation.outcome import MONITOR, outcome_folder, require_outside, require_same
 from bigrun.evaluation.visit import Visit, document_of, visited
-from bigrun.evaluation.visitors import choose_visitors
+from bigrun.evaluation.visitors import choose_visitors, way_out
 from bigrun.export.source import find_checkpoint
 from bigrun.markers import hookimpl
 from bigrun.version import __version__
@@ -86,7 +86,9 @@ def monitor_checkpoint(
         try:
             visit = Visit.of(checkpoint, is_verified=is_run)
             document = document_of(visit.checkpoint, sets=sets, plugins=plugins, no_plugins=no_plugins)
-            return look(visit, choose_visitors(document, plugins, visit.state["plugins"], say), out, say)
+            chosen = choose_visitors(document, plugins, visit.state["plugins"], say)
+            with way_out(chosen):
+                return look(visit, chosen, out, say)
         except BigrunError as error:
             if holds_checkpoint(checkpoint):
                 raise

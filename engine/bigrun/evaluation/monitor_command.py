@@ -38,18 +38,21 @@ def monitor(
 
     CHECKPOINT is a checkpoint's directory; of a run directory the newest verified one is taken. Nothing is written
     there. The plugins of its configuration take part that measure, and those that bring data and networks; more with
-    --plugin. It computes on the CPU unless --device says otherwise: the GPU is the run's.
+    --plugin. It computes on the CPU unless --device says otherwise: the GPU is the run's. There it takes half of the
+    processors, and those last in line.
     """
+    from bigrun.evaluation.courtesy import few_threads, last_in_line
     from bigrun.evaluation.monitor import monitor_checkpoint
     from bigrun.interruption import Interrupted, interrupting
     from bigrun.terminal import say
 
+    has_device = any(text.partition("=")[0].strip() == "hardware.device" for text in sets)
     try:
-        with interrupting():
+        with interrupting(), last_in_line():
             found = monitor_checkpoint(
                 source,
                 out,
-                sets=("hardware.device=cpu", *sets),
+                sets=sets if has_device else ("hardware.device=cpu", f"hardware.threads={few_threads()}", *sets),
                 plugins=plugins,
                 no_plugins=no_plugins,
                 say=lambda line: say(line, error=as_json),

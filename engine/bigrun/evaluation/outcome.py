@@ -13,20 +13,33 @@ from uuid import uuid4
 from bigrun.checkpoint.facts import read_facts
 from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG
 from bigrun.errors import CheckpointError, UsageError
+from bigrun.interruption import conclude
+from bigrun.lock import LOCK
+from bigrun.logs import METRICS
 
 __all__ = ["MONITOR", "outcome_folder", "require_outside", "require_same"]
 
 MONITOR = "monitor.json"
 IDENTITY = ("checkpoint", "step", "manifest_sha256")
+RUN = (LOCK, METRICS)
+"""In no visit."""
 
 
 def require_outside(out: Path, run: Path) -> None:
     """Raises: UsageError when `out` is inside `run`, or inside any other run directory, also behind a link."""
     for place in (out.resolve(), *out.resolve().parents):
-        if place == run.resolve() or ((place / CONFIG).is_file() and (place / CHECKPOINTS).is_dir()):
+        if place == run.resolve() or is_run(place):
             raise UsageError(
                 f"{out}: is inside the run directory {place}, which is only read here: choose another with --out"
             )
+
+
+def is_run(place: Path) -> bool:
+    """Whether a folder is a run's, which may have saved nothing yet. A visit has a configuration as well."""
+    if any(os.path.lexists(place / name) for name in RUN):
+        return True
+    is_visit = (place / MONITOR).is_file() and not (place / CHECKPOINTS).is_dir()
+    return os.path.lexists(place / CONFIG) and not is_visit
 
 
 def require_same(out: Path, identity: Mapping[str, Any]) -> None:
@@ -63,6 +76,7 @@ def read_outcome(out: Path) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def outcome_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` whose files become those of `out` when the block ends; if it raises, `out` is as before.
+    From then on no signal ends the command (`interrupting`): it has written all, or nothing.
 
     Raises:
         UsageError: the disk refuses.
@@ -71,12 +85,13 @@ def outcome_folder(out: Path) -> Iterator[Path]:
     made = [parent for parent in out.absolute().parents if not parent.exists()]
     is_published = False
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
+        (temporary / "new").mkdir(parents=True)
+        yield temporary / "new"
+        conclude()
         if out.is_dir():
-            replace_files(out, temporary)
+            replace_files(out, temporary / "new", temporary / "old")
         else:
-            temporary.rename(out)
+            (temporary / "new").rename(out)
         is_published = True
     except OSError as error:
         raise UsageError(f"{out}: cannot be written: {error.strerror}; choose another with --out") from error
@@ -87,15 +102,34 @@ def outcome_folder(out: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def replace_files(out: Path, new: Path) -> None:
-    """Remove what the earlier visit has written, and nothing else; then move the new files there."""
+def replace_files(out: Path, new: Path, old: Path) -> None:
+    """Put the new files in place of those that the earlier visit has written, and leave everything else.
+
+    If it raises, the earlier ones are there again. `monitor.json` is there all the time, and the new one comes last: a
+    process that is killed here leaves a folder that the next visit takes for what it is.
+
+    Args:
+        old: keeps the earlier files meanwhile.
+    """
     home = out.resolve()
-    names = (read_outcome(out) or {}).get("files", [])
-    for name in [name for name in names if isinstance(name, str)]:
-        old = out / name
-        if old.parent.resolve().is_relative_to(home) and (old.is_symlink() or old.is_file()):
-            old.unlink()
-    for file in sorted(file for file in new.rglob("*") if file.is_file()):
-        target = out / file.relative_to(new)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, target)  # noqa: PTH105 - one rename
+    known = {name for name in (read_outcome(out) or {}).get("files", []) if isinstance(name, str)} - {MONITOR}
+    coming = {str(file.relative_to(new)) for file in new.rglob("*") if file.is_file()} - {MONITOR}
+    with contextlib.ExitStack() as undo:
+        for number, name in enumerate(sorted(known | coming)):
+            path, kept = out / name, old / str(number)
+            is_inside = path.parent.resolve().is_relative_to(home)
+            if name in coming and not is_inside:
+                raise UsageError(f"{path}: is behind a link that leads out of {out}; choose another with --out")
+            if is_inside and (path.is_symlink() or path.is_file()):
+                move(path, kept)
+                undo.callback(move, kept, path)
+        for name in sorted(coming):
+            move(new / name, out / name)
+            undo.callback((out / name).unlink)
+        os.replace(new / MONITOR, out / MONITOR)  # noqa: PTH105 - one rename
+        undo.pop_all()
+
+
+def move(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(to)

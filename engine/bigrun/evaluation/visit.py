@@ -59,7 +59,7 @@ class Visit:
         plugins = state.get("plugins") if isinstance(state, dict) else None
         if not isinstance(plugins, dict) or not all(isinstance(facts, dict) for facts in plugins.values()):
             raise CheckpointError(f"{checkpoint}: its state.json is not the state of a run")
-        return cls(checkpoint.absolute(), known.step, identity, known.created_utc, state)
+        return cls(checkpoint.resolve(), known.step, identity, known.created_utc, state)
 
     @property
     def run_directory(self) -> Path:

@@ -6,7 +6,8 @@ code that is not installed (`module:Class`) is only started when the user names 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -18,7 +19,7 @@ from bigrun.errors import UsageError
 from bigrun.markers import GROUP
 from bigrun.values import Problem
 
-__all__ = ["choose_visitors"]
+__all__ = ["choose_visitors", "way_out"]
 
 HOOK = "measurements"
 
@@ -54,6 +55,18 @@ def choose_visitors(
         )
     chosen = {name: table for name, table in tables.items() if name in kept}
     return attrs.evolve(document, tables={**document.tables, "plugins": chosen})
+
+
+@contextlib.contextmanager
+def way_out(document: Document) -> Iterator[None]:
+    """Where a plugin of the run refuses (`plugins.NAME: ...`), as one that needs a GPU does, say how to do without."""
+    try:
+        yield
+    except UsageError as error:
+        for name in document.tables["plugins"]:
+            if str(error).startswith(f"plugins.{name}:"):
+                raise UsageError(f"{error}; to look at the checkpoint without it: --no-plugin {name}") from error
+        raise
 
 
 def refuse_foreign_code(document: Document, named: Collection[str]) -> None:

@@ -7,9 +7,9 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import torch
 from torch import Tensor, nn
 
+from bigrun.evaluation.undisturbed import undisturbed
 from bigrun.optimizer import parameter_groups
 
 if TYPE_CHECKING:
@@ -125,15 +125,11 @@ class Objective(nn.Module, abc.ABC):
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[VisionTransformer]:
-        """The teacher's backbone in eval mode and without gradients, for plugins that look at its features.
+        """The teacher's backbone in eval mode, without gradients and not compiled, for plugins that look at its
+        features.
 
-        Afterwards it is in the mode in which it was: a teacher that is the student goes on being trained.
+        Afterwards it is as it was: a teacher that is the student goes on being trained.
         """
         backbone = self.teacher.backbone
-        training = backbone.training
-        backbone.eval()
-        try:
-            with torch.no_grad():
-                yield backbone
-        finally:
-            backbone.train(training)
+        with undisturbed(backbone):
+            yield backbone

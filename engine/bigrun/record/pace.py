@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["Pace", "number", "pace_of"]
+__all__ = ["Pace", "number", "pace_of", "whole"]
 
 Row = Mapping[str, Any]
 RECENT_SECONDS = 600.0
@@ -17,6 +17,10 @@ RECENT_ROWS = 20
 """The newest rows count that took ten minutes together, and 20 if those took longer: a save or a picture, which come
 every so many steps, has its share in them."""
 MOST_ROWS = 2000
+SLOWEST, FASTEST = 1e-9, 1e9
+"""Steps a second; what is beyond was never measured."""
+MOST = 2**53
+"""Whole numbers from here on are no counts: not all of them are numbers of a float either."""
 
 
 @attrs.frozen
@@ -44,7 +48,8 @@ def pace_of(rows: Sequence[Row], after_step: int = 0) -> Pace:
     steps, seconds = 0, 0.0
     for older, newer in reversed(list(pairs)):
         count, rate = newer["step"] - older["step"], number(newer, "steps_per_second")
-        if not rate or rate < 0 or count <= 0:  # all of its steps were skipped: nobody knows how long they took
+        # At 0 all of its steps were skipped: nobody knows how long they took.
+        if rate is None or not SLOWEST <= rate <= FASTEST or count <= 0:
             continue
         known.append((newer, count / rate))
         steps, seconds = steps + count, seconds + count / rate
@@ -59,7 +64,8 @@ def pace_of(rows: Sequence[Row], after_step: int = 0) -> Pace:
 def mean(known: Sequence[tuple[Row, float]], name: str) -> float | None:
     values = [(value, seconds) for row, seconds in known if (value := number(row, name)) is not None]
     total = sum(seconds for _, seconds in values)
-    return sum(value * seconds for value, seconds in values) / total if total else None
+    found = sum(value * (seconds / total) for value, seconds in values) if total else math.inf
+    return found if math.isfinite(found) else None
 
 
 def number(row: Row, name: str) -> float | None:
@@ -71,3 +77,8 @@ def number(row: Row, name: str) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:  # an integer of 400 digits
         return None
+
+
+def whole(value: Any) -> int | None:
+    """A count, as a step is: a whole number from 0 to 2**53; None where it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from bigrun.checkpoint.listing import Entry, look
 from bigrun.errors import UsageError
 from bigrun.links import read_bytes
 from bigrun.lock import Owner, holder
-from bigrun.record.pace import Pace, number, pace_of
-from bigrun.record.status import BEGINS, Status, epoch_seconds, status_of
+from bigrun.logs import CHECKPOINT, EVENTS, METRICS, STARTED, TELEMETRY
+from bigrun.record.newest import newest_saved
+from bigrun.record.pace import Pace, number, pace_of, whole
+from bigrun.record.status import Status, epoch_seconds, status_of
 from bigrun.record.tail import Row, Tail
 
 __all__ = ["RunRecord"]
 
 MOST_METRICS, MOST_TELEMETRY = 50_000, 20_000
+COMPUTED = ("_names", "pace", "status", "step")
+"""What is computed from one reading, once."""
 
 
 class RunRecord:
@@ -44,9 +49,9 @@ class RunRecord:
             raise UsageError(f"{directory}: no run (there is no {CONFIG}); expected a run directory, as runs/vit_large")
         self.directory = directory
         self.is_own = is_own
-        self._metrics = Tail(directory / "metrics.jsonl", is_row=has_step, most=MOST_METRICS)
-        self._events = Tail(directory / "events.jsonl", is_row=is_event)
-        self._telemetry = Tail(directory / "telemetry.jsonl", most=MOST_TELEMETRY)
+        self._metrics = Tail(directory / METRICS, is_row=has_step, most=MOST_METRICS)
+        self._events = Tail(directory / EVENTS, is_row=is_event)
+        self._telemetry = Tail(directory / TELEMETRY, most=MOST_TELEMETRY)
         self.owner: Owner | None = None
         """The process that trains; None when nobody does."""
         self.config: Mapping[str, Any] = {}
@@ -67,9 +72,11 @@ class RunRecord:
             self.config = tomli.loads(read_bytes(self.directory / CONFIG).decode())
             for tail in (self._metrics, self._events, self._telemetry):
                 tail.read()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{self.directory}: cannot be read: {error}") from None
         self.owner, self.read_at = owner, time.time()
+        for name in COMPUTED:
+            self.__dict__.pop(name, None)
 
     # -- what was read ----------------------------------------------------------------------------------------
 
@@ -101,6 +108,10 @@ class RunRecord:
 
     def names(self) -> list[str]:
         """Every metric that is in a row, sorted: some are measured every thousandth step."""
+        return list(self._names)
+
+    @cached_property
+    def _names(self) -> list[str]:
         return sorted(set().union(*self.metrics) - {"step"})
 
     def newest(self, name: str) -> float | None:
@@ -125,6 +136,10 @@ class RunRecord:
         table = self.config.get(section)
         return table.get(name) if isinstance(table, Mapping) else None
 
+    def count(self, section: str, name: str) -> int | None:
+        """An option that is a whole number; None where it is none."""
+        return whole(self.option(section, name))
+
     def checkpoints(self) -> list[Entry]:
         """What lies in the folders of checkpoints, of which there may be none yet; sizes are compared, no byte is
         hashed (the run itself reads back each that it has saved before it publishes it)."""
@@ -135,22 +150,28 @@ class RunRecord:
     # -- how it stands ----------------------------------------------------------------------------------------
 
     @property
+    def has_log(self) -> bool:
+        """Whether anything was written of its steps or events."""
+        return bool(self.metrics or self.events)
+
+    @cached_property
     def step(self) -> int:
-        """The newest step that a log tells of; 0 when none does."""
-        return max((row["step"] for row in (*self.metrics[-1:], *self.events[-1:])), default=0)
+        """The newest step that a log tells of; where none is written, that of the newest checkpoint; 0 without one."""
+        if not self.has_log:
+            return newest_saved(self.directory) or 0
+        return max(int(row["step"]) for row in (*self.metrics[-1:], *self.events[-1:]))
 
     @property
     def max_steps(self) -> int | None:
         """The last step, or None for a run without end."""
-        steps = self.option("run", "max_steps")
-        return steps if isinstance(steps, int) else None
+        return self.count("run", "max_steps")
 
     @property
     def began_after(self) -> int:
         """The step after which the newest process began."""
-        return next((event["step"] for event in reversed(self.events) if event["kind"] == BEGINS), 0)
+        return next((event["step"] for event in reversed(self.events) if event["kind"] == STARTED), 0)
 
-    @property
+    @cached_property
     def status(self) -> Status:
         """How the run stands: running, or what has ended it."""
         return status_of(self.events, self.owner, self.step, self.max_steps, is_own=self.is_own)
@@ -159,16 +180,16 @@ class RunRecord:
     def images_seen(self) -> int | None:
         """Images that training has consumed, each once for every time it was shown; None where nobody knows how many
         there are in a step. A run that went back has seen more than its steps tell."""
-        batch = self.option("data", "effective_batch")
-        if not isinstance(batch, int):
+        batch = self.count("data", "effective_batch")
+        if batch is None:
             return None
         for event in reversed(self.events_of("rolled-back")):
-            position, there = event["facts"].get("position"), event["facts"].get("to_step")
-            if isinstance(position, int) and isinstance(there, int) and there <= self.step:
+            position, there = (whole(event["facts"].get(name)) for name in ("position", "to_step"))
+            if position is not None and there is not None and there <= self.step:
                 return position + (self.step - there) * batch
         return self.step * batch
 
-    @property
+    @cached_property
     def pace(self) -> Pace:
         """Steps and images a second of the newest rows of this process, and the share of time without images."""
         return pace_of(self.metrics, self.began_after)
@@ -194,7 +215,7 @@ class RunRecord:
     @property
     def checkpoint_age_seconds(self) -> float | None:
         """Since the newest checkpoint was published; None when no log tells of one."""
-        saved = self.events_of("checkpoint")[-1:]
+        saved = self.events_of(CHECKPOINT)[-1:]
         return self._age(epoch_seconds(saved[0].get("time_utc")) if saved else None)
 
     @property
@@ -210,8 +231,7 @@ class RunRecord:
 
 
 def has_step(row: Row) -> bool:
-    step = row.get("step")
-    return isinstance(step, int) and not isinstance(step, bool) and step >= 0
+    return whole(row.get("step")) is not None
 
 
 def is_event(row: Row) -> bool:

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from bigrun.logs import ERROR, FINISHED, STARTED, STOPPED
+
 if TYPE_CHECKING:
     from bigrun.lock import Owner
 
-__all__ = ["ENDS", "State", "Status", "epoch_seconds", "status_of"]
+__all__ = ["State", "Status", "epoch_seconds", "status_of"]
 
 State = Literal["not begun", "running", "finished", "stopped", "halted", "failed", "died"]
-ENDS: Mapping[str, State] = {"finished": "finished", "stopped": "stopped", "error": "failed"}
-"""What each kind of event says that ends the story of a process."""
-BEGINS = "started"
+STORY = (STARTED, FINISHED, STOPPED, ERROR)
 HALTED = "TrainingHalted"
 """The error that an anomaly ends a run with."""
+LAST_SECOND = 1e11
+"""Of the year 5138: what is later was never written by a clock."""
 
 
 @attrs.frozen
@@ -54,10 +56,11 @@ def status_of(
 
     Args:
         owner: who holds its lock.
+        step: the newest one that is known, from wherever.
         is_own: the owner is this process, of which it is not known since when.
     """
-    story = next((event for event in reversed(events) if event["kind"] in (BEGINS, *ENDS)), None)
-    if story is not None and story["kind"] in ENDS and not has_begun_again(story, owner, is_own=is_own):
+    story = next((event for event in reversed(events) if event["kind"] in STORY), None)
+    if story is not None and story["kind"] != STARTED and not has_begun_again(story, owner, is_own=is_own):
         return ended(story)
     if owner is not None:
         is_at_end = is_own and max_steps is not None and step >= max_steps
@@ -66,14 +69,16 @@ def status_of(
         return Status("not begun")
     if story is None and max_steps is not None and step >= max_steps:
         return Status("finished", step=step)
+    if not events:
+        return Status("died", "its process is gone, and no log was written that says why", step)
     return Status("died", "its process is gone and has not said why (a kill, a power cut, or too little memory)", step)
 
 
 def ended(event: Mapping[str, Any]) -> Status:
     facts = event["facts"]
-    if event["kind"] == "stopped":
+    if event["kind"] == STOPPED:
         return Status("stopped", str(facts.get("reason") or event["message"]), event["step"])
-    if event["kind"] == "finished":
+    if event["kind"] == FINISHED:
         return Status("finished", event["message"], event["step"])
     state: State = "halted" if facts.get("type") == HALTED else "failed"
     name = "" if state == "halted" or not facts.get("type") else f"{facts['type']}: "
@@ -89,9 +94,11 @@ def has_begun_again(end: Mapping[str, Any], owner: Owner | None, *, is_own: bool
 
 
 def epoch_seconds(time_utc: Any) -> float | None:
-    """Seconds since 1970 of a time in ISO 8601, UTC where it names no zone; None where it is no time."""
+    """Seconds since 1970 of a time in ISO 8601, UTC where it names no zone; None where it is no time, or none at which
+    a run was written."""
     try:
         moment = datetime.fromisoformat(time_utc)
-    except (TypeError, ValueError):
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, OverflowError):
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return seconds if 0 <= seconds < LAST_SECOND else None

@@ -115,9 +115,10 @@ def parse(line: bytes) -> Row | None:
     """The object that a line is, its keys shared with those of other lines: of 100,000 rows they would be most of the
     memory."""
     try:
-        return json.loads(line, object_pairs_hook=shared)  # type: ignore[no-any-return]
+        row = json.loads(line, object_pairs_hook=shared)
     except (ValueError, RecursionError, TypeError):
         return None
+    return row if isinstance(row, dict) else None
 
 
 def shared(pairs: list[tuple[str, Any]]) -> Row:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigrun.data.wait import TOO_LONG
+from bigrun.logs import ANOMALY, CHECKPOINT, ERROR, STARTED
+from bigrun.record.pace import number
 from bigrun.record.reason import Gravity, Reason
-from bigrun.record.status import BEGINS, epoch_seconds
+from bigrun.record.status import epoch_seconds
 from bigrun.record.words import duration
 
 if TYPE_CHECKING:
@@ -50,8 +52,7 @@ def standstill(record: RunRecord) -> Iterator[Reason]:
     still, activity = still_seconds(record)
     if still is None or not record.status.is_running:
         return
-    speed, rows = record.pace.steps_per_second, record.option("run", "log_every_steps")
-    steps = STILL_STEPS + (rows if isinstance(rows, int) else 0)
+    speed, steps = record.pace.steps_per_second, STILL_STEPS + (record.count("run", "log_every_steps") or 0)
     limit = FIRST_STEP_SECONDS if not speed else max(STILL_SECONDS, steps / speed)
     if activity in ("start", "end"):
         limit = max(limit, FIRST_STEP_SECONDS)
@@ -66,8 +67,8 @@ def standstill(record: RunRecord) -> Iterator[Reason]:
 def still_seconds(record: RunRecord) -> tuple[float | None, str | None]:
     """For how long nothing has moved, and what the process is doing; None where nobody knows."""
     row, age = record.telemetry[-1] if record.telemetry else {}, record.telemetry_age_seconds
-    still, activity = row.get("standstill_seconds"), row.get("activity")
-    if age is not None and age < FRESH_SECONDS and isinstance(still, int | float):
+    still, activity = number(row, "standstill_seconds"), row.get("activity")
+    if age is not None and age < FRESH_SECONDS and still is not None:
         return still + age, activity if isinstance(activity, str) else None
     last = epoch_seconds(record.events[-1].get("time_utc")) if record.events else None
     ages = [record.row_age_seconds, None if last is None else max(record.read_at - last, 0.0)]
@@ -78,17 +79,17 @@ def last_stand(record: RunRecord) -> tuple[float | None, str]:
     """For how long a process that died had not moved before, by its last row of telemetry, when that is long; and in
     words what it was doing."""
     row = record.telemetry[-1] if record.telemetry else {}
-    still, activity = row.get("standstill_seconds"), row.get("activity")
-    if not isinstance(still, int | float) or still < STILL_SECONDS:
+    still, activity = number(row, "standstill_seconds"), str(row.get("activity"))
+    if still is None or still < STILL_SECONDS:
         return None, ""
-    return float(still), f", {ACTIVITIES[activity]}" if activity in ACTIVITIES else ""
+    return still, f", {ACTIVITIES[activity]}" if activity in ACTIVITIES else ""
 
 
 def unsaved(record: RunRecord) -> Iterator[Reason]:
     """The newest checkpoint could not be saved; or there is room for one more, until two have been saved since."""
     saved_since = 0
     for event in reversed(record.events):
-        if event["kind"] == "checkpoint":
+        if event["kind"] == CHECKPOINT:
             saved_since += 1
         if saved_since == 2:
             return
@@ -140,9 +141,9 @@ def failures(record: RunRecord) -> Iterator[Reason]:
             newest.pop(key_of(event), None)
         elif kind.endswith(("-degraded", "-low")) or event.get("level") == "error":
             newest[key_of(event)] = event
-    handled = {"checkpoint-failed", "disk-space-low", "error", "anomaly"}
+    handled = {"checkpoint-failed", "disk-space-low", ERROR, ANOMALY}
     for event in newest.values():
-        is_off = event["kind"] == "observer-failed" and event["facts"].get("plugin") in off
+        is_off = event["kind"] == "observer-failed" and str(event["facts"].get("plugin")) in off
         if event["kind"] not in handled and "flag" not in event["facts"] and not is_off:
             yield Reason(Gravity.BROKEN, event["message"], kind=event["kind"], step=event["step"])
 
@@ -176,7 +177,7 @@ def sections(answers: Sequence[Mapping[str, Any]]) -> Iterator[Reason]:
 
 def of_newest_process(events: Sequence[Event]) -> list[Event]:
     """The events since the newest start."""
-    begin = next((n for n in range(len(events) - 1, -1, -1) if events[n]["kind"] == BEGINS), 0)
+    begin = next((n for n in range(len(events) - 1, -1, -1) if events[n]["kind"] == STARTED), 0)
     return list(events[begin:])
 
 

@@ -86,11 +86,13 @@ def ends(record: RunRecord) -> Iterator[Reason]:
     elif status.state == "stopped":
         yield Reason(Gravity.ENDED, f"on request {where}: {first}", kind="stopped", step=status.step)
     elif status.state == "not begun":
-        yield Reason(Gravity.ENDED, "it has not begun: no process is there, and no log tells of a step")
+        yield Reason(Gravity.ENDED, "it has not begun: no process is there, and neither a log nor a checkpoint")
     elif status.state == "died":
         still, activity = troubles.last_stand(record)
         before = f"; before that it had not moved for {duration(still)}{activity}" if still else ""
-        yield Reason(Gravity.ENDED, f"it died {where}: {first}{before}", kind="died", step=status.step)
+        began = "it died" if record.has_log else "it ended before its last step,"
+        where = where if record.has_log else f"its newest checkpoint is that of step {record.step:,}"
+        yield Reason(Gravity.ENDED, f"{began} {where}: {first}{before}", kind="died", step=status.step)
 
 
 def standing(record: RunRecord) -> str:
@@ -98,6 +100,8 @@ def standing(record: RunRecord) -> str:
     loss, left, last = record.newest("loss"), record.seconds_left, record.max_steps
     if record.status.state == "finished":
         parts = [f"finished at step {record.step:,}"]
+    elif not record.has_log and record.step:
+        parts = [f"its newest checkpoint is that of step {record.step:,}; no log is written"]
     elif not record.metrics:
         parts = ["starting, no row of metrics yet" if record.events else "no log yet: it starts, or writes none"]
     else:

@@ -7,10 +7,14 @@ from itertools import pairwise
 __all__ = ["duration"]
 
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+YEARS, YEAR_SECONDS = 1000, 365 * 86_400
 
 
 def duration(seconds: float) -> str:
-    """Two units at most: `2 d 4 h`, `4 min 10 s`, `0 s`; from ten minutes on no seconds."""
+    """Two units at most: `2 d 4 h`, `4 min 10 s`, `0 s`; from ten minutes on no seconds. What nobody will live to see,
+    or is no number, is `over 1,000 years`."""
+    if not seconds < YEARS * YEAR_SECONDS:
+        return f"over {YEARS:,} years"
     rest = round(max(seconds, 0.0))
     for (name, size), (smaller, part) in pairwise(UNITS):
         if rest >= size:

@@ -134,14 +134,14 @@ def restored(document: Document, directory: Path, checkpoint: Path, companion: A
     """The run as it was at a checkpoint, about to take the next step."""
     from bigrun.build import build_data, build_objective, build_optimizer
     from bigrun.flight import FlightRecorder
-    from bigrun.process import preserved_random_state, preserved_threads
+    from bigrun.process import Process, preserved_random_state, preserved_threads
     from bigrun.run import Run
     from bigrun.saver import Saver
     from bigrun.session import tear_down
     from bigrun.state import restore_state
 
     config, plugins = activate(document, {"replay": companion})
-    run = Run(config, directory, plugins)
+    run = Run(config, directory, plugins, Process(is_rehearsal=True))
     with contextlib.ExitStack() as stack:
         stack.callback(tear_down, run)
         plugins.hook.configure_runtime(run=run)

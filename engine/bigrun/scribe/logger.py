@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Collection, Mapping
@@ -10,20 +9,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bigrun.directory import replace_file
 from bigrun.errors import UsageError
-from bigrun.links import read_bytes
 from bigrun.markers import hookimpl
-from bigrun.scribe.scribe import LOG, Scribe
+from bigrun.scribe.log import LOG, redact_log
+from bigrun.scribe.scribe import Scribe
 
 if TYPE_CHECKING:
     from bigrun.events import Event
-    from bigrun.redaction import Redactor
     from bigrun.run import Run
 
 __all__ = ["LibraryLogger", "environment_without"]
 
-LOG_BYTES = 2**20
 BEHIND_SECONDS = 300.0
 """A library that has not written for so long is said to be behind."""
 
@@ -86,7 +82,11 @@ class LibraryLogger:
         early, self._early = self._early, []
         if not run.is_main or not self.is_on():
             return
+        if run.is_rehearsal:  # somebody else's server is no place for it
+            run.event("logger-off", f"{self.library}: a rehearsal is not recorded", plugin=self.plugin)
+            return
         folder = run.path_for(self.plugin).resolve()
+        redact_log(folder / LOG, run.config.redactor())  # of a start that was killed
         shared = {
             "directory": str(run.directory.resolve()),
             "step": run.step,
@@ -174,13 +174,6 @@ class LibraryLogger:
             message = f"{self.library} has written what had waited{lost}"
             run.event("logger-caught-up", message, plugin=self.plugin, lost=scribe.lost)
         self._is_behind, self._lost = is_behind, scribe.lost
-
-
-def redact_log(path: Path, redactor: Redactor) -> None:
-    """Take secrets out of what a library has printed, as a URL with a password; of a long log the end is kept."""
-    with contextlib.suppress(FileNotFoundError):
-        text = read_bytes(path)[-LOG_BYTES:].decode(errors="replace")
-        replace_file(path, redactor.text(text).encode())
 
 
 def environment_without(prefix: str, kept: Collection[str] = ()) -> dict[str, str]:

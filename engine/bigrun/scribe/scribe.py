@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from bigrun.process import STOP_SIGNALS
+from bigrun.scribe.log import LOG, last_line, open_log, shorten_log
 
-__all__ = ["LOG", "Scribe", "ScribeError"]
+__all__ = ["Scribe", "ScribeError"]
 
 KEPT = 10_000
 """Messages that wait, at most; some 20 MB of metrics."""
-LOG = "log.txt"
-"""In the scribe's folder: what the library has printed."""
 
 
 class ScribeError(RuntimeError):
@@ -55,7 +54,7 @@ class Scribe:
         """Messages that were too many to keep."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until it ignores them
         try:
-            with self._log.open("ab") as log:
+            with os.fdopen(open_log(self._log), "ab") as log:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", module],
                     stdin=subprocess.PIPE,
@@ -102,6 +101,7 @@ class Scribe:
         """
         self._push()
         said = self._listen()
+        shorten_log(self._log)
         self._find_fault()
         if self.fault is not None:
             raise ScribeError(self.fault)
@@ -133,18 +133,9 @@ class Scribe:
                 file.close()
         return said
 
-    @property
-    def last_words(self) -> str:
-        """The last line of what the process has printed."""
-        try:
-            lines = self._log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
-        return lines[-1].strip() if lines else "nothing"
-
     def _find_fault(self) -> None:
         if self.fault is None and self._process.poll():  # 0 is how it ends when it was told to
-            self.fault = f"its process ended with exit code {self._process.returncode}; it said: {self.last_words}"
+            self.fault = f"its process ended with exit code {self._process.returncode}; it said: {last_line(self._log)}"
 
     def _push(self) -> None:
         """Write what the pipe takes. An end that is closed is no error here: `hear` finds out why."""

@@ -14,47 +14,18 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from PIL import Image
 
 from bigrun.activation import activate
-from bigrun.anomaly import Anomaly
+from bigrun.check import check_preset
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.entry_points import installed, load_classes
 from bigrun.errors import ConfigError, ExitCode, PluginError, TrainingHalted
 from bigrun.hookspecs import Hooks
-from bigrun.markers import hookimpl
 from bigrun.plugins import Plugins
-from bigrun.run import Run
+from bigrun.testing.provoker import Provoker
 from bigrun.testing.runner import Runner, RunResult
 
 __all__ = ["PluginContract"]
-
-
-class Provoker:
-    """A companion that brings about what a healthy run does not have: an event, and on request more."""
-
-    def __init__(self, hook: str) -> None:
-        self.hook = hook
-
-    @hookimpl
-    def on_start(self, run: Run) -> None:
-        run.event("contract", "an event for those who listen")
-        if self.hook == "on_picture":
-            path = run.path_for("contract") / "picture.png"
-            Image.new("RGB", (8, 8)).save(path)
-            run.picture("contract/picture", path)
-
-    @hookimpl
-    def before_update(self, run: Run, step: int) -> None:
-        if self.hook == "on_anomaly":
-            run.report_anomaly(Anomaly("contract", step, "an anomaly for those who decide"))
-        if self.hook == "on_error":
-            raise TrainingHalted("halted by the contract")
-
-    @hookimpl
-    def on_finish(self, run: Run) -> None:
-        if self.hook == "measurements":  # a run has what a visit has, and more
-            run.hook.measurements(run=run)
 
 
 class PluginContract:
@@ -76,6 +47,7 @@ class PluginContract:
     steps: ClassVar[int] = 4
     dataset: ClassVar[Any] = None
     depends_on_clock: ClassVar[Collection[str]] = ()
+    _finished: ClassVar[RunResult | None] = None
 
     # -- what the tests use -----------------------------------------------------------------------------------
 
@@ -83,6 +55,15 @@ class PluginContract:
         """A run with the plugin; `options` as for `Runner.run`."""
         defaults = {"config": self.config, "steps": self.steps, "dataset": self.dataset}
         return bigrunner.run(self.plugin, **(defaults | dict(self.tables) | options))
+
+    def finished(self, bigrunner: Runner) -> RunResult:
+        """A run to its end that several tests look at, taken once for the class."""
+        result: RunResult | None = type(self).__dict__.get("_finished")
+        if result is None or not result.directory.is_dir():
+            result = self.run(bigrunner)
+            result.assert_finished()
+            type(self)._finished = result
+        return result
 
     def instance(self, bigrunner: Runner) -> Any:
         """A fresh, configured plugin."""
@@ -114,13 +95,15 @@ class PluginContract:
 
     def test_loads_by_its_entry_point_name(self, bigrunner: Runner) -> None:
         assert self.plugin in installed()
-        result = self.run(bigrunner)
-        result.assert_finished()
-        assert result.hooks.of(self.plugin), "it answered no hook"
+        assert self.finished(bigrunner).hooks.of(self.plugin), "it answered no hook"
 
     def test_its_kind_is_readable_without_importing_it(self, bigrunner: Runner) -> None:
         kind = "observer" if self.is_observer(bigrunner) else "critical"
         assert installed()[self.plugin].declared_kind() == kind, "write `observer = True` in the class itself"
+
+    def test_its_header_is_there_under_bigrun_check(self, bigrunner: Runner) -> None:
+        document = bigrunner.document({self.plugin: dict(self.config)}, steps=self.steps, **self.tables)
+        assert [line for line in check_preset(document) if line.startswith("error ")] == []
 
     def test_rejects_an_unknown_option(self, bigrunner: Runner) -> None:
         result = self.run(bigrunner, config={**self.config, "no_such_option": 1})
@@ -137,8 +120,7 @@ class PluginContract:
                 assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD, f"{attribute}: {parameter.name}"
 
     def test_its_state_is_json_and_round_trips(self, bigrunner: Runner) -> None:
-        result = self.run(bigrunner)
-        result.assert_finished()
+        result = self.finished(bigrunner)
         plugin = self.instance(bigrunner)
         assert hasattr(plugin, "state_dict") == hasattr(plugin, "load_state_dict"), "one without the other is useless"
         if not hasattr(plugin, "state_dict"):
@@ -154,8 +136,7 @@ class PluginContract:
             assert plugin.state_dict() == saved, f"the state of step {step} does not come back from load_state_dict"
 
     def test_resume_equals_the_straight_run_bit_for_bit(self, bigrunner: Runner) -> None:
-        straight = self.run(bigrunner)
-        straight.assert_finished()
+        straight = self.finished(bigrunner)
         at_steps = [step for step in straight.checkpoints if step < self.steps]
         assert at_steps, "the run has no checkpoint to resume from"
         for at_step in at_steps:
@@ -175,8 +156,7 @@ class PluginContract:
         assert result.quarantined == []
 
     def test_a_failure_in_each_hook_ends_the_run_or_is_quarantined(self, bigrunner: Runner) -> None:
-        observer = self.is_observer(bigrunner)
-        losses = self.run(bigrunner).losses
+        losses = self.finished(bigrunner).losses
         methods = [(attribute, hook) for attribute, hook in self.implementations(bigrunner) if hasattr(Hooks, hook)]
         if hasattr(self.instance(bigrunner), "state_dict"):
             methods.append(("state_dict", "state_dict"))
@@ -184,7 +164,7 @@ class PluginContract:
             result = self.broken(bigrunner, attribute, hook)
             if hook in ("on_error", "teardown"):
                 check_failure_is_an_event(result, self.plugin, hook)
-            elif observer:
+            elif self.is_observer(bigrunner):
                 check_quarantined(result, self.plugin, hook)
                 assert result.losses == losses, f"its failure in {hook} changed the losses"
             else:
@@ -214,8 +194,7 @@ class PluginContract:
         if not self.is_observer(bigrunner):
             pytest.skip("a critical plugin may change training")
         without = bigrunner.run(steps=self.steps, dataset=self.dataset, **self.tables)
-        watched = self.run(bigrunner)
-        watched.assert_finished()
+        watched = self.finished(bigrunner)
         assert watched.losses == without.losses, "it changed the losses"
         for name, tensor in without.parameters.items():
             assert torch.equal(watched.parameters[name], tensor), f"it changed {name}"

@@ -79,10 +79,11 @@ def with_data(document: Document, directory: Path, companions: Mapping[str, Any]
 
     config, plugins = activate(document, companions)
 
+    from bigrun.process import Process
     from bigrun.run import Run
     from bigrun.session import tear_down
 
-    run = Run(config, directory, plugins)
+    run = Run(config, directory, plugins, Process(is_rehearsal=True))
     try:
         run.hook.configure_runtime(run=run)
 

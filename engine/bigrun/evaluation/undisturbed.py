@@ -19,9 +19,12 @@ COMPILED = "_compiled_call_impl"
 
 @contextlib.contextmanager
 def undisturbed(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, and blocks that are not compiled: what torch.compile has made calls no function
-    that is put in later, and would be made anew, in minutes, for each new size of images. Afterwards every module is in
-    the mode in which it was."""
+    """Evaluation mode, no gradients, and no module that is compiled. Afterwards every module is as it was.
+
+    What torch.compile has made is for the sizes of training. It would be made anew, in minutes, for each new size and
+    mode; beyond torch's limit of 8 the steps of training would run uncompiled; and it calls no function that is put in
+    later.
+    """
     modes = [(module, module.training) for module in network.modules()]
     compiled = [(module, vars(module)[COMPILED]) for module, _ in modes if vars(module).get(COMPILED) is not None]
     try:
