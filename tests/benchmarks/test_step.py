@@ -51,6 +51,7 @@ def test_an_order_takes_its_steps_and_tells_their_time(busy: Worker) -> None:
     assert second.torch_peak_bytes is None
 
 
+@pytest.mark.slow
 def test_the_peak_of_torchs_allocator_is_what_was_alive_at_once(busy: Worker) -> None:
     peak = busy.order(steps=2, profile=True).torch_peak_bytes
     assert peak is not None

@@ -102,7 +102,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: example\nVersion: 1.0\n", encoding="utf-8")
         (metadata / "entry_points.txt").write_text(f"[bigrun]\nexample = {MODULE}:Example\n", encoding="utf-8")
         monkeypatch.syspath_prepend(site)
-        return Contract()
+        return type("Contract", (Contract,), {})()  # each with a run of its own
 
     yield install
     sys.modules.pop(MODULE, None)

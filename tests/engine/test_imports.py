@@ -59,6 +59,7 @@ def test_a_library_that_is_not_there_is_said_as_always() -> None:
     assert failure_text(raised.value) == "ModuleNotFoundError: No module named 'no_such_library'"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
 def test_torchao_is_silent() -> None:
     """It has a line for each of its libraries that does not fit, and calls what torch warns of."""

@@ -365,6 +365,7 @@ def test_check_says_what_the_file_would_give(bigrunner: Runner, tmp_path: Path) 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_check_refuses_what_the_run_would(bigrunner: Runner, tmp_path: Path) -> None:
     torch.save(weights(depth=3), tmp_path / "weights.pth")
     write_preset(bigrunner, path="weights.pth")

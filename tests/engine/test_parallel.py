@@ -34,6 +34,7 @@ assert list(results) == [first] * 3
 """
 
 
+@pytest.mark.slow
 def test_processes_and_their_server_outlive_stop_signals(tmp_path: Path) -> None:
     """What decodes for a run comes from the same server, and would end with it."""
     root = mixed_folder(tmp_path)

@@ -98,6 +98,7 @@ def test_a_gpu_that_is_not_listed_is_said_to_be_unknown(preset: str) -> None:
     assert "whether that fits is n/a" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_speed_that_was_tuned_here_is_found_by_itself(preset: str, tmp_path: Path) -> None:
     facts = {"source": preset, "effective_batch": 16, "trials": [], "images_per_second": 321.0,
              "device": {"name": "NVIDIA H200", "backend": "cuda"}}  # fmt: skip

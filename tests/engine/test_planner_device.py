@@ -69,6 +69,7 @@ def test_the_maker_of_the_gpu_decides_then_the_option_then_torch(
 # -- what plugins choose for it -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_planned_is_what_the_run_would_choose_on_that_gpu() -> None:
     tuned = document({"cuda-tuning": {}}, data={"effective_batch": 1})
     plan = predict(tuned, gpu="RTX 4090")

@@ -126,6 +126,7 @@ def test_from_a_gpu_each_tensor_of_the_state_is_copied_into_such_memory(tmp_path
     assert planned.checkpoint_bytes == sum(tensor.nbytes for tensor in tensors)
 
 
+@pytest.mark.slow
 def test_what_is_moved_to_the_host_is_on_the_device_no_more() -> None:
     gpu = device("rtx4090")
     options = {"teacher_offload": True, "activation_offload": True}

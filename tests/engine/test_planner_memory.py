@@ -144,6 +144,7 @@ def test_what_stays_is_counted_exactly() -> None:
     assert memory[INPUTS] == 4 * 4 * 3 * (2 * 32**2 + 2 * 16**2)  # of the whole effective batch, fp32
 
 
+@pytest.mark.slow
 def test_for_a_gpu_no_attention_matrix_is_kept() -> None:
     """On a CPU short sequences are multiplied out: a matrix of N x N for each crop and head is kept, and without it a
     copy of the queries, keys and values in one. Allocations are rounded up to 512 bytes."""

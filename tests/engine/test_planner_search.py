@@ -109,6 +109,7 @@ def test_steps_of_several_sizes_count_as_often_as_they_are_drawn() -> None:
     assert step_flops(model, even) == pytest.approx((step_flops(model, small) + step_flops(model, large)) / 2)
 
 
+@pytest.mark.slow
 def test_frozen_backbones_count_in_what_an_image_costs() -> None:
     from bigrun.planner.rehearsal import rehearse
 

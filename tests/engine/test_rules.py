@@ -266,6 +266,7 @@ def test_check_refuses_with_exit_code_2_and_the_path_of_each_problem(bigrunner: 
         assert f"\n  {message}" in output
 
 
+@pytest.mark.slow
 def test_check_says_which_rule_chose_what(bigrunner: Runner) -> None:
     code, output = check(bigrunner, "run.max_steps=1000", "objective.prototypes=false")
     assert code == 0, output

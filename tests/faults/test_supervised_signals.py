@@ -53,6 +53,7 @@ def only_child(process: subprocess.Popen[str]) -> psutil.Process:
     return child
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_supervisor_stops_the_run_which_saves(tmp_path: Path) -> None:
     training = Training(tmp_path, **ENDLESS)
     with training.begun("--supervise", "--max-restarts", "1") as process:

@@ -389,6 +389,7 @@ def test_workers_micro_batches_and_memory_change_nothing(bigrunner: Runner, root
     assert parts.losses == pytest.approx(whole.losses, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_export_has_no_processor_that_would_divide_hounsfield_units_by_255(
     bigrunner: Runner, root: Path, tmp_path: Path
 ) -> None:

@@ -240,6 +240,7 @@ def test_the_sentinel_lets_be_who_speaks(victim: subprocess.Popen[bytes], watche
     assert (victim.poll(), watcher.returncode) == (None, 0)
 
 
+@pytest.mark.slow
 def test_the_sentinel_knows_who_was_stopped(victim: subprocess.Popen[bytes], watcher: subprocess.Popen[bytes]) -> None:
     victim.send_signal(signal.SIGSTOP)
     time.sleep(2.5 * LIMIT)
