@@ -39,8 +39,7 @@ class Probes:
         self.state = State()
         self._set: ProbeSet | None = None
         self._pixels: dict[str, float] | None = None
-        self._spent_seconds = 0.0
-        self._since = 0.0
+        self._measured_at: float | None = None
         self._was_dear = False
         self._measured_step: int | None = None
 
@@ -85,7 +84,6 @@ class Probes:
             begin = self._of_teacher(run) if run.step == 0 else None
             chance = by_chance(asked, self.config)
             self.state = State(asked.identity, Baselines(chance, self.pixels(run), begin))
-        self._since = time.perf_counter()
 
     @hookimpl
     def after_step(self, run: Run, step: int) -> None:
@@ -111,8 +109,7 @@ class Probes:
         self.state.add(step, values)
         if not values:
             run.event("probes", f"probes: nothing is measured: {why}", "warning")
-        self._spent_seconds += time.perf_counter() - began
-        self._say_what_it_costs(run)
+        self._say_what_it_costs(run, began)
 
     @hookimpl
     def on_finish(self, run: Run) -> None:
@@ -139,10 +136,11 @@ class Probes:
         with run.objective.evaluation() as backbone:
             return self.measure(run, backbone)
 
-    def _say_what_it_costs(self, run: Run) -> None:
-        """Once, as a share of the time since the start."""
-        passed = time.perf_counter() - self._since
-        share = self._spent_seconds / max(passed, 1e-9)
+    def _say_what_it_costs(self, run: Run, began: float) -> None:
+        """Once, as a share of the time since the measurement before: nobody knows earlier how often it is asked."""
+        before, now = self._measured_at, time.perf_counter()
+        self._measured_at = now
+        share = 0.0 if before is None else (now - began) / max(now - before, 1e-9)
         if share > DEAR and not self._was_dear and not run.finished:
             self._was_dear = True
             run.event(

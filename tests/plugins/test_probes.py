@@ -289,3 +289,12 @@ def test_the_best_checkpoint_by_a_probe_is_kept(tmp_path: Path) -> None:
 def test_neither_the_plugin_nor_the_command_loads_torch() -> None:
     program = "import sys, bigrun_probes.plugin, bigrun_probes.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize(("every", "told"), [(1, [2]), (2, [4]), (4, [])])
+def test_what_it_costs_is_said_once_and_not_before_it_is_known(bigrunner: Runner, every: int, told: list[int]) -> None:
+    """On images of 40 pixels every measurement is dear; of the first nobody knows yet when the next one will be."""
+    result = bigrunner.run("probes", config={"every_steps": every}, steps=6)
+    events = [event for event in result.events if event.kind == "probes-dear"]
+    assert [event.step for event in events] == told
+    assert all(0.02 < event.facts["fraction"] < 1 for event in events)
