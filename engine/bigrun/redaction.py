@@ -56,7 +56,7 @@ ARGUMENT = re.compile(
 QUERY = re.compile(r"""(?P<name>(?<=[?&;])[\w.\-]{1,80})(?P<sign>=)(?P<value>[^&;\s"'<>#]+)""")
 USER_OF_URL = re.compile(r"(?<![a-z0-9+.\-])([a-z][a-z0-9+.\-]{0,30}:/{1,3})[^/\s\"'<>]+@", re.IGNORECASE)
 SHAPES = re.compile(
-    r"(?P<before>\b(?i:bearer)[ \t]+)[^\s\"',;&<>]{8,}"
+    r"(?P<before>\b(?i:bearer)[ \t]+)(?![^\s\"',;&<>]*\[redacted\])[^\s\"',;&<>]{8,}"
     r"|(?P<hook>https://hooks\.slack\.com/services/|https://discord(?:app)?\.com/api/webhooks/)[^\s\"'<>]+"
     r"|\b(?:gh[opsur]_|hf_|npm_)[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\b(?:glpat-|sk-|xox[abeoprs]-|pypi-)[\w\-]{20,}"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"

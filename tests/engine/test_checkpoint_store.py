@@ -17,6 +17,7 @@ from forked import start
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.layout import Stale, stale_name
 from bigrun.checkpoint.store import CheckpointStore
+from bigrun.checkpoint.verified import find_problems
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -287,6 +288,27 @@ def test_a_checkpoint_under_another_steps_name_is_passed_over(store: CheckpointS
         store.path(1),
         {"step-00000003": ["MANIFEST.json: is of step 2, the directory of step 3"]},
     )
+
+
+def test_one_that_its_run_removes_while_it_is_read_is_not_damaged(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who looks at a run that rotates: all that was listed is gone, and newer ones are there."""
+    run = CheckpointStore(store.directory)
+    save(run, 1)
+    rotations = iter(range(3))
+
+    def rotating(path: Path, step: int) -> list[str]:
+        if (number := next(rotations, None)) is not None:
+            save(run, number + 2)
+            run.delete(number + 1)
+        return find_problems(path, step)
+
+    monkeypatch.setattr("bigrun.checkpoint.store.find_problems", rotating)
+    assert newest(store) == (store.path(4), {})
+    rotations = iter(range(3, 10_000))
+    with pytest.raises(CheckpointError, match="removed faster than they can be read"):
+        newest(store)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "lose the manifest", "garble the manifest"])

@@ -23,7 +23,7 @@ from bigrun.checkpoint.layout import (
     step_name,
 )
 from bigrun.checkpoint.tensors import load_tensors
-from bigrun.checkpoint.verified import Verified, find_problems, has_manifest
+from bigrun.checkpoint.verified import Verified, every_damaged, find_problems, has_manifest
 from bigrun.errors import CheckpointError, NotSavedError
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["CheckpointStore"]
+
+LOOKS = 20
+"""At a folder whose checkpoints go away before they are read."""
 
 
 class CheckpointStore:
@@ -181,24 +184,24 @@ class CheckpointStore:
             CheckpointError: there are checkpoints and all are damaged, or a newer version of bigrun wrote one
                 that would have to be passed over.
         """
-        damaged = []
-        for step, path in reversed(self._find_published()):
-            problems = find_problems(path, step)
-            if not problems:
-                self._verified.add(step, path)
-                return path
-            on_problem(path, problems)
-            damaged.append(f"  {path.name}: {problems[0]}")
+        for _ in range(LOOKS):
+            damaged, is_gone = [], False
+            for step, path in reversed(self._find_published()):
+                problems = find_problems(path, step)
+                if not problems:
+                    self._verified.add(step, path)
+                    return path
+                if not path.is_dir():  # a run that goes on has removed it meanwhile, and has saved newer ones
+                    is_gone = True
+                    continue
+                on_problem(path, problems)
+                damaged.append(f"  {path.name}: {problems[0]}")
+            if not is_gone:
+                break
         if damaged:
-            raise CheckpointError(
-                "\n".join(
-                    [
-                        f"{self.directory}: every checkpoint is damaged:",
-                        *damaged,
-                        "Put a good copy in place, or move the directory away to start again from step 0.",
-                    ]
-                )
-            )
+            raise every_damaged(self.directory, damaged)
+        if is_gone:
+            raise CheckpointError(f"{self.directory}: checkpoints are removed faster than they can be read; try again")
         return None
 
     @staticmethod

@@ -9,9 +9,10 @@ from bigrun.checkpoint.layout import MANIFEST
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Verified", "find_problems", "has_manifest"]
+__all__ = ["Verified", "every_damaged", "find_problems", "has_manifest"]
 
 
 Stamp = frozenset[tuple[str, int, int]]
@@ -69,3 +70,9 @@ def find_problems(path: Path, step: int) -> list[str]:
         if saved != step:
             problems.append(f"{MANIFEST}: is of step {saved}, the directory of step {step}")
     return problems
+
+
+def every_damaged(directory: Path, lines: Sequence[str]) -> CheckpointError:
+    """What to say when none of a folder's checkpoints can be used; a line for each."""
+    advice = "Put a good copy in place, or move the directory away to start again from step 0."
+    return CheckpointError("\n".join([f"{directory}: every checkpoint is damaged:", *lines, advice]))
