@@ -92,6 +92,9 @@ class HealthReport:
     @hookimpl(trylast=True)
     def on_finish(self, run: Run) -> None:
         self._ask_at_end(run)
+        if run.is_main:
+            path = run.directory / FOLDER / PAGE
+            run.event("health-report", f"report           {path}", path=str(path))
 
     @hookimpl
     def on_error(self, run: Run) -> None:

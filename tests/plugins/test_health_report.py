@@ -82,6 +82,13 @@ def test_a_section_is_kept_and_shown(bigrunner: Runner) -> None:
     assert not problems(result)
 
 
+def test_at_the_end_it_is_said_where_the_page_is(bigrunner: Runner) -> None:
+    result = bigrunner.run("health-report", steps=2)
+    (event,) = [event for event in result.events if event.kind == "health-report"]
+    assert Path(event.facts["path"]).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert event.facts["path"] in event.message
+
+
 @pytest.mark.parametrize(
     ("answer", "named"),
     [

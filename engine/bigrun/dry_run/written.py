@@ -9,6 +9,7 @@ import attrs
 
 from bigrun.checkpoint.layout import CHECKPOINTS
 from bigrun.lock import LOCK
+from bigrun.logs import METRICS, TELEMETRY
 
 __all__ = ["Written", "look_at_files"]
 
@@ -56,7 +57,7 @@ def look_at_files(
 def grows_by(files: Sequence[Path]) -> str | None:
     """Whether files get more with each row of the metrics, or with the time."""
     names = [file.name for file in files]
-    if names == ["telemetry.jsonl"]:
+    if names == [TELEMETRY]:
         return "second"
-    is_log = all(name == "metrics.jsonl" or "tfevents" in name for name in names)
+    is_log = all(name == METRICS or "tfevents" in name for name in names)
     return "row" if is_log else None
