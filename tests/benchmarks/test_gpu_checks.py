@@ -202,6 +202,7 @@ def stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Check]:
     return found
 
 
+@pytest.mark.slow
 def test_whatever_happens_to_a_check_is_a_row_and_the_next_ones_are_made(
     stubs: dict[str, Check], tmp_path: Path
 ) -> None:

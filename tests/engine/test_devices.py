@@ -327,6 +327,7 @@ class Tuning:
 """
 
 
+@pytest.mark.slow
 def test_settings_are_in_the_header_in_the_records_and_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = Typed(tmp_path, monkeypatch, run={"max_steps": 2})
     (tmp_path / "tuning.py").write_text(PLUGIN)

@@ -380,6 +380,7 @@ def test_two_terms_of_one_name_are_refused(bigrunner: Runner) -> None:
     assert "the loss term 'height' comes twice: rename one" in str(result.error)
 
 
+@pytest.mark.slow
 def test_the_command_line_says_it_in_one_line(bigrunner: Runner) -> None:
     (bigrunner.tmp_path / "wrong.py").write_text(
         "from bigrun import hookimpl\n\n\n"

@@ -226,6 +226,7 @@ def own_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_plugins")
 def test_a_plugin_that_needs_values_is_named_and_left_out(plain: Memory) -> None:
     found = rehearse(tiny({"test_planner_memory:Refuses": {}}), "cpu")

@@ -362,6 +362,7 @@ def test_every_set_has_a_name_a_licence_and_a_source() -> None:
         assert len(what.source) > 10
 
 
+@pytest.mark.slow
 def test_the_chest_ct_is_fetched_for_real(own_cache: Path) -> None:
     done = fetch("chest-ct")
     if "could not fetch" in done.output:

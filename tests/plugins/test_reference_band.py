@@ -179,6 +179,7 @@ def of_bands(result: RunResult) -> list[Event]:
     return [event for event in result.events if "band" in event.kind]
 
 
+@pytest.mark.slow
 def test_a_run_with_another_seed_is_quiet_and_one_that_is_harmed_is_told_also_after_it_continues(
     bigrunner: Runner, tiny_band: Path
 ) -> None:
