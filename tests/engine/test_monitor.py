@@ -532,7 +532,7 @@ def test_one_that_is_not_there_is_a_checkpoint_error(run: Path) -> None:
 PRESET = (
     """[run]
 log_every_steps = 1
-checkpoint_every_steps = 4
+checkpoint_every_steps = 50
 [data]
 path = "images"
 effective_batch = 4
@@ -545,7 +545,7 @@ precision = "fp32"
 threads = 1
 [plugins.metrics-log]
 [plugins.checkpoint-rotation]
-keep_last = 2
+keep_last = 3
 """
 )
 
@@ -558,6 +558,7 @@ def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real one, which removes its checkpoints underneath: it keeps its lock, and ends as it is asked to."""
     monkeypatch.chdir(tmp_path)
