@@ -10,40 +10,22 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import bigrun
-from bigrun.checkpoint.layout import holds_checkpoint
-from bigrun.errors import BigrunError, CheckpointError
+from bigrun.evaluation.newest import Warnings, with_checkpoint
 from bigrun.evaluation.visit import Visit, document_of, visited
 from bigrun.evaluation.visitors import choose_visitors
-from bigrun.export.source import find_checkpoint
-from bigrun.markers import hookimpl
 from bigrun.overrides import override
 from bigrun_probes.measure import by_chance, counts
 from bigrun_probes.plugin import Probes
 
 if TYPE_CHECKING:
     from bigrun.config import Document
-    from bigrun.events import Event
     from bigrun.run import Run
 
 __all__ = ["evaluate"]
 
-ATTEMPTS = 3
-"""Checkpoints of a running job that are tried, one after the other, when it removes them meanwhile."""
 PLUGIN = "probes"
 SOURCES = ("path", "labels", "labels_file", "masks")
 """Options that say what is asked about: with one of them the checkpoint's own set does not count."""
-
-
-class Warnings:
-    """Says what is wrong meanwhile."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-
-    @hookimpl
-    def on_event(self, event: Event) -> None:
-        if event.level != "info":
-            self.say(f"{event.level:<12} {event.message}")
 
 
 def evaluate(
@@ -68,21 +50,13 @@ def evaluate(
         CheckpointError: it is damaged, or was removed meanwhile.
         BigrunError: as a run would before its first step.
     """
-    is_run = not holds_checkpoint(path.resolve())
-    for attempt in range(1, ATTEMPTS + 1):
-        checkpoint = find_checkpoint(path, say)
-        try:
-            visit = Visit.of(checkpoint, is_verified=is_run)
-            document = asked_document(visit, options, sets=sets, plugins=plugins, no_plugins=no_plugins)
-            document = choose_visitors(document, [*plugins, PLUGIN], visit.state["plugins"], lambda line: None)
-            return look(visit, document, student=student, say=say)
-        except BigrunError as error:
-            if holds_checkpoint(checkpoint):
-                raise
-            if not is_run or attempt == ATTEMPTS:
-                raise CheckpointError(f"{checkpoint}: its run has removed it meanwhile ({error})") from error
-            say(f"{checkpoint}: its run has removed it meanwhile; taking the newest that is there now")
-    raise AssertionError
+
+    def open_one(visit: Visit) -> dict[str, Any]:
+        document = asked_document(visit, options, sets=sets, plugins=plugins, no_plugins=no_plugins)
+        document = choose_visitors(document, [*plugins, PLUGIN], visit.state["plugins"], lambda line: None)
+        return look(visit, document, student=student, say=say)
+
+    return with_checkpoint(path, say, open_one)
 
 
 def look(visit: Visit, document: Document, *, student: bool, say: Callable[[str], None]) -> dict[str, Any]:

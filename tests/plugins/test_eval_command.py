@@ -188,7 +188,7 @@ def test_a_checkpoint_that_its_run_removes_meanwhile_gives_way_to_the_next(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(made / "run", run)
-    from bigrun_probes import evaluate as module
+    from bigrun.evaluation import newest as module
 
     found = module.find_checkpoint
 

@@ -12,24 +12,17 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from bigrun.answers import merged
-from bigrun.checkpoint.layout import holds_checkpoint
 from bigrun.directory import write_config
-from bigrun.errors import BigrunError, CheckpointError
+from bigrun.evaluation.newest import Warnings, with_checkpoint
 from bigrun.evaluation.outcome import MONITOR, outcome_folder, require_outside, require_same
 from bigrun.evaluation.visit import Visit, document_of, visited
 from bigrun.evaluation.visitors import choose_visitors, way_out
-from bigrun.export.source import find_checkpoint
-from bigrun.markers import hookimpl
 from bigrun.version import __version__
 
 if TYPE_CHECKING:
-    from bigrun.events import Event
     from bigrun.run import Run
 
 __all__ = ["Monitored", "monitor_checkpoint"]
-
-ATTEMPTS = 3
-"""Checkpoints of a running job that are tried, one after the other, when it removes them meanwhile."""
 
 
 @attrs.frozen
@@ -44,18 +37,6 @@ class Monitored:
     def has_failed(self) -> bool:
         """Whether an observer did."""
         return bool(self.facts["failures"])
-
-
-class Warnings:
-    """Says what is wrong while a checkpoint is looked at."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-
-    @hookimpl
-    def on_event(self, event: Event) -> None:
-        if event.level != "info":
-            self.say(f"{event.level:<12} {event.message}")
 
 
 def monitor_checkpoint(
@@ -80,22 +61,14 @@ def monitor_checkpoint(
         CheckpointError: it is damaged, or its run has removed it.
         BigrunError: as a run would before its first step, or a plugin that is no observer failed.
     """
-    is_run = not holds_checkpoint(path.resolve())
-    for attempt in range(1, ATTEMPTS + 1):
-        checkpoint = find_checkpoint(path, say)
-        try:
-            visit = Visit.of(checkpoint, is_verified=is_run)
-            document = document_of(visit.checkpoint, sets=sets, plugins=plugins, no_plugins=no_plugins)
-            chosen = choose_visitors(document, plugins, visit.state["plugins"], say)
-            with way_out(chosen):
-                return look(visit, chosen, out, say)
-        except BigrunError as error:
-            if holds_checkpoint(checkpoint):
-                raise
-            if not is_run or attempt == ATTEMPTS:
-                raise CheckpointError(f"{checkpoint}: its run has removed it meanwhile ({error})") from error
-            say(f"gone         {checkpoint}: its run has removed it meanwhile; taking the newest that is there now")
-    raise AssertionError
+
+    def open_one(visit: Visit) -> Monitored:
+        document = document_of(visit.checkpoint, sets=sets, plugins=plugins, no_plugins=no_plugins)
+        chosen = choose_visitors(document, plugins, visit.state["plugins"], say)
+        with way_out(chosen):
+            return look(visit, chosen, out, say)
+
+    return with_checkpoint(path, say, open_one)
 
 
 def look(visit: Visit, document: Any, out: Path | None, say: Callable[[str], None]) -> Monitored:
