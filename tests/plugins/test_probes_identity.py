@@ -193,7 +193,7 @@ def test_masks_of_which_only_the_empty_ones_are_left_to_read_are_a_data_error(ma
 def test_the_place_of_the_answer_is_looked_at_before_anything_is_computed(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bigrun_probes import evaluate as module
+    from bigrun.evaluation import newest as module
 
     monkeypatch.setattr(module, "find_checkpoint", lambda *_: pytest.fail("it has begun"))
     (newest,) = (made / "run" / "checkpoints").glob("*2")
