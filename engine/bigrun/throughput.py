@@ -56,7 +56,7 @@ class Throughput:
         self._step_flops = 0.0
 
     def flush(self) -> dict[str, float]:
-        """Rates over the wall time since the last flush: see docs/reference/metrics-and-events.md."""
+        """Rates over the wall time since the last flush: see docs/reference/metrics.md."""
         now = perf_counter()
         elapsed = max(now - self._since, 1e-9)
         rates = {

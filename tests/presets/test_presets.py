@@ -60,6 +60,23 @@ def test_phase_5b_has_no_end_and_a_giant() -> None:
     assert "gram-anchoring" in config.plugins
 
 
+@pytest.mark.parametrize("images_per_second", [1.7, 4.0])
+def test_phase_5b_comes_to_all_that_it_has_planned_within_15_days(images_per_second: float) -> None:
+    """The slowest and the fastest that a Strix Halo is expected to be: docs/how-to/phase_5b.md."""
+    config = resolved("vit_giant")
+    steps_a_day = images_per_second * 86_400 / config.data.effective_batch
+    gram = config.plugins["gram-anchoring"]
+    last_warm_up = max(
+        config.optimizer.warmup_steps or 0,
+        config.optimizer.freeze_last_layer_steps or 0,
+        config.objective.teacher_temperature_warmup_steps or 0,
+    )
+    assert (last_warm_up + config.plugins["anomaly-guard"].settle_steps) / steps_a_day < 2, "judged on day 2"
+    assert last_warm_up <= gram.candidates_every_steps * 2 < gram.start_step, "several candidates"
+    assert (gram.start_step + gram.ramp_steps) / steps_a_day < 13, "two days at the full weight"
+    assert config.run.checkpoint_every_steps / steps_a_day * 24 < 2.5, "hours that a crash costs"
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "quickstart"])
 def test_the_expected_first_loss_is_ln_k(name: str) -> None:
     text = "".join(shipped_presets()[name].read_text(encoding="utf-8").splitlines()[:4])

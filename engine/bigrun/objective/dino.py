@@ -222,7 +222,7 @@ class DinoObjective(Objective):
 
     @torch.no_grad()
     def statistics(self, outputs: Outputs) -> dict[str, Tensor]:
-        """What tells the ways of not learning apart: see docs/reference/metrics-and-events.md.
+        """What tells the ways of not learning apart: see docs/reference/metrics.md.
 
         Of the window as a whole, the use of the prototypes is among the numbers of its last micro-batch.
         """
