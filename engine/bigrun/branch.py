@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from bigrun.checkpoint import disk, facts, manifest
-from bigrun.checkpoint.layout import MANIFEST
+from bigrun.checkpoint.layout import MANIFEST, holds_checkpoint
 from bigrun.directory import replace_file
 from bigrun.errors import CheckpointError, RunDirectoryError, UsageError
+from bigrun.mistyped import did_you_mean_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +103,7 @@ def check_descent(directory: Path, record: Branch | None, source: Path) -> None:
 def check_source(run: Run, source: Path) -> None:
     """Read every byte of a checkpoint before anything is built on it."""
     if not source.exists():
-        raise UsageError(f"--from {source}: no such directory")
+        raise UsageError(f"--from {source}: no such directory{did_you_mean_path(source, holds_checkpoint)}")
     if not (source / MANIFEST).is_file():
         raise UsageError(
             f"--from {source}: no checkpoint (it has no {MANIFEST}); name a directory such as "

@@ -19,6 +19,7 @@ import tomli_w
 
 from bigrun.architectures import from_architecture
 from bigrun.errors import ConfigError, UsageError
+from bigrun.mistyped import did_you_mean_path
 from bigrun.other_names import whereabouts
 from bigrun.overrides import laid_over, override
 from bigrun.redaction import Redactor, find_redacted, secrets_of
@@ -94,7 +95,8 @@ def find_preset(preset: str) -> Traversable:
         path = Path(preset)
         if path.is_file():
             return path
-        raise UsageError(f"{preset}: no such file; `bigrun presets` lists the presets that have a name")
+        hint = did_you_mean_path(path, lambda other: other.suffix == ".toml" and other.is_file())
+        raise UsageError(f"{preset}: no such file{hint}; `bigrun presets` lists the presets that have a name")
     presets = shipped_presets()
     if preset not in presets:
         raise UsageError(
@@ -136,7 +138,8 @@ def read_tables(file: Traversable, name: str) -> dict[str, Any]:
     except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{name}: not valid TOML: {error}") from None
     except OSError as error:
-        raise UsageError(f"{name}: cannot be read: {error.strerror}") from None
+        hint = did_you_mean_path(file, Path.is_file) if isinstance(file, Path) else ""
+        raise UsageError(f"{name}: cannot be read: {error.strerror}{hint}") from None
 
 
 def build_config(

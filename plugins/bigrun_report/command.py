@@ -76,9 +76,13 @@ def write_report(path: Path, text: str) -> None:
 
 def show(path: Path) -> None:
     """Open a page in the user's browser; without one the path is all there is to say."""
+    import contextlib
     import webbrowser
 
     from bigrun.terminal import say
 
-    if not webbrowser.open(path.resolve().as_uri()):
-        say("--open: no browser was found here; open the file yourself", error=True)
+    is_shown = False
+    with contextlib.suppress(Exception):  # a BROWSER of a blank is an IndexError, of an open quote a ValueError
+        is_shown = webbrowser.open(path.resolve().as_uri())
+    if not is_shown:
+        say(f"--open: no browser could be started here (see BROWSER); open {path} yourself", error=True)

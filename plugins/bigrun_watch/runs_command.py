@@ -20,11 +20,13 @@ def runs(directory: Path, *, as_json: bool) -> None:
     import json
 
     from bigrun.errors import UsageError
+    from bigrun.mistyped import did_you_mean_path
     from bigrun.terminal import say
     from bigrun_watch.row import Row, find_runs, table_of
 
     if not directory.is_dir():
-        raise UsageError(f"{directory}: no such folder; expected one with runs in it, as runs")
+        hint = did_you_mean_path(directory, Path.is_dir)
+        raise UsageError(f"{directory}: no such folder{hint}; expected one with runs in it, as runs")
     found = [Row.of(path) for path in find_runs(directory)]
     if as_json:
         say(json.dumps([row.facts() for row in found], indent=2, allow_nan=False))

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from bigrun.dry_run.rehearse import DryRun, refuse_ranks
 from bigrun.dry_run.report import human_seconds, lines, to_json
 from bigrun.dry_run.scratch import scratch_directory
 from bigrun.dry_run.verdict import judge
-from bigrun.dry_run.written import look_at_files
+from bigrun.dry_run.written import look_at_files, sizes_of
 from bigrun.errors import UsageError
 from bigrun.markers import hookimpl
 from bigrun.objective.base import Outputs
@@ -556,8 +556,19 @@ def test_growth_is_that_of_logs(tmp_path: Path) -> None:
     (tmp_path / "curves" / "events.out.tfevents.1").write_bytes(b"x" * 300)
     (tmp_path / "config.toml").write_bytes(b"x" * 70)
     (tmp_path / "checkpoints").mkdir()
-    found = {w.name: w for w in look_at_files(tmp_path, 10, 5.0, step_seconds=0.5, log_every_steps=20)}
-    assert found.keys() == {"metrics.jsonl", "telemetry.jsonl", "curves", "config.toml"}
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.png").write_bytes(b"x" * 5000)
+    last = sizes_of(tmp_path)
+    assert last == {"metrics.jsonl": 1000, "telemetry.jsonl": 500, "curves": 300, "config.toml": 70, "pictures": 5000}
+    changing: dict[str, Callable[[int], int]] = {
+        "metrics.jsonl": lambda step: 100 * step,
+        "curves": lambda step: 30 * step - (270 if step < 4 else 0),  # with a picture in the fourth step
+        "pictures": lambda step: 5000 if step >= 4 else 0,
+    }
+    sizes = {step: last | {name: size(step) for name, size in changing.items()} for step in range(1, 11)}
+    found = {w.name: w for w in look_at_files(tmp_path, sizes, 5.0, step_seconds=0.5, log_every_steps=20)}
+    assert found.keys() == last.keys()
+    assert found["pictures"].bytes_per_day is None
     assert found["metrics.jsonl"].bytes_per_day == pytest.approx(100 * 86400 / 0.5 / 20)
     assert found["curves"].bytes_per_day == pytest.approx(30 * 86400 / 0.5 / 20)
     assert found["telemetry.jsonl"].bytes_per_day == pytest.approx(100 * 86400)

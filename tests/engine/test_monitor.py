@@ -475,6 +475,18 @@ def test_a_plugin_that_the_run_depended_on_is_missed(run: Path) -> None:
     assert look(run, "--no-plugin", "not-here").exit_code == 0
 
 
+def test_a_mistyped_plugin_is_named_and_none_for_one_that_the_checkpoint_names(run: Path) -> None:
+    result = look(run, "--plugin", "metric-log")
+    assert result.exit_code == 2
+    assert "plugins.metric-log: is not installed here - did you mean 'metrics-log'?" in result.output
+    checkpoint = run / "checkpoints" / step_name(3)
+    for name in ("config.toml", "state.json"):
+        amend(checkpoint, name, ("metrics-log", "metric-log"))
+    result = look(run)
+    assert result.exit_code == 0, result.output
+    assert "left out     metric-log: is not installed here\n" in result.output
+
+
 def test_a_damaged_checkpoint_is_named(run: Path) -> None:
     """Of a run the next older one is taken."""
     path = run / "checkpoints" / step_name(3) / "student.safetensors"

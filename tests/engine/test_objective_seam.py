@@ -8,42 +8,18 @@ from typing import Any, ClassVar
 import pytest
 import tomli_w
 import torch
+from alone import Alone
 from torch import Tensor, nn
 
 from bigrun import hookimpl
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.ema import ema_update, frozen_copy
 from bigrun.errors import ConfigError, ExitCode, PluginError, RunDirectoryError, UsageError
-from bigrun.model.vit import VisionTransformer
-from bigrun.objective.base import Network, Objective, Outputs
+from bigrun.objective.base import Outputs
 from bigrun.objective.dino import DinoObjective
 from bigrun.testing.runner import TINY, Runner, RunResult
 
 ALL = ("objective", "masking", "teacher")
-
-
-class Small(Network):
-    """A backbone and a head."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.backbone = VisionTransformer(model)
-        self.head = nn.Linear(model.width, 1)
-
-
-class Alone(Objective):
-    """The least that an objective is: one network, a forward pass, a loss."""
-
-    def __init__(self, run: Any) -> None:
-        super().__init__()
-        self.student = self.teacher = Small(run.config.model)
-
-    def forward(self, batch: Any, micro: int) -> Any:
-        return Outputs(self.student.backbone(batch.global_crops), None)
-
-    def loss_terms(self, outputs: Any) -> Any:
-        student: Any = self.student
-        return {"height": student.head(outputs.global_features.cls).square().mean()}
 
 
 class Brings:

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bigrun import hookimpl
 from bigrun.checkpoint import disk
 from bigrun.testing.runner import SyntheticImages
@@ -175,3 +177,16 @@ class CannotBegin:
 
     def __init__(self) -> None:
         raise RuntimeError("not today")
+
+
+class ConstantFeatures:
+    """Student and teacher give the same features to everything: of the final norms, only the bias is left."""
+
+    @hookimpl
+    def before_step(self, run: Any, step: int) -> None:
+        with torch.no_grad():
+            for network in (run.objective.student, run.objective.teacher):
+                for norm in (network.backbone.norm, network.backbone.local_cls_norm):
+                    if norm is not None:
+                        norm.weight.zero_()
+                        norm.bias += step == 1

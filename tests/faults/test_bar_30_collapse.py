@@ -5,25 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
+from harm import ConstantFeatures
 
 from bigrun import hookimpl
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.errors import ExitCode, TrainingHalted
 from bigrun.testing.runner import Runner
-
-
-class ConstantFeatures:
-    """Student and teacher give the same features to everything: of the final norms, only the bias is left."""
-
-    @hookimpl
-    def before_step(self, run: Any, step: int) -> None:
-        with torch.no_grad():
-            for network in (run.objective.student, run.objective.teacher):
-                for norm in (network.backbone.norm, network.backbone.local_cls_norm):
-                    if norm is not None:
-                        norm.weight.zero_()
-                        norm.bias += step == 1
 
 
 class OneHotTeacher:

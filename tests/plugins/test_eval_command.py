@@ -137,6 +137,7 @@ def test_the_answer_goes_to_a_file_that_is_not_the_runs(made: Path, tmp_path: Pa
         (["--probe", "dense"], 2, "dense needs masks"),
         (["--path", "nowhere"], 2, "no such folder"),
         (["--no-plugin", "nothing"], 2, "it is not active"),
+        (["--plugin", "attention-map"], 2, "attention-map: is not installed here - did you mean 'attention-maps'"),
     ],
 )  # fmt: skip
 def test_the_exit_code_tells_too_small_from_unknown(made: Path, arguments: list[str], code: int, said: str) -> None:

@@ -8,15 +8,14 @@ from typing import Any, ClassVar
 import hypothesis.strategies as st
 import pytest
 import torch
+from alone import Alone
 from hypothesis import given, settings
-from torch import Tensor, nn
+from torch import Tensor
 
 from bigrun import hookimpl
 from bigrun.check import check_preset
 from bigrun.errors import ConfigError, DataError, ExitCode, TrainingHalted
 from bigrun.evaluation.images import FixedImages
-from bigrun.model.vit import VisionTransformer
-from bigrun.objective.base import Network, Objective, Outputs
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner, RunResult, SyntheticImages
 from bigrun_features.cadence import HOST_FACTOR, SHARE, interval_steps, judged_looks, look_flops, step_flops
@@ -304,28 +303,6 @@ def test_a_collapse_is_named(bigrunner: Runner) -> None:
     found = plugin_of(result).health_section()
     assert found["status"] == "fail"
     assert "collapse" in {diagnosis.kind for diagnosis in plugin_of(result).diagnoses()}
-
-
-class Small(Network):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.backbone = VisionTransformer(model)
-        self.head = nn.Linear(model.width, 1)
-
-
-class Alone(Objective):
-    """Of somebody else: one network, no prototypes, and no statistics that the guard could judge."""
-
-    def __init__(self, run: Any) -> None:
-        super().__init__()
-        self.student = self.teacher = Small(run.config.model)
-
-    def forward(self, batch: Any, micro: int) -> Any:
-        return Outputs(self.student.backbone(batch.global_crops), None)
-
-    def loss_terms(self, outputs: Any) -> Any:
-        student: Any = self.student
-        return {"height": student.head(outputs.global_features.cls).square().mean()}
 
 
 class Brings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -116,6 +117,45 @@ def test_open_shows_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert opened == [(tmp_path / "a b.html").as_uri()]
     monkeypatch.setattr(webbrowser, "open", lambda url: False)
     assert "no browser" in report(run, "--open", "--out", tmp_path / "a b.html").stderr
+
+
+def open_with(browser: str, page: Path, run: Path) -> subprocess.CompletedProcess[str]:
+    """`bigrun report --open` where no other browser can be found."""
+    (page.parent / "nothing").mkdir(exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("DISPLAY")}
+    environment |= {"BROWSER": browser, "PATH": str(page.parent / "nothing")}
+    command = [sys.executable, "-m", "bigrun", "report", str(run), "--open", "--out", str(page)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
+
+
+def program(path: Path, code: str) -> str:
+    """An executable file."""
+    path.write_text(f"#!{sys.executable}\n{code}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_open_starts_the_users_browser_with_the_whole_page(tmp_path: Path) -> None:
+    """It reads what it is sent to, as a browser does, and writes that down."""
+    code = f"import pathlib, sys, urllib.request\nseen = pathlib.Path({str(tmp_path / 'seen')!r})\n"
+    code += "[page] = sys.argv[1:]\nseen.write_bytes(urllib.request.urlopen(page).read())"
+    page = tmp_path / "a b %41 ü.html"
+    done = open_with(program(tmp_path / "browser", code), page, make_run(tmp_path / "run", rows_of(3)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"report: {page}\n")
+    assert (tmp_path / "seen").read_bytes() == page.read_bytes() != b""
+
+
+@pytest.mark.parametrize("browser", ["", " ", "/nowhere/browser", "false", "is 'not closed %s"])
+def test_without_a_browser_the_page_is_there_and_one_line_says_where(browser: str, tmp_path: Path) -> None:
+    if browser == "false":
+        browser = program(tmp_path / "browser", "raise SystemExit(3)")
+    page = tmp_path / "page.html"
+    done = open_with(browser, page, make_run(tmp_path / "run", rows_of(3)))
+    assert done.returncode == 0
+    assert done.stderr == f"--open: no browser could be started here (see BROWSER); open {page} yourself\n"
+    assert done.stdout.endswith(f"report: {page}\n")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_no_torch_is_loaded(tmp_path: Path) -> None:

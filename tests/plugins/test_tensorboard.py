@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import struct
 from collections.abc import Iterator
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
+from probe_images import TOML, write_photos
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from bigrun import hookimpl
+from bigrun.cli import main
 from bigrun.errors import ExitCode
 from bigrun.events import Event as RunEvent
 from bigrun.testing.contract import PluginContract
@@ -200,3 +204,33 @@ def test_a_folder_that_cannot_be_made_costs_the_curves_and_not_the_run(bigrunner
     assert result.exit_code == ExitCode.QUARANTINED
     assert result.quarantined == ["tensorboard"]
     assert result.checkpoints[-1] == 4
+
+
+def train(*words: object) -> None:
+    done = CliRunner().invoke(main, ["run", "tiny.toml", *map(str, words)])
+    assert done.exit_code == 0, done.output
+
+
+def grown(steps: int) -> int:
+    """Bytes after so many steps, each of which has a row."""
+    run = Path("runs") / str(steps)
+    train("--run-dir", run, "--set", f"run.max_steps={steps}", "--set", "run.log_every_steps=1")
+    return sum(path.stat().st_size for path in (run / "tensorboard").iterdir())
+
+
+@pytest.mark.slow
+def test_a_dry_run_foretells_its_growth_and_takes_no_picture_for_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_photos(Path("photos"))
+    preset = TOML.format(path="photos", steps=100, log=5, save=100, lr=0.01)
+    Path("tiny.toml").write_text(preset + "[plugins.tensorboard]\n")
+    row = (grown(40) - grown(10)) / 30
+    train("--dry-run", "--steps", 12, "--json", "found.json", "--plugin", "attention-maps")
+    found = json.loads(Path("found.json").read_text())
+    written = {entry["name"]: entry for entry in found["written"]}
+    rows_a_day = 86400 / found["step_seconds"] / 5
+    assert written["tensorboard"]["bytes_per_day"] / rows_a_day == pytest.approx(row, rel=0.2)
+    assert written["tensorboard"]["bytes"] > 3 * 12 * row, "the pictures are there"
+    assert written["attention-maps"]["bytes_per_day"] is None

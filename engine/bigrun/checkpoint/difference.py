@@ -14,6 +14,7 @@ from bigrun.checkpoint import disk, manifest
 from bigrun.checkpoint.facts import read_facts
 from bigrun.checkpoint.layout import CONFIG, PROVENANCE, holds_checkpoint
 from bigrun.errors import CheckpointError, UsageError
+from bigrun.mistyped import did_you_mean_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +69,8 @@ def compare(a: Path, b: Path) -> Difference:
 def file_names(checkpoint: Path) -> set[str]:
     if not holds_checkpoint(checkpoint):
         raise UsageError(
-            f"{checkpoint}: is no checkpoint; expected a directory such as runs/my_run/checkpoints/step-00001000"
+            f"{checkpoint}: is no checkpoint{did_you_mean_path(checkpoint, holds_checkpoint)}; expected a directory "
+            "such as runs/my_run/checkpoints/step-00001000"
         )
     try:
         return set(manifest.read(checkpoint).files)

@@ -25,6 +25,7 @@ from bigrun.checkpoint.records import Record, read_record
 from bigrun.checkpoint.retention import Policy, reasons_to_stay
 from bigrun.checkpoint.verified import find_problems
 from bigrun.errors import CheckpointError, UsageError
+from bigrun.mistyped import did_you_mean_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,9 +69,14 @@ def folders(run: Path) -> Iterator[tuple[str, Path]]:
     """
     found = [(name, run / name) for name in (CHECKPOINTS, EMERGENCY) if (run / name).is_dir()]
     if not found:
-        what = "has no checkpoints" if run.is_dir() else "no such directory"
+        what = "has no checkpoints" if run.is_dir() else f"no such directory{did_you_mean_path(run, is_place)}"
         raise UsageError(f"{run}: {what}; expected a run directory, such as runs/my_run")
     return iter(found)
+
+
+def is_place(path: Path) -> bool:
+    """Whether checkpoints can be looked at there: in a run, or the one that it is."""
+    return (path / CHECKPOINTS).is_dir() or holds_checkpoint(path)
 
 
 def look(run: Path, *, verify: bool = False) -> list[Entry]:

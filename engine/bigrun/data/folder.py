@@ -13,6 +13,7 @@ from bigrun.data.files.open import open_listed
 from bigrun.data.formats.contents import NAMES
 from bigrun.data.search import Found, find_images
 from bigrun.errors import NoImagesError
+from bigrun.mistyped import did_you_mean_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,7 +57,8 @@ class ImageFolder:
             DataIndexError: the index is out of date.
         """
         if not Path(root).is_dir():
-            raise NoImagesError(f"{root}: no such folder; expected a folder of images - check data.path")
+            hint = did_you_mean_path(Path(root), Path.is_dir)
+            raise NoImagesError(f"{root}: no such folder{hint}; expected a folder of images - check data.path")
         folder = cls(())
         folder.files = open_files(
             Path(root),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bigrun.config import Document, read_preset, shipped_presets
 from bigrun.errors import UsageError
+from bigrun.mistyped import did_you_mean_path
 from bigrun.overrides import override
 from bigrun.values import did_you_mean
 
@@ -33,9 +34,9 @@ def read_source(
         return Document(source, Path(source).resolve().name, override(tables, sets, plugins, no_plugins))
     if source.endswith(".toml") or source in shipped_presets() or Path(source).exists():
         return read_preset(source, sets, plugins, no_plugins)
-    folders = [path.name for path in Path().iterdir() if path.is_dir()]
+    hint = did_you_mean(source, shipped_presets()) or did_you_mean_path(Path(source), Path.is_dir)
     raise UsageError(
-        f"{source}: no such folder, and no preset of that name{did_you_mean(source, [*folders, *shipped_presets()])}; "
+        f"{source}: no such folder, and no preset of that name{hint}; "
         "expected a folder of images, or a preset: a file that ends in .toml, or a name of `bigrun presets`"
     )
 

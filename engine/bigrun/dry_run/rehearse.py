@@ -143,7 +143,8 @@ def take(found: DryRun, document: Document, directory: Path, say: Callable[[str]
     elapsed, usual = sum(answer.facts["seconds"].values()), found.step_seconds
     if usual is not None:
         every = found.config.run.log_every_steps
-        found = attrs.evolve(found, written=tuple(look_at_files(directory, found.steps, elapsed, usual, every)))
+        sizes = {int(step): sizes for step, sizes in answer.facts["sizes"].items()}
+        found = attrs.evolve(found, written=tuple(look_at_files(directory, sizes, elapsed, usual, every)))
     saved = answer.facts.get("checkpoint")
     if saved is None or answer.facts["steps"] < compare_at:
         return found

@@ -156,7 +156,7 @@ def trained_of(found: DryRun) -> Any:
 def to_json(found: DryRun, verdict: Verdict) -> dict[str, Any]:
     """Numbers as they were measured; what is not known is absent or null."""
     seconds, trained = found.step_seconds, found.trained
-    hidden = ("header", "states", "saved", "before_bytes")
+    hidden = ("header", "states", "saved", "before_bytes", "sizes")
     facts: dict[str, Any] = {
         "preset": found.config.source,
         "verdict": verdict.word,

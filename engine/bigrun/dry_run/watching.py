@@ -14,6 +14,7 @@ from bigrun.checkpoint.facts import encode_facts
 from bigrun.checkpoint.listing import count_bytes
 from bigrun.checkpoint.retention import Policy
 from bigrun.dry_run.fingerprints import fingerprints
+from bigrun.dry_run.written import sizes_of
 from bigrun.markers import hookimpl
 from bigrun.metrics import TIMINGS
 from bigrun.saver import Saver
@@ -69,6 +70,7 @@ class Watching:
         self.rows: dict[int, dict[str, float | str]] = {}
         self.timings: dict[int, dict[str, float]] = {}
         self.seconds: dict[int, float] = {}
+        self.sizes: dict[int, dict[str, int]] = {}
         self._since = 0.0
 
     @hookimpl(tryfirst=True)
@@ -102,6 +104,7 @@ class Watching:
     def after_step(self, run: Run, step: int) -> None:
         now = time.perf_counter()
         self.seconds[step], self._since = now - self._since, now
+        self.sizes[step] = sizes_of(run.directory)
         if step == self.save_at:
             self.facts["before_save_bytes"] = peak_of_process()
         if step == self.compare_at:
@@ -150,6 +153,7 @@ class Watching:
             "rows": self.rows,
             "timings": self.timings,
             "seconds": self.seconds,
+            "sizes": self.sizes,
         }
 
 

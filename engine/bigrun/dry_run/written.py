@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import attrs
 
 from bigrun.checkpoint.layout import CHECKPOINTS
 from bigrun.lock import LOCK
-from bigrun.logs import METRICS, TELEMETRY
+from bigrun.logs import TELEMETRY
 
-__all__ = ["Written", "look_at_files"]
+__all__ = ["Written", "look_at_files", "sizes_of"]
 
 DAY_SECONDS = 86400.0
 NO_GROWTH = (CHECKPOINTS, LOCK)
@@ -28,36 +31,53 @@ class Written:
     """Of a log; None of what is written at the start, or whose growth a few steps do not tell."""
 
 
+def sizes_of(directory: Path) -> dict[str, int]:
+    """Bytes of everything in a run directory but its checkpoints, by name, while it is written."""
+    return {entry.name: sum(size for _, size in files_of(entry)) for entry in entries(directory)}
+
+
 def look_at_files(
-    directory: Path, steps: int, elapsed_seconds: float, step_seconds: float, log_every_steps: int
+    directory: Path,
+    sizes: Mapping[int, Mapping[str, int]],
+    elapsed_seconds: float,
+    step_seconds: float,
+    log_every_steps: int,
 ) -> list[Written]:
     """Everything in a run directory but its checkpoints.
 
     Args:
-        steps: that were taken, each with a row in the logs.
-        elapsed_seconds: that they took.
+        sizes: by step, `sizes_of` after it. Each step has a row in the logs.
+        elapsed_seconds: that the steps took.
         step_seconds: of a step of the run.
         log_every_steps: of the run, whose logs have a row for each so many steps.
     """
     rows_per_day = DAY_SECONDS / step_seconds / log_every_steps
     found = []
-    for entry in sorted(directory.iterdir()):
-        if entry.name in NO_GROWTH:
-            continue
-        files = [file for file in (entry.rglob("*") if entry.is_dir() else [entry]) if file.is_file()]
+    for entry in sorted(entries(directory)):
+        files = dict(files_of(entry))
         if not files:
             continue
-        size = sum(file.stat().st_size for file in files)
-        growing = grows_by(files)
-        day = {"row": size / max(steps, 1) * rows_per_day, "second": size / elapsed_seconds * DAY_SECONDS}
-        found.append(Written(entry.name, len(files), size, None if growing is None else day[growing]))
+        size = sum(files.values())
+        day = rows_per_day * row_bytes(sizes, entry.name)
+        if [file.name for file in files] == [TELEMETRY]:  # rows come with time, not with steps
+            day = size / elapsed_seconds * DAY_SECONDS
+        found.append(Written(entry.name, len(files), size, day or None))
     return found
 
 
-def grows_by(files: Sequence[Path]) -> str | None:
-    """Whether files get more with each row of the metrics, or with the time."""
-    names = [file.name for file in files]
-    if names == [TELEMETRY]:
-        return "second"
-    is_log = all(name == METRICS or "tfevents" in name for name in names)
-    return "row" if is_log else None
+def row_bytes(sizes: Mapping[int, Mapping[str, int]], name: str) -> float:
+    """What a step in the middle of the steps adds: a row of a log, without what comes now and then, as pictures do."""
+    known = [sizes[step].get(name, 0) for step in sorted(sizes)]
+    return max(median(after - before for before, after in pairwise(known)), 0) if len(known) > 1 else 0
+
+
+def entries(directory: Path) -> list[Path]:
+    return [entry for entry in directory.iterdir() if entry.name not in NO_GROWTH]
+
+
+def files_of(entry: Path) -> Iterator[tuple[Path, int]]:
+    """The file, or those in a folder, with their bytes, until one is gone meanwhile."""
+    with contextlib.suppress(OSError):
+        for file in entry.rglob("*") if entry.is_dir() else [entry]:
+            if file.is_file():
+                yield file, file.stat().st_size

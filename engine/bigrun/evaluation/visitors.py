@@ -17,7 +17,7 @@ from bigrun.config import Document
 from bigrun.entry_points import installed, load_classes
 from bigrun.errors import UsageError
 from bigrun.markers import GROUP
-from bigrun.values import Problem
+from bigrun.values import Problem, did_you_mean
 
 __all__ = ["choose_visitors", "way_out"]
 
@@ -85,7 +85,9 @@ def load_active(
 ) -> dict[str, type]:
     """The classes of the plugins; an observer that cannot be loaded is left out, unless the user has named it."""
     names, known, problems = document.tables["plugins"], installed(), list[Problem]()
-    missing = {name: "is not installed here" for name in names if name not in known and ":" not in name}
+    lacking = [name for name in names if name not in known and ":" not in name]
+    typed = {name: did_you_mean(name, known) for name in named}  # a checkpoint's configuration has no slips of the pen
+    missing = {name: f"is not installed here{typed.get(name, '')}" for name in lacking}
     classes = load_classes({name: None for name in names if name not in missing}, problems)
     broken = {path.removeprefix("plugins."): text for path, text in problems}
     needed = []

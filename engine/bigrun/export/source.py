@@ -18,6 +18,7 @@ from bigrun.checkpoint.store import CheckpointStore
 from bigrun.checkpoint.strict import load_strict
 from bigrun.checkpoint.tensors import load_tensors
 from bigrun.errors import CheckpointError, ConfigError, UsageError
+from bigrun.mistyped import did_you_mean_path
 from bigrun.sections import Data, Model, RunSection, Views
 from bigrun.values import Problem, structure
 
@@ -112,7 +113,8 @@ def find_checkpoint(path: Path, on_problem: Callable[[str], None]) -> Path:
     if holds_checkpoint(path):
         return path
     if not path.is_dir():
-        raise UsageError(f"{path}: no such directory; expected a run directory or one of its checkpoints")
+        hint = did_you_mean_path(path, Path.is_dir)
+        raise UsageError(f"{path}: no such directory{hint}; expected a run directory or one of its checkpoints")
     inner = path / "checkpoints"
     newest = CheckpointStore(inner if inner.is_dir() else path).newest_verified(
         lambda damaged, problems: on_problem(f"{damaged} is damaged and was passed over: {'; '.join(problems)}")

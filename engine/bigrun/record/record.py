@@ -17,6 +17,7 @@ from bigrun.errors import UsageError
 from bigrun.links import read_bytes
 from bigrun.lock import Owner, holder
 from bigrun.logs import CHECKPOINT, EVENTS, METRICS, STARTED, TELEMETRY
+from bigrun.mistyped import did_you_mean_path
 from bigrun.record.newest import newest_saved
 from bigrun.record.pace import Pace, number, pace_of, whole
 from bigrun.record.status import Status, epoch_seconds, status_of
@@ -46,7 +47,10 @@ class RunRecord:
             UsageError: the directory holds no run, or what is there cannot be read.
         """
         if not (directory / CONFIG).is_file():
-            raise UsageError(f"{directory}: no run (there is no {CONFIG}); expected a run directory, as runs/vit_large")
+            hint = did_you_mean_path(directory, lambda path: (path / CONFIG).is_file())
+            raise UsageError(
+                f"{directory}: no run (there is no {CONFIG}){hint}; expected a run directory, as runs/vit_large"
+            )
         self.directory = directory
         self.is_own = is_own
         self._metrics = Tail(directory / METRICS, is_row=has_step, most=MOST_METRICS)

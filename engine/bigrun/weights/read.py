@@ -15,6 +15,7 @@ import attrs
 
 from bigrun.checkpoint import manifest
 from bigrun.errors import UsageError
+from bigrun.mistyped import did_you_mean_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +71,8 @@ def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
     if path.is_dir():
         raise UsageError(f"{path}: is a directory, and no checkpoint{_newest_checkpoint(path)}; name a file")
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; nothing is downloaded: fetch the weights yourself")
+        hint = did_you_mean_path(path, lambda other: other.is_file() or is_checkpoint(other))
+        raise UsageError(f"{path}: no such file{hint}; nothing is downloaded: fetch the weights yourself")
     if path.name.endswith(INDEX):
         return _read_shards(path, meta)
     return _read_safetensors(path, meta) if path.suffix == ".safetensors" else _read_torch(path, meta)
