@@ -61,20 +61,24 @@ def test_phase_5b_has_no_end_and_a_giant() -> None:
 
 
 @pytest.mark.parametrize("images_per_second", [1.7, 4.0])
-def test_phase_5b_comes_to_all_that_it_has_planned_within_15_days(images_per_second: float) -> None:
+def test_phase_5b_warms_up_is_judged_and_anchored_within_15_days(images_per_second: float) -> None:
     """The slowest and the fastest that a Strix Halo is expected to be: docs/how-to/phase_5b.md."""
     config = resolved("vit_giant")
-    steps_a_day = images_per_second * 86_400 / config.data.effective_batch
-    gram = config.plugins["gram-anchoring"]
-    last_warm_up = max(
+    day_steps = images_per_second * 86_400 / config.data.effective_batch
+    gram, guard = config.plugins["gram-anchoring"], config.plugins["anomaly-guard"]
+    warm_ups = (
         config.optimizer.warmup_steps or 0,
         config.optimizer.freeze_last_layer_steps or 0,
         config.objective.teacher_temperature_warmup_steps or 0,
     )
-    assert (last_warm_up + config.plugins["anomaly-guard"].settle_steps) / steps_a_day < 2, "judged on day 2"
-    assert last_warm_up <= gram.candidates_every_steps * 2 < gram.start_step, "several candidates"
-    assert (gram.start_step + gram.ramp_steps) / steps_a_day < 13, "two days at the full weight"
-    assert config.run.checkpoint_every_steps / steps_a_day * 24 < 2.5, "hours that a crash costs"
+    assert (max(warm_ups) + guard.settle_steps + guard.hold_steps) / day_steps < 2.1, "judged on day 2"
+    assert max(warm_ups) <= gram.candidates_every_steps * 2 < gram.start_step, "several candidates"
+    with_gram = (15 - (gram.start_step - 1) / day_steps) * day_steps / 1.24  # its pass makes a step a quarter longer
+    assert gram.ramp_steps < 0.2 * with_gram, "most of what is left has the full weight"
+    assert with_gram > gram.refresh_every_steps, "one refresh at least"
+    assert config.run.checkpoint_every_steps / day_steps * 24 < 2.5, "hours that a crash costs"
+    horizon = 1 / (1 - config.teacher.momentum)
+    assert day_steps * 15 / horizon > 30, "the teacher averages over a small part of the run"
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "quickstart"])
