@@ -76,13 +76,15 @@ def write_report(path: Path, text: str) -> None:
 
 def show(path: Path) -> None:
     """Open a page in the user's browser; without one the path is all there is to say."""
-    import contextlib
     import webbrowser
 
     from bigrun.terminal import say
 
-    is_shown = False
-    with contextlib.suppress(Exception):  # a BROWSER of a blank is an IndexError, of an open quote a ValueError
-        is_shown = webbrowser.open(path.resolve().as_uri())
-    if not is_shown:
-        say(f"--open: no browser could be started here (see BROWSER); open {path} yourself", error=True)
+    why = ""
+    try:
+        if webbrowser.open(path.resolve().as_uri()):
+            return
+    except (webbrowser.Error, OSError, ValueError, IndexError) as error:
+        # A BROWSER of a blank is an IndexError, of an open quote a ValueError.
+        why = f": {type(error).__name__}: {error}"
+    say(f"--open: no browser could be started here{why} (see BROWSER); open {path} yourself", error=True)

@@ -573,6 +573,14 @@ def test_growth_is_that_of_logs(tmp_path: Path) -> None:
     assert found["curves"].bytes_per_day == pytest.approx(30 * 86400 / 0.5 / 20)
     assert found["telemetry.jsonl"].bytes_per_day == pytest.approx(100 * 86400)
     assert found["config.toml"].bytes_per_day is None
+    unknown = look_at_files(tmp_path, {1: last}, 5.0, step_seconds=0.5, log_every_steps=20)
+    assert {w.name for w in unknown if w.bytes_per_day is not None} == {"telemetry.jsonl"}
+
+
+def test_a_directory_that_is_gone_has_nothing(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    assert sizes_of(gone) == {}
+    assert look_at_files(gone, {1: {}, 2: {}}, 5.0, step_seconds=0.5, log_every_steps=20) == []
 
 
 def made_up(**changes: Any) -> DryRun:

@@ -65,8 +65,36 @@ def test_a_message_names_what_was_meant(here: Path, words: str, said: str) -> No
     assert sorted(here.rglob("*")) == before
 
 
-@pytest.mark.parametrize("words", ["report elsewhere", "monitor runs/elsewhere", "check other.toml", "watch images"])
-def test_a_message_names_nothing_that_is_far_away(here: Path, words: str) -> None:
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("quickstart_imgs", "quickstart_images"),  # 0.94, the preset 0.8
+        ("quickstrt", "quickstart"),  # 0.95, the folder 0.69
+        ("./quickstart_imags/", "quickstart_images"),
+        ("vit_smal", "vit_small"),
+    ],
+)
+def test_of_folders_and_presets_the_nearest_is_named(here: Path, typed: str, meant: str) -> None:
+    Path("quickstart_images").mkdir()
+    done = CliRunner().invoke(main, ["data", "check", typed])
+    assert done.exit_code == 2
+    assert f"no such folder, and no preset of that name - did you mean {meant!r}?; expected" in done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "report elsewhere",
+        "monitor runs/elsewhere",
+        "check other.toml",
+        "watch images",
+        "eval image",  # near, but no place where checkpoints are
+        "monitor image",
+        "export image --to safetensors",
+        "checkpoints list image",
+    ],
+)
+def test_a_message_names_nothing_that_is_far_away_or_of_another_kind(here: Path, words: str) -> None:
     done = CliRunner().invoke(main, words.split())
     assert done.exit_code == 2
     assert "did you mean" not in done.output

@@ -119,6 +119,20 @@ def test_open_shows_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "no browser" in report(run, "--open", "--out", tmp_path / "a b.html").stderr
 
 
+def test_only_what_browsers_raise_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[Exception] = [webbrowser.Error("no runnable browser"), TypeError("a fault of ours")]
+
+    def fail(url: str) -> bool:
+        raise raised.pop(0)
+
+    monkeypatch.setattr(webbrowser, "open", fail)
+    run = make_run(tmp_path / "run", rows_of(3))
+    said = report(run, "--open", "--out", tmp_path / "page.html").stderr
+    assert "could be started here: Error: no runnable browser (see BROWSER); open " in said
+    done = CliRunner().invoke(main, ["report", str(run), "--open", "--out", str(tmp_path / "page.html")])
+    assert isinstance(done.exception, TypeError)
+
+
 def open_with(browser: str, page: Path, run: Path) -> subprocess.CompletedProcess[str]:
     """`bigrun report --open` where no other browser can be found."""
     (page.parent / "nothing").mkdir(exist_ok=True)
@@ -146,14 +160,23 @@ def test_open_starts_the_users_browser_with_the_whole_page(tmp_path: Path) -> No
     assert (tmp_path / "seen").read_bytes() == page.read_bytes() != b""
 
 
-@pytest.mark.parametrize("browser", ["", " ", "/nowhere/browser", "false", "is 'not closed %s"])
-def test_without_a_browser_the_page_is_there_and_one_line_says_where(browser: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("browser", "why"),
+    [
+        ("", ""),
+        (" ", ": IndexError: list index out of range"),
+        ("/nowhere/browser", ""),
+        ("false", ""),
+        ("is 'not closed %s", ": ValueError: No closing quotation"),
+    ],
+)
+def test_without_a_browser_the_page_is_there_and_one_line_says_where(browser: str, why: str, tmp_path: Path) -> None:
     if browser == "false":
         browser = program(tmp_path / "browser", "raise SystemExit(3)")
     page = tmp_path / "page.html"
     done = open_with(browser, page, make_run(tmp_path / "run", rows_of(3)))
     assert done.returncode == 0
-    assert done.stderr == f"--open: no browser could be started here (see BROWSER); open {page} yourself\n"
+    assert done.stderr == f"--open: no browser could be started here{why} (see BROWSER); open {page} yourself\n"
     assert done.stdout.endswith(f"report: {page}\n")
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 

@@ -31,6 +31,7 @@ __all__ = [
     "Stale",
     "holds_checkpoint",
     "is_file_name",
+    "is_place",
     "is_real_directory",
     "parse_stale",
     "parse_step",
@@ -113,3 +114,8 @@ def holds_checkpoint(path: Path) -> bool:
         return any(entry.name == MANIFEST or entry.suffix == ".safetensors" for entry in path.iterdir())
     except OSError:
         return True
+
+
+def is_place(path: Path) -> bool:
+    """Whether checkpoints can be looked at there: in a run, or the one that it is."""
+    return (path / CHECKPOINTS).is_dir() or holds_checkpoint(path)

@@ -15,6 +15,7 @@ from bigrun.checkpoint.layout import (
     EMERGENCY,
     MANIFEST,
     holds_checkpoint,
+    is_place,
     is_real_directory,
     parse_stale,
     parse_step,
@@ -72,11 +73,6 @@ def folders(run: Path) -> Iterator[tuple[str, Path]]:
         what = "has no checkpoints" if run.is_dir() else f"no such directory{did_you_mean_path(run, is_place)}"
         raise UsageError(f"{run}: {what}; expected a run directory, such as runs/my_run")
     return iter(found)
-
-
-def is_place(path: Path) -> bool:
-    """Whether checkpoints can be looked at there: in a run, or the one that it is."""
-    return (path / CHECKPOINTS).is_dir() or holds_checkpoint(path)
 
 
 def look(run: Path, *, verify: bool = False) -> list[Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,11 +35,22 @@ def read_source(
         return Document(source, Path(source).resolve().name, override(tables, sets, plugins, no_plugins))
     if source.endswith(".toml") or source in shipped_presets() or Path(source).exists():
         return read_preset(source, sets, plugins, no_plugins)
-    hint = did_you_mean(source, shipped_presets()) or did_you_mean_path(Path(source), Path.is_dir)
     raise UsageError(
-        f"{source}: no such folder, and no preset of that name{hint}; "
+        f"{source}: no such folder, and no preset of that name{nearest(source)}; "
         "expected a folder of images, or a preset: a file that ends in .toml, or a name of `bigrun presets`"
     )
+
+
+def nearest(source: str) -> str:
+    """` - did you mean 'x'?` for the folder or the preset that is nearest to `source`, or nothing."""
+    typed, presets = Path(source), shipped_presets()
+
+    def likeness(name: str) -> float:
+        return difflib.SequenceMatcher(None, name, str(typed)).ratio()
+
+    least = max(map(likeness, presets), default=0.0)
+    hint = did_you_mean_path(typed, lambda other: other.is_dir() and likeness(str(other)) >= least)
+    return hint or did_you_mean(source, presets)
 
 
 @contextlib.contextmanager

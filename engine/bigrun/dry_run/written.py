@@ -28,11 +28,12 @@ class Written:
     files: int
     bytes: int
     bytes_per_day: float | None = None
-    """Of a log; None of what is written at the start, or whose growth a few steps do not tell."""
+    """Of a log, above 0. None is not known, and not 0: what a usual step adds nothing to may grow later or seldom."""
 
 
 def sizes_of(directory: Path) -> dict[str, int]:
-    """Bytes of everything in a run directory but its checkpoints, by name, while it is written."""
+    """Bytes of everything in a run directory but its checkpoints, by name, while it is written; nothing of one that is
+    gone."""
     return {entry.name: sum(size for _, size in files_of(entry)) for entry in entries(directory)}
 
 
@@ -58,21 +59,32 @@ def look_at_files(
         if not files:
             continue
         size = sum(files.values())
-        day = rows_per_day * row_bytes(sizes, entry.name)
         if [file.name for file in files] == [TELEMETRY]:  # rows come with time, not with steps
-            day = size / elapsed_seconds * DAY_SECONDS
-        found.append(Written(entry.name, len(files), size, day or None))
+            per_day = size / elapsed_seconds * DAY_SECONDS if size else None
+        else:
+            per_row = row_bytes(sizes, entry.name)
+            per_day = None if per_row is None else rows_per_day * per_row
+        found.append(Written(entry.name, len(files), size, per_day))
     return found
 
 
-def row_bytes(sizes: Mapping[int, Mapping[str, int]], name: str) -> float:
-    """What a step in the middle of the steps adds: a row of a log, without what comes now and then, as pictures do."""
+def row_bytes(sizes: Mapping[int, Mapping[str, int]], name: str) -> float | None:
+    """What a usual step adds: a row of a log, without what comes now and then, as pictures do.
+
+    None where the steps do not tell it: fewer than two are known, or a usual one adds nothing, which is so of a file of
+    the start and of one that grows later or seldom.
+    """
     known = [sizes[step].get(name, 0) for step in sorted(sizes)]
-    return max(median(after - before for before, after in pairwise(known)), 0) if len(known) > 1 else 0
+    added = [after - before for before, after in pairwise(known)]
+    usual = median(added) if added else 0
+    return usual if usual > 0 else None
 
 
 def entries(directory: Path) -> list[Path]:
-    return [entry for entry in directory.iterdir() if entry.name not in NO_GROWTH]
+    """Of a run directory, without its checkpoints; none if it is gone meanwhile."""
+    with contextlib.suppress(OSError):
+        return [entry for entry in directory.iterdir() if entry.name not in NO_GROWTH]
+    return []
 
 
 def files_of(entry: Path) -> Iterator[tuple[Path, int]]:

@@ -12,7 +12,7 @@ import tomli
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.disk import hash_file
 from bigrun.checkpoint.facts import load_facts, read_config
-from bigrun.checkpoint.layout import CONFIG, MANIFEST, holds_checkpoint
+from bigrun.checkpoint.layout import CONFIG, MANIFEST, holds_checkpoint, is_place
 from bigrun.checkpoint.manifest import Manifest
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.checkpoint.strict import load_strict
@@ -113,7 +113,7 @@ def find_checkpoint(path: Path, on_problem: Callable[[str], None]) -> Path:
     if holds_checkpoint(path):
         return path
     if not path.is_dir():
-        hint = did_you_mean_path(path, Path.is_dir)
+        hint = did_you_mean_path(path, is_place)
         raise UsageError(f"{path}: no such directory{hint}; expected a run directory or one of its checkpoints")
     inner = path / "checkpoints"
     newest = CheckpointStore(inner if inner.is_dir() else path).newest_verified(
