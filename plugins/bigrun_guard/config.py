@@ -123,7 +123,9 @@ class GuardConfig:
         16.0, check=above(1), help="A spike of the gradient norm is at least so many times the median."
     )
     settle_steps: int = option(
-        100, check=at_least(0), help="What follows is judged from so many steps after the last warm-up on."
+        100,
+        check=at_least(0),
+        help="What follows is judged from so many steps after the last warm-up on, a dead module from its end on.",
     )
     hold_steps: int = option(50, check=at_least(0), help="A condition counts when it has lasted so many steps.")
     wall_entropy_fraction: float = option(
@@ -165,7 +167,7 @@ class GuardConfig:
         1e-6, check=between(0, 1), help="Its gradient norm is at most this part of what it typically was."
     )
     stuck_steps: int = option(
-        300, check=at_least(1), help="A loss is stuck when it has still not moved so many steps after the warm-ups."
+        300, check=at_least(1), help="A loss is stuck when it has still not moved so many steps after `settle_steps`."
     )
     stuck_fraction: float = option(
         0.01, check=between(0, 1), help="It has not moved when all its values are within this part of the first."
