@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from bigrun.checkpoint.layout import CONFIG, MANIFEST
+from bigrun.checkpoint.layout import MANIFEST, is_run
 from bigrun.errors import UsageError
 from bigrun.evaluation.outcome import MONITOR
 from bigrun.listing import table
@@ -87,7 +87,7 @@ def find_runs(directory: Path) -> Iterator[Path]:
     waiting = [(directory, 0)]
     while waiting:
         path, depth = waiting.pop()
-        if (path / CONFIG).is_file():
+        if is_run(path):
             if not any((path / name).is_file() for name in OTHERS):
                 yield path
             continue

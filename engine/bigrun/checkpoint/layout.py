@@ -33,6 +33,7 @@ __all__ = [
     "is_file_name",
     "is_place",
     "is_real_directory",
+    "is_run",
     "parse_stale",
     "parse_step",
     "stale_name",
@@ -114,6 +115,11 @@ def holds_checkpoint(path: Path) -> bool:
         return any(entry.name == MANIFEST or entry.suffix == ".safetensors" for entry in path.iterdir())
     except OSError:
         return True
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a run was begun there: its configuration is written before anything else."""
+    return (directory / CONFIG).is_file()
 
 
 def is_place(path: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import tomli
 
-from bigrun.checkpoint.layout import CONFIG
+from bigrun.checkpoint.layout import CONFIG, is_run
 from bigrun.checkpoint.listing import Entry, look
 from bigrun.errors import UsageError
 from bigrun.links import read_bytes
@@ -23,11 +23,24 @@ from bigrun.record.pace import Pace, number, pace_of, whole
 from bigrun.record.status import Status, epoch_seconds, status_of
 from bigrun.record.tail import Row, Tail
 
-__all__ = ["RunRecord"]
+__all__ = ["RunRecord", "check_is_run"]
 
 MOST_METRICS, MOST_TELEMETRY = 50_000, 20_000
 COMPUTED = ("_names", "pace", "status", "step")
 """What is computed from one reading, once."""
+
+
+def check_is_run(directory: Path) -> None:
+    """Refuse a directory without a run, and name the one that was meant.
+
+    Raises:
+        UsageError: no run was begun there.
+    """
+    if not is_run(directory):
+        hint = did_you_mean_path(directory, is_run)
+        raise UsageError(
+            f"{directory}: no run (there is no {CONFIG}){hint}; expected a run directory, as runs/vit_large"
+        )
 
 
 class RunRecord:
@@ -46,11 +59,7 @@ class RunRecord:
         Raises:
             UsageError: the directory holds no run, or what is there cannot be read.
         """
-        if not (directory / CONFIG).is_file():
-            hint = did_you_mean_path(directory, lambda path: (path / CONFIG).is_file())
-            raise UsageError(
-                f"{directory}: no run (there is no {CONFIG}){hint}; expected a run directory, as runs/vit_large"
-            )
+        check_is_run(directory)
         self.directory = directory
         self.is_own = is_own
         self._metrics = Tail(directory / METRICS, is_row=has_step, most=MOST_METRICS)

@@ -25,7 +25,7 @@ from bigrun.errors import CheckpointError, TrainingHalted, UsageError
 from bigrun.flight import FLIGHT
 from bigrun.links import refuse_links
 from bigrun.markers import hookimpl
-from bigrun.mistyped import did_you_mean_path
+from bigrun.record.record import check_is_run
 from bigrun.rollback import RollBack
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ def replay(
 
 def starting_point(directory: Path, step: int | None) -> tuple[int, Path]:
     """The step to take, and the newest verified checkpoint before it, an emergency checkpoint first."""
-    if not (directory / CONFIG).is_file():
-        hint = did_you_mean_path(directory, lambda path: (path / CONFIG).is_file())
-        raise UsageError(f"{directory}: no run (there is no {CONFIG}){hint}")
+    check_is_run(directory)
     emergency, regular = CheckpointStore(directory / EMERGENCY), CheckpointStore(directory / CHECKPOINTS)
     if step is None:
         kept = [number for number in by_age(emergency) if emergency.is_verified(number)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from bigrun.checkpoint.layout import CONFIG, step_name
+from bigrun.checkpoint.layout import is_run, step_name
 from bigrun.errors import ExitCode
 from bigrun.events import utc_now
 from bigrun.links import open_append
@@ -71,7 +71,7 @@ class History:
         return f"{text}no report was written: {self.directory} holds no run"
 
     def _is_run(self) -> bool:
-        return (self.directory / CONFIG).is_file()
+        return is_run(self.directory)
 
     def _write(self, row: dict[str, Any]) -> None:
         public = Redactor.of_environment().value({"time_utc": utc_now(), **row})
