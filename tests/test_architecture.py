@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import json
 import re
@@ -30,6 +31,7 @@ TORCH_FREE = ["bigrun", "bigrun.cli", "bigrun.hookspecs", "bigrun.loop", "bigrun
 HEAVY = {"torch", "numpy", "matplotlib", "tensorboardX", "rich"}
 
 
+@functools.cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -69,6 +71,11 @@ def code_lines(function: ast.FunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
+@functools.cache
+def plugin_names() -> set[str]:
+    return {point.name for point in importlib.metadata.entry_points(group="bigrun")}
+
+
 def short(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -77,7 +84,7 @@ def short(path: Path) -> str:
 def test_the_engine_imports_no_plugin_and_names_none(path: Path) -> None:
     tree = parsed(path)
     assert not [name for name in imported(tree) if name.startswith("bigrun_")]
-    names = {point.name for point in importlib.metadata.entry_points(group="bigrun")}
+    names = plugin_names()
     assert not [text for text in code_strings(tree) if text in names]
 
 

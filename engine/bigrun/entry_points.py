@@ -9,7 +9,9 @@ import ast
 import functools
 import importlib
 import importlib.metadata
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -54,6 +56,21 @@ def _says_observer(node: ast.stmt) -> bool:
 
 def installed() -> dict[str, Installed]:
     """Every installed plugin by name, sorted."""
+    return dict(_installed(tuple(_places())))
+
+
+def _places() -> Iterator[tuple[str, int | None]]:
+    """Where Python looks, and when something came or went there: what importlib.metadata's own cache goes by."""
+    for place in sys.path:
+        try:
+            yield place, Path(place or ".").stat().st_mtime_ns
+        except OSError:
+            yield place, None
+
+
+@functools.lru_cache(maxsize=1)
+def _installed(places: tuple[tuple[str, int | None], ...]) -> Mapping[str, Installed]:
+    """Read once for the same places: 6 ms, and a start asks four times."""
     points = importlib.metadata.entry_points(group=GROUP)
     distributions = {id(p.dist): p.dist for p in points if p.dist}
     parsed = {key: each.metadata for key, each in distributions.items()}  # 3 ms each: once, not for each of its plugins

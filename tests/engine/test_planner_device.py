@@ -136,12 +136,12 @@ GROWING, FIXED = "expandable_segments:True", "garbage_collection_threshold:0.8"
     [
         ({}, {}, "RTX 4090", 1.25),
         ({}, {"PYTORCH_CUDA_ALLOC_CONF": f"{FIXED},{GROWING}"}, "RTX 4090", 1.08),
-        ({}, {"PYTORCH_ALLOC_CONF": GROWING}, "RTX 4090", 1.08),
-        ({}, {"PYTORCH_CUDA_ALLOC_CONF": GROWING}, "MI300X", 1.25),
+        pytest.param({}, {"PYTORCH_ALLOC_CONF": GROWING}, "RTX 4090", 1.08, marks=pytest.mark.slow),
+        pytest.param({}, {"PYTORCH_CUDA_ALLOC_CONF": GROWING}, "MI300X", 1.25, marks=pytest.mark.slow),
         ({"cuda-tuning": {}}, {}, "RTX 4090", 1.08),
-        ({"cuda-tuning": {}}, {"PYTORCH_CUDA_ALLOC_CONF": FIXED}, "RTX 4090", 1.25),
-        ({"cuda-tuning": {"expandable_segments": False}}, {}, "RTX 4090", 1.25),
-        ({"cuda-tuning": {}}, {}, "MI300X", 1.25),
+        pytest.param({"cuda-tuning": {}}, {"PYTORCH_CUDA_ALLOC_CONF": FIXED}, "RTX 4090", 1.25, marks=pytest.mark.slow),
+        pytest.param({"cuda-tuning": {"expandable_segments": False}}, {}, "RTX 4090", 1.25, marks=pytest.mark.slow),
+        pytest.param({"cuda-tuning": {}}, {}, "MI300X", 1.25, marks=pytest.mark.slow),
     ],
 )
 def test_segments_grow_where_a_plugin_or_the_environment_asks_for_it(

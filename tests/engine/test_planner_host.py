@@ -64,11 +64,11 @@ class Images:
     "plugins",
     [
         {},
-        HALF,
-        {"memory-savers": {"optimizer_states": "8bit"}},
-        {"gram-anchoring": GRAM},
+        pytest.param(HALF, marks=pytest.mark.slow),
+        pytest.param({"memory-savers": {"optimizer_states": "8bit"}}, marks=pytest.mark.slow),
+        pytest.param({"gram-anchoring": GRAM}, marks=pytest.mark.slow),
         {"gram-anchoring": GRAM | {"teacher_dtype": "bf16"}} | HALF,
-        {"gram-anchoring": {"mode": "ema", "start_step": 2, "ramp_steps": 1}},
+        pytest.param({"gram-anchoring": {"mode": "ema", "start_step": 2, "ramp_steps": 1}}, marks=pytest.mark.slow),
     ],
     ids=[
         "plain",

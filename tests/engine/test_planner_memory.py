@@ -74,10 +74,13 @@ def tiny(plugins: dict[str, Any] | None = None, **options: Any) -> Document:
     return Runner(Path()).document(plugins or {}, **options, **tables)
 
 
-FAST = {
-    "fp32, queue": tiny(tables={"hardware": {"precision": "fp32"}, "objective": {"queue_steps": 1}}),
-    "full checkpointing, accumulation": tiny(
-        accumulate=4, tables={"hardware": {"activation_checkpointing": "full"}, "model": {"depth": 3}}
+SMALL = {
+    "fp32, queue": pytest.param(
+        tiny(tables={"hardware": {"precision": "fp32"}, "objective": {"queue_steps": 1}}), marks=pytest.mark.slow
+    ),
+    "full checkpointing, accumulation": pytest.param(
+        tiny(accumulate=4, tables={"hardware": {"activation_checkpointing": "full"}, "model": {"depth": 3}}),
+        marks=pytest.mark.slow,
     ),
     "selective checkpointing, Gram": tiny(
         {"gram-anchoring": GRAM | {"crop_factor": 2.0}},
@@ -92,7 +95,7 @@ def plain() -> Memory:
     return rehearse(tiny(), "cpu").memory
 
 
-@pytest.mark.parametrize("document", FAST.values(), ids=FAST)
+@pytest.mark.parametrize("document", SMALL.values(), ids=SMALL)
 def test_a_tiny_run_takes_what_is_predicted(tmp_path: Path, document: Document) -> None:
     assert_as_real(document, tmp_path / "run")
 

@@ -67,8 +67,9 @@ def repositories(run: Run, distributions: set[str]) -> Iterator[dict[str, Any]]:
     for name, folder in edited_folders(sorted({"bigrun", *distributions})).items():
         folders[f"package {name}"] = folder
     found: dict[str, dict[str, Any]] = {}
+    states = {path: repository(path) for path in dict.fromkeys(folders.values()) if path is not None}
     for what, path in folders.items():
-        state = None if path is None else repository(path)
+        state = None if path is None else states[path]
         if state is not None:
             found.setdefault(state["root"], {"of": [], **state})["of"].append(what)
     yield from found.values()
