@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from bigrun_probes.config import ProbesConfig
     from bigrun_probes.probe_set import ProbeSet
 
-__all__ = ["by_chance", "counts", "measured"]
+__all__ = ["by_chance", "counts", "measured", "wait_for"]
+
+
+def wait_for(device: torch.device) -> None:
+    """Until it has done what it was asked to do."""
+    torch.zeros((), device=device).item()
 
 
 @torch.no_grad()

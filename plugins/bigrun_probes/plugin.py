@@ -98,7 +98,10 @@ class Probes:
             self._record(run, step)
 
     def _record(self, run: Run, step: int) -> None:
+        from bigrun_probes.measure import wait_for
+
         self._measured_step = step
+        wait_for(run.device)  # what the step still has to do is no cost of this
         began, why = time.perf_counter(), "the features are not finite"
         try:
             values = self._of_teacher(run)

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from bigrun.events import Level
+from bigrun.sections.run import RunSection
 from bigrun_telemetry.history import FIVE_MINUTES_SECONDS, MINUTE_SECONDS, History
 from bigrun_telemetry.reasons import HEAT, POWER
 from bigrun_telemetry.sample import Sample
@@ -30,11 +31,7 @@ WAIT_ROSE = 0.1
 FREE = 0.03
 GROWTH_PER_HOUR = 0.01
 HUNG_STEPS, HUNG_SECONDS = 10, 300.0
-FIRST_STEP_SECONDS = 3600.0
-"""Before a step has ended nobody knows how long one takes; the first one compiles and fills caches. At its end a run
-does more than in a step, too."""
-SAVE_SECONDS = 14_400.0
-"""A disk of 100 MB/s moves 1.4 TB in 4 hours; one that is silent for longer is gone."""
+USUAL = RunSection()
 MOVING = ("data", "step", "observe")
 """What a run does within a step."""
 
@@ -49,15 +46,18 @@ class Finding:
     facts: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-def judge(history: History, vendor: str | None = None, hot_celsius: float | None = None) -> list[Finding]:
+def judge(
+    history: History, vendor: str | None = None, hot_celsius: float | None = None, limits: RunSection = USUAL
+) -> list[Finding]:
     """The flags that are up after the newest sample.
 
     Args:
         vendor: of the GPU, `nvidia` or `amd`; None without one.
         hot_celsius: counts as hot where the driver tells no threshold, instead of `HOT_CELSIUS` of the vendor.
+        limits: how long the first step, a save and the end of the run may take.
     """
     hot = hot_celsius if hot_celsius is not None else HOT_CELSIUS.get(vendor or "")
-    found = [thermal(history, hot), power_cap(history), clock_drop(history), memory(history), hung(history.now)]
+    found = [thermal(history, hot), power_cap(history), clock_drop(history), memory(history), hung(history.now, limits)]
     thermal_found = found[0] is not None
     return [finding for finding in [*found, slow(history, is_hot=thermal_found)] if finding is not None]
 
@@ -157,11 +157,12 @@ def memory(history: History) -> Finding | None:
     return Finding("MEMORY", "warning", "; ".join(parts), facts) if parts else None
 
 
-def hung(now: Sample) -> Finding | None:
-    """No step for ten times the median one, and at least 300 s; a save for four hours, the end for one."""
-    step = FIRST_STEP_SECONDS if now.step_p50_ms is None else max(HUNG_STEPS * now.step_p50_ms / 1e3, HUNG_SECONDS)
-    limits = dict.fromkeys(MOVING, step) | {"checkpoint": SAVE_SECONDS, "end": FIRST_STEP_SECONDS}
-    limit, still = limits.get(now.activity or ""), now.standstill_seconds
+def hung(now: Sample, limits: RunSection) -> Finding | None:
+    """No step for ten times the median one, and at least 300 s; before one has ended nobody knows how long it takes."""
+    first, p50 = limits.first_step_limit_seconds, now.step_p50_ms
+    step = first if p50 is None else max(HUNG_STEPS * p50 / 1e3, HUNG_SECONDS)
+    limit_of = dict.fromkeys(MOVING, step) | {"checkpoint": limits.save_limit_seconds, "end": first}
+    limit, still = limit_of.get(now.activity or ""), now.standstill_seconds
     if limit is None or still is None or still < limit:
         return None
     message = f"step {now.step} has stood still for {still:.0f} s in {now.activity!r} (limit {limit:.0f} s)"

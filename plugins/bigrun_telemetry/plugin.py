@@ -54,7 +54,12 @@ class Telemetry:
             partial(Sources, openers(gpu, run.directory)),
             self._progress,
             Rows(run.directory, run.path_for("telemetry"), run.strategy.rank, int(self.config.keep_gib * 2**30)),
-            partial(judge, vendor=None if gpu is None else gpu.vendor, hot_celsius=self.config.hot_celsius),
+            partial(
+                judge,
+                vendor=None if gpu is None else gpu.vendor,
+                hot_celsius=self.config.hot_celsius,
+                limits=run.config.run,
+            ),
             interval,
         )
         self._tell(run, self._sampler)

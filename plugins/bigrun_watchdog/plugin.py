@@ -7,7 +7,7 @@ import faulthandler
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import attrs
 from bigrun import hookimpl, option
 from bigrun.errors import ExitCode
 from bigrun.options import above, at_least
+from bigrun_watchdog.limits import WAITS, Limits
 from bigrun_watchdog.outside import Outside
 from bigrun_watchdog.records import Hang, Records
 from bigrun_watchdog.stacks import write_stacks
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Watchdog", "WatchdogConfig", "within"]
 
-WAITS = {
-    "data": "waiting for images: a disk or a network that does not answer, or a process that decodes and does not come "
-    "back. Images that are only slow are no hang: data_wait_fraction tells of them",
-    "step": "computing: the device, its driver, or a plugin in a hook of the step",
-    "observe": "telling plugins of the step: one of them does not come back from its hook",
-    "checkpoint": "saving: a disk that does not answer",
-    "end": "ending: a plugin does not come back from its last hook, a process that decodes does not end, or a disk "
-    "does not answer",
-}
 TICK_SECONDS = 5.0
 DISK_SECONDS = 10.0
 FLUSH_SECONDS = 1.0
@@ -45,31 +37,17 @@ class WatchdogConfig:
     """How long a part of a step may take before the process is ended: waiting for images, computing, telling plugins.
     Take ten times the slowest step."""
 
-    step_limit_seconds: float = option(1800.0, check=above(0), help="Limit for every step but the first.")
-    first_step_limit_seconds: float = option(
-        3600.0,
+    step_limit_seconds: float = option(
+        1800.0,
         check=above(0),
-        help="Limit for the first step of a process, which compiles and fills caches, and for its end, in which "
-        "plugins may do more than in a step. Not below `step_limit_seconds`.",
-    )
-    checkpoint_limit_seconds: float = option(
-        14_400.0,
-        check=above(0),
-        help="Limit for the wait for a save, which writes a checkpoint and reads it and the older ones: a disk of "
-        "100 MB/s moves 1.4 TB in 4 hours; one that is silent for longer is gone.",
+        help="Limit for every step but the first, which has `run.first_step_limit_seconds`, or this if it is more; "
+        "a save has `run.save_limit_seconds`.",
     )
     grace_seconds: float = option(
         30.0,
         check=at_least(0),
         help="When the stacks are written, the run still may move for so long; if it does, it goes on.",
     )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.first_step_limit_seconds < self.step_limit_seconds:
-            yield (
-                "first_step_limit_seconds",
-                (f"{self.first_step_limit_seconds:g} is less than step_limit_seconds = {self.step_limit_seconds:g}"),
-            )
 
 
 class Watchdog:
@@ -81,7 +59,6 @@ class Watchdog:
     def __init__(self, config: WatchdogConfig) -> None:
         self.config = config
         self._run: Run | None = None
-        self._first_step = 0
         self._records: Records | None = None
         self._watcher: Watcher | None = None
         self._outside: Outside | None = None
@@ -89,19 +66,22 @@ class Watchdog:
         self._error = ""
 
     @hookimpl
-    def header_lines(self) -> list[str]:
-        first, later = self.config.first_step_limit_seconds, self.config.step_limit_seconds
-        return [f"watchdog     ends the process when a step stands still for {later:g} s, the first for {first:g} s"]
+    def header_lines(self, run: Run) -> list[str]:
+        limits = self._limits_of(run)
+        return [
+            f"watchdog     ends the process when a step stands still for {limits.step_seconds:g} s, the first for "
+            f"{limits.first_step_seconds:g} s"
+        ]
 
     @hookimpl
     def on_start(self, run: Run) -> None:
-        self._run, self._first_step = run, run.step + 1
+        self._run, limits = run, self._limits_of(run)
         self._records = Records(run.path_for("watchdog"), run.strategy.rank)
         self._tell(run, self._records)
-        tick = min(TICK_SECONDS, min(self.config.step_limit_seconds, self.config.checkpoint_limit_seconds) / 20)
+        tick = min(TICK_SECONDS, limits.smallest_seconds / 20)
         # whatever a run waits for, a save included, lets other threads run: only what a first step does may not
-        self._outside = Outside(self._records.interpreter, self.config.first_step_limit_seconds, tick)
-        self._watcher = Watcher(self._look, self.limit_of, self._alarm, self._outside, tick)
+        self._outside = Outside(self._records.interpreter, limits.first_step_seconds, tick)
+        self._watcher = Watcher(self._look, limits.of_state, self._alarm, self._outside, tick)
         self._watcher.start()
 
     @staticmethod
@@ -136,15 +116,8 @@ class Watchdog:
             self._watcher.end()
             self._watcher = None
 
-    def limit_of(self, state: State) -> float | None:
-        """How long a state may last."""
-        step, activity = state
-        if activity == "checkpoint":
-            return self.config.checkpoint_limit_seconds
-        if activity not in WAITS:
-            return None
-        is_once = step <= self._first_step or activity == "end"
-        return self.config.first_step_limit_seconds if is_once else self.config.step_limit_seconds
+    def _limits_of(self, run: Run) -> Limits:
+        return Limits.of(self.config.step_limit_seconds, run.config.run, run.step + 1)
 
     def _look(self) -> State:
         assert self._run is not None

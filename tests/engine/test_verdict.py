@@ -316,12 +316,20 @@ def test_a_run_that_does_not_move_although_it_runs(
         assert ("waiting for images" in found.headline) == (row is not None and row["activity"] == "data")
 
 
-def test_a_first_step_may_take_an_hour(tmp_path: Path) -> None:
-    def begun(name: str, ago_seconds: float) -> Story:
-        return Story(tmp_path / name).held_elsewhere().started(ago_seconds=ago_seconds)
+def test_a_first_step_may_take_an_hour_unless_the_run_says_how_long(tmp_path: Path) -> None:
+    def begun(name: str, ago_seconds: float, **run: float) -> Story:
+        return Story(tmp_path / name, **run).held_elsewhere().started(ago_seconds=ago_seconds)
 
     assert judged(begun("a", 3000)).level == "healthy"
     assert judged(begun("b", 4000)).level == "look"
+    assert judged(begun("c", 4000, first_step_limit_seconds=14_400)).level == "healthy"
+    assert judged(begun("d", 15_000, first_step_limit_seconds=14_400.0)).level == "look"
+
+
+def test_a_run_may_say_how_long_a_save_takes(tmp_path: Path) -> None:
+    story = Story(tmp_path, save_limit_seconds=600.0).held_elsewhere().started(ago_seconds=20_000)
+    story.rows(10, 800, ago_seconds=700).telemetry(standstill_seconds=690.0, activity="checkpoint")
+    assert "while it saves" in judged(story).headline
 
 
 def test_a_checkpoint_that_could_not_be_saved_is_trouble_until_one_was(story: Story) -> None:

@@ -17,8 +17,8 @@ from bigrun.checkpoint.store import CheckpointStore
 from bigrun.errors import ExitCode
 
 WATCHED: dict[str, Any] = {
-    "run": {"background_checkpoints": False},
-    "plugins": {"watchdog": {"step_limit_seconds": 1.0, "first_step_limit_seconds": 10.0, "grace_seconds": 0.2}},
+    "run": {"background_checkpoints": False, "first_step_limit_seconds": 10.0},
+    "plugins": {"watchdog": {"step_limit_seconds": 1.0, "grace_seconds": 0.2}},
 }
 
 
@@ -91,7 +91,7 @@ def test_bar_31_a_worker_that_sleeps_for_ever_is_a_hang_in_the_data(tmp_path: Pa
 @pytest.mark.slow
 def test_bar_31_native_code_that_keeps_the_interpreter_is_a_hang_too(tmp_path: Path) -> None:
     training = harmed(tmp_path)
-    training.configure(**merge(WATCHED, {"plugins": {"watchdog": {"first_step_limit_seconds": 2.0}}}))
+    training.configure(**merge(WATCHED, {"run": {"first_step_limit_seconds": 2.0}}))
     done = training("--plugin", "harm:KeepsTheInterpreter")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert "native code keeps the interpreter. It is killed" in done.stderr
@@ -104,8 +104,7 @@ def test_bar_31_native_code_that_keeps_the_interpreter_is_a_hang_too(tmp_path: P
 @pytest.mark.parametrize("background", [False, True], ids=["waiting for it", "on the way out"])
 def test_bar_31_a_disk_that_is_gone_ends_the_run(tmp_path: Path, background: bool) -> None:
     """Also a run that ends with an error, and waits for the save that is still being written."""
-    limits = {"watchdog": {"checkpoint_limit_seconds": 1.0}}
-    training = harmed(tmp_path, run={"background_checkpoints": background}, plugins=limits)
+    training = harmed(tmp_path, run={"background_checkpoints": background, "save_limit_seconds": 1.0})
     done = training("--plugin", "harm:DiskHangs")
     assert done.returncode == ExitCode.HUNG, done.stderr
     (stacks,) = (training.run / "watchdog").glob("stacks-*.txt")
@@ -118,7 +117,7 @@ def test_bar_31_a_disk_that_is_gone_ends_the_run(tmp_path: Path, background: boo
 
 @pytest.mark.slow
 def test_bar_31_a_plugin_that_does_not_finish_is_a_hang(tmp_path: Path) -> None:
-    training = harmed(tmp_path, plugins={"watchdog": {"first_step_limit_seconds": 3.0}})
+    training = harmed(tmp_path, run={"first_step_limit_seconds": 3.0})
     done = training("--plugin", "harm:DoesNotFinish")
     assert done.returncode == ExitCode.HUNG, done.stderr
     (stacks,) = (training.run / "watchdog").glob("stacks-*-step-6.txt")
@@ -148,8 +147,10 @@ def test_bar_31_a_long_save_is_no_hang(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_bar_31_a_process_that_somebody_stopped_has_not_hung(tmp_path: Path) -> None:
-    limits = {"step_limit_seconds": 1.0, "first_step_limit_seconds": 1.0, "grace_seconds": 0.0}
-    training = Training(tmp_path, **merge(ENDLESS, {"plugins": {"watchdog": limits}}))
+    limits = {"step_limit_seconds": 1.0, "grace_seconds": 0.0}
+    training = Training(
+        tmp_path, **merge(ENDLESS, {"run": {"first_step_limit_seconds": 1.0}, "plugins": {"watchdog": limits}})
+    )
     with training.begun() as process:
         process.send_signal(signal.SIGSTOP)
         time.sleep(2.5)

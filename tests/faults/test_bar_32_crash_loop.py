@@ -133,8 +133,10 @@ def test_bar_32_a_driver_that_crashed_does_not_move_a_run_to_the_cpu(
 def test_bar_32_a_run_that_hangs_is_started_again(tmp_path: Path) -> None:
     training = harmed(tmp_path)
     (tmp_path / "harm").touch()
-    limits = {"step_limit_seconds": 1.0, "first_step_limit_seconds": 10.0, "grace_seconds": 0.2}
-    training.configure(run={"background_checkpoints": False}, plugins={"watchdog": limits})
+    limits = {"step_limit_seconds": 1.0, "grace_seconds": 0.2}
+    training.configure(
+        run={"background_checkpoints": False, "first_step_limit_seconds": 10.0}, plugins={"watchdog": limits}
+    )
     done = training("--supervise", "--max-restarts", "1", "--plugin", "harm:Blocks")
     assert done.returncode == ExitCode.NO_PROGRESS, done.stderr
     report = next((training.run / "supervisor").glob("report-*.txt")).read_text()

@@ -336,7 +336,7 @@ def test_a_disk_that_refuses_rows_is_said_when_it_begins_and_ends(
 def test_a_defect_of_telemetry_costs_telemetry_and_not_the_run(
     bigrunner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def defect(now: Any) -> Any:
+    def defect(now: Any, limits: Any) -> Any:
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr(flags, "hung", defect)

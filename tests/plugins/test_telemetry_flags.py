@@ -12,8 +12,9 @@ from hardware.series import series, watch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bigrun.sections.run import RunSection
 from bigrun_telemetry.board import QUIET_SECONDS, Board
-from bigrun_telemetry.flags import FIRST_STEP_SECONDS, Finding
+from bigrun_telemetry.flags import Finding
 from bigrun_telemetry.history import History
 from bigrun_telemetry.sample import Sample
 
@@ -249,7 +250,7 @@ def test_one_large_allocation_is_no_growth() -> None:
         (29_000.0, "data", 300),
         (60_000.0, "step", 600),
         (60_000.0, "observe", 600),
-        (None, "step", FIRST_STEP_SECONDS),
+        (None, "step", 3600),
         (500.0, "end", 3600),
         (500.0, "checkpoint", 14_400),
         (500.0, "start", None),
@@ -260,6 +261,14 @@ def test_no_step_for_ten_times_the_median_and_at_least_five_minutes(
 ) -> None:
     watched = watch(series(250, step_p50_ms=p50_ms, activity=activity, standstill_seconds=lambda m: m * 60))
     assert watched.of("HUNG") == ([] if limit_seconds is None else [(limit_seconds / 60, "began", "error")])
+
+
+def test_the_run_says_how_long_what_has_no_median_may_take() -> None:
+    limits = RunSection(first_step_limit_seconds=7200.0, save_limit_seconds=600.0)
+    standing = {"step_p50_ms": None, "standstill_seconds": lambda m: m * 60}
+    for activity, minutes in (("step", 120), ("checkpoint", 10), ("end", 120)):
+        watched = watch(series(130, activity=activity, **standing), limits=limits)
+        assert watched.of("HUNG") == [(minutes, "began", "error")]
 
 
 def test_a_step_that_moves_again_ends_it_at_once() -> None:

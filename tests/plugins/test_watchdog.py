@@ -17,11 +17,13 @@ import psutil
 import pytest
 
 from bigrun import hookimpl
-from bigrun.errors import ConfigError
+from bigrun.check import check_preset
+from bigrun.sections.run import RunSection
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner
 from bigrun_watchdog import sentinel
-from bigrun_watchdog.plugin import Watchdog, WatchdogConfig, within
+from bigrun_watchdog.limits import Limits
+from bigrun_watchdog.plugin import within
 from bigrun_watchdog.records import Hang, Records
 from bigrun_watchdog.sentinel import Patience
 from bigrun_watchdog.stacks import below, write_stacks
@@ -29,7 +31,7 @@ from bigrun_watchdog.stacks import below, write_stacks
 
 class TestContract(PluginContract):
     plugin = "watchdog"
-    config: ClassVar[dict[str, Any]] = {"checkpoint_limit_seconds": 600.0}
+    config: ClassVar[dict[str, Any]] = {"step_limit_seconds": 600.0}
 
 
 # -- what is a hang -------------------------------------------------------------------------------------------
@@ -68,15 +70,21 @@ def test_patience_adds_up_until_something_moves() -> None:
     ],
 )
 def test_each_activity_has_its_limit(step: int, activity: str, limit: float | None) -> None:
-    watchdog = Watchdog(WatchdogConfig(step_limit_seconds=100.0, first_step_limit_seconds=200.0))
-    watchdog._first_step = 1
-    assert watchdog.limit_of((step, activity)) == limit
+    limits = Limits.of(100.0, RunSection(first_step_limit_seconds=200.0), first_step=1)
+    assert limits.of_state((step, activity)) == limit
 
 
-def test_a_limit_for_the_first_step_below_the_others_is_refused(bigrunner: Runner) -> None:
-    result = bigrunner.run("watchdog", config={"step_limit_seconds": 10.0, "first_step_limit_seconds": 5.0})
-    assert isinstance(result.error, ConfigError)
-    assert "plugins.watchdog.first_step_limit_seconds: 5 is less than step_limit_seconds = 10" in str(result.error)
+def test_the_first_step_has_no_less_time_than_the_others() -> None:
+    limits = Limits.of(100.0, RunSection(first_step_limit_seconds=5.0), first_step=7)
+    assert limits.of_state((7, "step")) == limits.of_state((8, "step")) == 100.0
+
+
+def test_the_limits_are_those_of_the_run(bigrunner: Runner) -> None:
+    document = bigrunner.document(
+        {"watchdog": {"step_limit_seconds": 10.0}}, run={"first_step_limit_seconds": 20.0, "save_limit_seconds": 30.0}
+    )
+    said = "\n".join(check_preset(document))
+    assert "ends the process when a step stands still for 10 s, the first for 20 s" in said
 
 
 class Slow:
@@ -92,7 +100,7 @@ class Slow:
 
 
 def test_a_step_that_moves_after_all_is_an_event_and_the_run_goes_on(bigrunner: Runner) -> None:
-    config = {"step_limit_seconds": 0.5, "first_step_limit_seconds": 60.0, "grace_seconds": 60.0}
+    config = {"step_limit_seconds": 0.5, "grace_seconds": 60.0}
     result = bigrunner.run("watchdog", config=config, companions=[Slow()], steps=12)
     result.assert_finished()
     (event,) = [event for event in result.events if event.kind == "slow-step"]
@@ -102,7 +110,7 @@ def test_a_step_that_moves_after_all_is_an_event_and_the_run_goes_on(bigrunner: 
 
 
 def test_a_step_within_its_limit_is_nothing(bigrunner: Runner) -> None:
-    result = bigrunner.run("watchdog", config={"step_limit_seconds": 30.0, "first_step_limit_seconds": 30.0})
+    result = bigrunner.run("watchdog", config={"step_limit_seconds": 30.0})
     result.assert_finished()
     assert list((result.directory / "watchdog").iterdir()) == []
 

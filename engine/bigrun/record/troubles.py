@@ -11,6 +11,7 @@ from bigrun.record.pace import number
 from bigrun.record.reason import Gravity, Reason
 from bigrun.record.status import epoch_seconds
 from bigrun.record.words import duration
+from bigrun.sections.run import RunSection
 
 if TYPE_CHECKING:
     from bigrun.record.record import RunRecord
@@ -28,10 +29,6 @@ __all__ = [
 
 Event = Mapping[str, Any]
 STILL_SECONDS, STILL_STEPS = 300.0, 10
-FIRST_STEP_SECONDS = 3600.0
-"""Before a step has ended nobody knows how long one takes; the first one compiles and fills caches."""
-SAVE_SECONDS = 14_400.0
-"""A disk of 100 MB/s moves 1.4 TB in 4 hours."""
 FRESH_SECONDS = 120.0
 """A row of telemetry that is older tells nothing of now."""
 WAIT_ROWS = 2
@@ -53,15 +50,21 @@ def standstill(record: RunRecord) -> Iterator[Reason]:
     if still is None or not record.status.is_running:
         return
     speed, steps = record.pace.steps_per_second, STILL_STEPS + (record.count("run", "log_every_steps") or 0)
-    limit = FIRST_STEP_SECONDS if not speed else max(STILL_SECONDS, steps / speed)
+    first = limit_seconds(record, "first_step_limit_seconds")
+    limit = max(STILL_SECONDS, steps / speed) if speed else first
     if activity in ("start", "end"):
-        limit = max(limit, FIRST_STEP_SECONDS)
+        limit = max(limit, first)
     if activity == "checkpoint":
-        limit = SAVE_SECONDS
+        limit = limit_seconds(record, "save_limit_seconds")
     if still >= limit:
         where = f", {ACTIVITIES[activity]}" if activity in ACTIVITIES else ""
         text = f"it stands still: not moved for {duration(still)}, at step {record.step:,}{where}"
         yield Reason(Gravity.STANDS, text, step=record.step)
+
+
+def limit_seconds(record: RunRecord, name: str) -> float:
+    """A limit of the run's configuration; the usual one for a run that was begun before there was that option."""
+    return number({name: record.option("run", name)}, name) or getattr(RunSection(), name)
 
 
 def still_seconds(record: RunRecord) -> tuple[float | None, str | None]:

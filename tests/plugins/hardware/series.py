@@ -79,10 +79,10 @@ class Watched:
         return {change.finding.flag for _, change in self.changes}
 
 
-def watch(*parts: Iterable[Sample], vendor: str | None = "nvidia", hot_celsius: float | None = None) -> Watched:
-    """Judge one series after the other."""
+def watch(*parts: Iterable[Sample], vendor: str | None = "nvidia", **options: Any) -> Watched:
+    """Judge one series after the other; `options` as for `judge`."""
     watched = Watched()
     for part in parts:
         for sample in part:
-            watched.add(sample, lambda history: judge(history, vendor, hot_celsius))
+            watched.add(sample, lambda history: judge(history, vendor, **options))
     return watched
