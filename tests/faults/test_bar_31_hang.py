@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import harm
 import psutil
 import pytest
 from training import ENDLESS, Training, merge
@@ -24,7 +25,7 @@ WATCHED: dict[str, Any] = {
 
 def harmed(folder: Path, **tables: Any) -> Training:
     """A training in whose folder `--plugin harm:NAME` does harm."""
-    shutil.copy(Path(__file__).with_name("harm.py"), folder)
+    shutil.copy(harm.__file__, folder)
     (folder / "harm").touch()
     return Training(folder, **merge(WATCHED, tables))
 

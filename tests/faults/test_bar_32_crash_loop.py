@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import harm
 import pytest
 from training import Training, read_lines
 
@@ -18,7 +19,7 @@ from bigrun.errors import ExitCode
 def harmed(folder: Path, **tables: Any) -> Training:
     """A training in whose folder `--plugin harm:NAME` does harm; its saves are in time whatever the machine does."""
     folder.mkdir(exist_ok=True)
-    shutil.copy(Path(__file__).with_name("harm.py"), folder)
+    shutil.copy(harm.__file__, folder)
     return Training(folder, run={"background_checkpoints": False, **tables})
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import harm
 import psutil
 import pytest
 from training import ENDLESS, Training, read_lines
@@ -121,7 +122,7 @@ def test_a_signal_of_the_terminal_is_not_passed_on_and_others_are(tmp_path: Path
 @pytest.mark.slow
 def test_a_supervisor_that_waits_before_a_restart_can_be_stopped(tmp_path: Path) -> None:
     """And a run that cannot begin leaves no directory."""
-    shutil.copy(Path(__file__).with_name("harm.py"), tmp_path)
+    shutil.copy(harm.__file__, tmp_path)
     training = Training(tmp_path)
     words = training.words("--supervise", "--max-restarts", "9", "--plugin", "harm:CannotBegin")
     with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
@@ -137,7 +138,7 @@ def test_a_supervisor_that_waits_before_a_restart_can_be_stopped(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_fresh_run_is_continued_where_it_began(tmp_path: Path) -> None:
-    shutil.copy(Path(__file__).with_name("harm.py"), tmp_path)
+    shutil.copy(harm.__file__, tmp_path)
     training = Training(tmp_path, run={"background_checkpoints": False})
     training.run.mkdir(parents=True)
     done = training("--supervise", "--fresh", "--max-restarts", "1", "--plugin", "harm:DiesAtItsThird")
