@@ -234,7 +234,16 @@ def cli_page() -> Iterator[str]:
         yield from ("", f"## `{' '.join(words)}`", "", *paragraphs(command.help))
         if options:
             yield from ("", "| option | meaning |", "|---|---|")
-            yield from (f"| `{spelling(o)}` | {o.help}{' May be repeated.' if o.multiple else ''} |" for o in options)
+            yield from (option_row(name, option) for option in options)
+
+
+def option_row(command: str, option: click.Option) -> str:
+    """Raises ValueError for an option without help: a page or `--help` that says nothing of it helps nobody."""
+    text = (option.help or "").strip()
+    if not text:
+        raise ValueError(f"bigrun {command} {option.opts[-1]}: has no help: give click.option a `help=`")
+    repeated = " May be repeated." if option.multiple and "May be repeated" not in text else ""
+    return f"| `{spelling(option)}` | {text}{repeated} |"
 
 
 def commands_of(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:

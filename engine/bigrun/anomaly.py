@@ -5,10 +5,15 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
 
 import attrs
 
-__all__ = ["Action", "Anomaly", "nonfinite", "strongest"]
+__all__ = ["SEVERITIES", "Action", "Anomaly", "Severity", "nonfinite", "strongest"]
+
+Severity = Literal["minor", "serious", "grave"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""From the lightest to the gravest."""
 
 
 class Action(enum.Enum):
@@ -52,6 +57,9 @@ class Anomaly:
     lasts: bool = False
     """It is not of one step: whoever reports it says when it is over, with an event `anomaly-over` whose facts are
     `anomaly`, its kind, and `since`, its onset."""
+    severity: Severity = "serious"
+    """Of several that got the same answer, which one a person is to read first. grave: what was learned is being lost;
+    minor: it may be a property of the data, or a sign of something else."""
 
 
 NONFINITE_CAUSES = (
@@ -71,4 +79,4 @@ def nonfinite(step: int, values: Mapping[str, float]) -> Anomaly:
     evidence = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
     culprits = ", ".join(f"{name} = {value}" for name, value in evidence.items()) or "a value on another process"
     message = f"not finite: {culprits}; weights and teacher are untouched"
-    return Anomaly("nonfinite", step, message, evidence, NONFINITE_CAUSES, NONFINITE_ADVICE)
+    return Anomaly("nonfinite", step, message, evidence, NONFINITE_CAUSES, NONFINITE_ADVICE, severity="grave")

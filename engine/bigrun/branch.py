@@ -16,6 +16,7 @@ from bigrun.checkpoint.layout import MANIFEST, holds_checkpoint
 from bigrun.directory import replace_file
 from bigrun.errors import CheckpointError, RunDirectoryError, UsageError
 from bigrun.mistyped import did_you_mean_path
+from bigrun.refusals import reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,9 +103,11 @@ def check_descent(directory: Path, record: Branch | None, source: Path) -> None:
 
 def check_source(run: Run, source: Path) -> None:
     """Read every byte of a checkpoint before anything is built on it."""
-    if not source.exists():
+    with reading(source):
+        is_there, has_manifest = source.exists(), (source / MANIFEST).is_file()
+    if not is_there:
         raise UsageError(f"--from {source}: no such directory{did_you_mean_path(source, holds_checkpoint)}")
-    if not (source / MANIFEST).is_file():
+    if not has_manifest:
         raise UsageError(
             f"--from {source}: no checkpoint (it has no {MANIFEST}); name a directory such as "
             "runs/my_run/checkpoints/step-00001000"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from bigrun.config import Config, Document
 from bigrun.errors import RunDirectoryError
 from bigrun.links import refuse_links
 from bigrun.lock import LOCK
+from bigrun.refusals import why_unwritten
 
 __all__ = [
     "check_directory",
@@ -81,7 +83,7 @@ def replace_file(path: Path, contents: bytes) -> None:
     """Write a file of a run directory: the old one or the new one stands there at any moment.
 
     Raises:
-        RunDirectoryError: it cannot be written.
+        RunDirectoryError: it cannot be written; the error names the file, the reason and what to do.
     """
     new = beside(path)
     try:
@@ -92,7 +94,9 @@ def replace_file(path: Path, contents: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(new, path)  # noqa: PTH105 - one atomic rename
     except OSError as error:
-        raise unusable(path.parent, error) from None
+        with contextlib.suppress(OSError):  # on a full disk it has taken the room that was left
+            new.unlink()
+        raise RunDirectoryError(f"{path}: {why_unwritten(error)}") from None
 
 
 def beside(path: Path) -> Path:

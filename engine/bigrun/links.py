@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from bigrun.errors import RunDirectoryError
+from bigrun.refusals import unreadable
 
 __all__ = ["find_links_out", "open_append", "read_bytes", "refuse_links"]
 
@@ -48,10 +49,12 @@ def refuse_links(directory: Path) -> None:
     """Refuse a directory that holds a link out of it.
 
     Raises:
-        RunDirectoryError: naming the links.
-        OSError: a folder cannot be listed.
+        RunDirectoryError: naming the links, or the folder that cannot be listed.
     """
-    found = sorted(find_links_out(directory))
+    try:
+        found = sorted(find_links_out(directory))
+    except OSError as error:
+        raise RunDirectoryError(unreadable(directory, error)) from None
     if found:
         more = [f"  and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
         raise RunDirectoryError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bigrun.anomaly import Action, Anomaly, strongest
 from bigrun.errors import TrainingHalted
 from bigrun.logs import ANOMALY
+from bigrun.record.words import addressed
 from bigrun.rollback import RollBack, refusal, rollback_target
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def respond(run: Run, answers: Sequence[tuple[Anomaly, Action]]) -> Action:
         go_back_or_halt(run, first)
     keep(run, first)
     if action is Action.HALT:
-        raise TrainingHalted(report(first))
+        raise TrainingHalted(report(run, first))
     return action
 
 
@@ -50,6 +51,7 @@ def say(run: Run, anomaly: Anomaly, action: Action) -> None:
         step=anomaly.step,
         onset=anomaly.step if anomaly.onset is None else anomaly.onset,
         lasts=anomaly.lasts,
+        severity=anomaly.severity,
         causes=list(anomaly.causes),
         advice=list(anomaly.advice),
     )
@@ -62,7 +64,7 @@ def go_back_or_halt(run: Run, anomaly: Anomaly) -> None:
         assert target is not None
         raise RollBack(anomaly, target, run.position + run.images_taken)
     keep(run, anomaly)
-    raise TrainingHalted(f"{report(anomaly)}\nThe run does not go back: {why_not}.")
+    raise TrainingHalted(f"{report(run, anomaly)}\nThe run does not go back: {why_not}.")
 
 
 def keep(run: Run, anomaly: Anomaly) -> None:
@@ -71,9 +73,9 @@ def keep(run: Run, anomaly: Anomaly) -> None:
     keep_emergency(run, anomaly)
 
 
-def report(anomaly: Anomaly) -> str:
+def report(run: Run, anomaly: Anomaly) -> str:
     """What a person needs to know who finds the run halted."""
     lines = [f"halted at step {anomaly.step}: {anomaly.message}"]
     lines += [f"  likely cause: {cause}" for cause in anomaly.causes]
-    lines += [f"  try: {advice}" for advice in anomaly.advice]
+    lines += [f"  try: {addressed(advice, run.directory, anomaly.step)}" for advice in anomaly.advice]
     return "\n".join(lines)

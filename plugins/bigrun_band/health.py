@@ -10,17 +10,17 @@ __all__ = ["section"]
 
 
 def section(comparison: Comparison | None, why: str) -> dict[str, Any]:
-    """`warn` while a metric is outside; each metric with its band as a curve.
+    """`warn` while a metric is outside, `none` while nothing is compared; each metric with its band as a curve.
 
     Args:
         why: nothing is compared.
     """
     if comparison is None:
-        return {"title": "Reference band", "status": "ok", "lines": [why]}
+        return {"title": "Reference band", "status": "none", "lines": [why]}
     band = comparison.band
     return {
         "title": "Reference band",
-        "status": "warn" if comparison.out else "ok",
+        "status": status(comparison),
         "lines": lines(comparison),
         "table": {
             "columns": ["metric", "where", "step", "outside since"],
@@ -34,6 +34,12 @@ def section(comparison: Comparison | None, why: str) -> dict[str, Any]:
             for name, curve in band.curves.items()
         ],
     }
+
+
+def status(comparison: Comparison) -> str:
+    if comparison.out:
+        return "warn"
+    return "ok" if comparison.places else "none"
 
 
 def lines(comparison: Comparison) -> list[str]:

@@ -25,13 +25,15 @@ TITLES = {
     "prototypes_used_fraction": "prototypes that some image prefers",
 }
 CURVES = {
-    "Class tokens": ("class_spread", "rank_fraction", "class_patch_cosine", "patch_cosine"),
-    "KoLeo": ("koleo",),
-    "Entropy over ln K": (
+    "Class tokens and patches, of the fixed images": (
+        "class_spread", "rank_fraction", "class_patch_cosine", "patch_cosine",
+    ),
+    "KoLeo, of the fixed images by the teacher": ("koleo",),
+    "Entropies over ln K, of the fixed images": (
         "target_entropy_fraction", "teacher_entropy_fraction", "student_entropy_fraction", "marginal_entropy_fraction",
     ),
-    "Divergence of the student, nat": ("student_divergence",),
-    "Prototypes in use": ("prototypes_used_fraction",),
+    "Divergence of the student, of the fixed images, nat": ("student_divergence",),
+    "Prototypes in use, of the fixed images": ("prototypes_used_fraction",),
 }  # fmt: skip
 
 

@@ -13,6 +13,9 @@ from bigrun_features.norms import GRADIENT
 
 __all__ = ["cost_line", "section"]
 
+TITLE = "Features of the fixed images"
+"""The report's own part `Features` has those of each step."""
+
 
 def section(config: HealthConfig, board: Board, about: str, cost: str | None) -> dict[str, Any]:
     """In the form of the hook `health_section`.
@@ -21,7 +24,8 @@ def section(config: HealthConfig, board: Board, about: str, cost: str | None) ->
         about: what is looked at, and how often.
         cost: what the looks took.
     """
-    found: dict[str, Any] = {"title": "Features", "status": board.status, "lines": list(lines(board, about, cost))}
+    status = board.status if board.is_judged or board.up() else "none"
+    found: dict[str, Any] = {"title": TITLE, "status": status, "lines": list(lines(board, about, cost))}
     if board.measured is not None:
         columns, rows = ["indicator", "value", "healthy", "status"], list(table(config, board, board.measured))
         found |= {"table": {"columns": columns, "rows": rows}, "curves": list(curves(board.measured))}

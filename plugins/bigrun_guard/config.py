@@ -95,7 +95,11 @@ class GuardConfig:
         "warn", check=late_answers, help="Different images of a step have almost the same class token."
     )
     divergence: tuple[str, ...] = ladder(
-        "warn", "warn", "halt", check=late_answers, help="The student is worse than one that answers everything alike."
+        "warn",
+        "warn",
+        "halt",
+        check=late_answers,
+        help="The student is worse than one that answers everything alike, or the loss far above its beginning.",
     )
     dead_module: tuple[str, ...] = ladder(
         "warn", check=late_answers, help="A part of the network that should learn has no gradient."
@@ -125,7 +129,8 @@ class GuardConfig:
     settle_steps: int = option(
         100,
         check=at_least(0),
-        help="What follows is judged from so many steps after the last warm-up on, a dead module from its end on.",
+        help="What follows is judged from so many steps after the last warm-up on, a dead module from its end on and "
+        "`divergence_loss_factor` at once.",
     )
     hold_steps: int = option(50, check=at_least(0), help="A condition counts when it has lasted so many steps.")
     wall_entropy_fraction: float = option(
@@ -161,6 +166,12 @@ class GuardConfig:
     koleo: float = option(1.0, help="KoLeo before its weight: duplicates above.")
     divergence_factor: float = option(
         1.05, check=above(1), help="Cross-entropy of the student over ln K: divergence above."
+    )
+    # The recorded healthy losses stay below 1.0 times their beginning; one that diverges passes 2.
+    divergence_loss_factor: float = option(
+        1.5,
+        check=above(1),
+        help="Loss over that of the first 10 steps, from step 30 on: divergence when the median of 20 steps is above.",
     )
     dead_module_steps: int = option(50, check=at_least(1), help="A module is dead after so many steps in a row.")
     dead_module_fraction: float = option(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import attrs
 
-from bigrun.anomaly import Anomaly
+from bigrun.anomaly import Anomaly, Severity
 
-__all__ = ["DIAGNOSES", "LASTING", "Diagnosis", "anomaly"]
+__all__ = ["DIAGNOSES", "LASTING", "Diagnosis", "anomaly", "severity_of"]
 
 REPLAY = "look at the step itself: `bigrun replay RUN --step N`"
 WALL = (
@@ -24,6 +24,13 @@ WALL = (
 
 LASTING = ("collapse", "near-collapse", "entropy-wall", "koleo-duplicates", "divergence", "dead-module", "stuck")
 """Kinds that are conditions, and not of one step."""
+SEVERITIES: Mapping[str, Severity] = {
+    "collapse": "grave",
+    "divergence": "grave",
+    "near-collapse": "minor",
+    "koleo-duplicates": "minor",
+}
+"""All others are serious."""
 
 
 @attrs.frozen
@@ -130,4 +137,11 @@ def anomaly(
 ) -> Anomaly:
     """An anomaly with its diagnosis, which is that of `name` where a kind has several."""
     known = DIAGNOSES[name or kind]
-    return Anomaly(kind, step, message, dict(evidence), known.causes, known.advice, onset, kind in LASTING)
+    return Anomaly(
+        kind, step, message, dict(evidence), known.causes, known.advice, onset, kind in LASTING, severity_of(kind)
+    )
+
+
+def severity_of(kind: str) -> Severity:
+    """Which of several anomalies is to be read first."""
+    return SEVERITIES.get(kind, "serious")

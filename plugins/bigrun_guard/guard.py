@@ -13,28 +13,35 @@ from bigrun_guard.diagnosis import LASTING
 from bigrun_guard.ladder import Ladder
 from bigrun_guard.modules import KIND as DEAD
 from bigrun_guard.modules import Modules
+from bigrun_guard.rise import KIND as DIVERGENCE
+from bigrun_guard.rise import Rise
 from bigrun_guard.spikes import Spikes
 from bigrun_guard.trends import Trends
 
 __all__ = ["Guard"]
 
 NORM = "grad_norm/"
+PARTS = ("ladder", "spikes", "modules", "trends", "rise")
 
 
 class Guard:
     """The detectors of one run. What a step has shown counts as normal only after `after_update`."""
 
-    def __init__(self, config: GuardConfig, facts: Facts) -> None:
+    def __init__(self, config: GuardConfig, facts: Facts, basis: str = "") -> None:
+        """`basis`: a text that changes with the options on which the size of the loss depends."""
         self.config = config
         self.ladder = Ladder(config.ladders(), config.repeat_within_steps)
         self.spikes = Spikes(config, facts, self.ladder)
         self.modules = Modules(config, facts)
         self.trends = Trends(config, facts)
+        self.rise = Rise(config, facts, basis)
         self._norms: dict[str, float] = {}
 
     def before_update(self, step: int, values: Mapping[str, float]) -> Iterator[Anomaly]:
-        """Judge a step that is about to update the weights, by its `loss`, `grad_norm` and `grad_norm/MODULE`."""
+        """Judge a step that is about to update the weights, by its `loss`, `loss/TERM`, `grad_norm` and
+        `grad_norm/MODULE`."""
         self._norms = {name.removeprefix(NORM): value for name, value in values.items() if name.startswith(NORM)}
+        self.rise.see(values)
         yield from self.spikes.judge(step, values)
 
     def after_update(self, step: int, training: Collection[str]) -> Iterator[Anomaly]:
@@ -42,7 +49,8 @@ class Guard:
         self.spikes.accept()
         norms = {name: norm for name, norm in self._norms.items() if name in training}
         yield from self.modules.judge(step, norms)
-        self._forget_what_is_over(DEAD)
+        yield from self.rise.judge(step)
+        self._forget_what_is_over(DEAD, DIVERGENCE)
 
     def on_metrics(
         self, step: int, metrics: Mapping[str, float], diagnoses: Sequence[Anomaly] = ()
@@ -54,12 +62,12 @@ class Guard:
     def _forget_what_is_over(self, *kinds: str) -> None:
         """Where nothing of a kind lasts, whoever sees it, the next one is a first one."""
         for kind in kinds:
-            if not (self.trends.any_lasts(kind) or self.modules.any_lasts(kind)):
+            if not any(part.any_lasts(kind) for part in (self.trends, self.modules, self.rise)):
                 self.ladder.forget(kind)
 
     def take_over(self) -> list[Over]:
         """The conditions that were reported and are over since this was asked last."""
-        parts = (self.modules, self.trends, self.trends.offered)
+        parts = (self.modules, self.rise, self.trends, self.trends.offered)
         over = [each for part in parts for each in part.over]
         for part in parts:
             part.over = []
@@ -74,8 +82,9 @@ class Guard:
         return self.ladder.answer(kind, step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name).state_dict() for name in ("ladder", "spikes", "modules", "trends")}
+        return {name: getattr(self, name).state_dict() for name in PARTS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name in ("ladder", "spikes", "modules", "trends"):
-            getattr(self, name).load_state_dict(state[name])
+        for name in PARTS:
+            if name in state:  # checkpoints of an older version know nothing of the beginning of the loss
+                getattr(self, name).load_state_dict(state[name])

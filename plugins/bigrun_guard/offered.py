@@ -10,7 +10,7 @@ import attrs
 from bigrun.anomaly import Anomaly
 from bigrun_guard.conditions import Conditions, Over
 from bigrun_guard.config import GuardConfig
-from bigrun_guard.diagnosis import DIAGNOSES
+from bigrun_guard.diagnosis import DIAGNOSES, severity_of
 
 __all__ = ["Offered", "is_diagnoses"]
 
@@ -57,7 +57,9 @@ def is_diagnoses(answer: Any) -> bool:
 
 
 def explained(diagnosis: Anomaly) -> Anomaly:
-    """With the guard's causes and advice where it has none of its own."""
+    """With the guard's causes, advice and severity where it has none of its own."""
+    if diagnosis.severity == "serious":
+        diagnosis = attrs.evolve(diagnosis, severity=severity_of(diagnosis.kind))
     known = DIAGNOSES.get(diagnosis.kind)
     if known is None or diagnosis.causes or diagnosis.advice:
         return diagnosis

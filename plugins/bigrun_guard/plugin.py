@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["AnomalyGuard"]
 
+NAME = "anomaly-guard"
+SCALING = ("weight", "prototypes", "student_temperature")
+"""Endings of the names of options of the objective with which the size of its terms changes."""
+
 
 class AnomalyGuard:
-    """Judges every step before its update, and the rows of metrics once the warm-ups are over; other plugins offer it
-    what they have found (`diagnoses`). It adds no loss and makes no forward pass; in every step it fetches a few
-    numbers from the device."""
+    """Judges every step before its update and its loss after it, and the rows of metrics once the warm-ups are over;
+    other plugins offer it what they have found (`diagnoses`). It adds no loss and makes no forward pass; in every step
+    it fetches a few numbers from the device."""
 
     Config = GuardConfig
 
@@ -57,7 +63,7 @@ class AnomalyGuard:
         from bigrun_guard.rank import RankMeter
 
         facts = Facts.of(run.config)
-        self.guard = Guard(self.config, facts)
+        self.guard = Guard(self.config, facts, basis_of(run))
         if self._state is not None:
             self.guard.load_state_dict(self._state)
         self.meter = RankMeter(self.config.rank_every_steps, facts.rows // run.strategy.world_size)
@@ -75,7 +81,8 @@ class AnomalyGuard:
     @hookimpl
     def before_update(self, run: Run, step: int) -> None:
         assert self.guard is not None
-        for anomaly in self.guard.before_update(step, run.metrics.pending(self._names)):
+        terms = {name for name, _ in run.metrics.items() if name.startswith("loss/")}
+        for anomaly in self.guard.before_update(step, run.metrics.pending(terms.union(self._names))):
             run.report_anomaly(anomaly)
 
     @hookimpl
@@ -116,3 +123,14 @@ class AnomalyGuard:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._state = state
+
+
+def basis_of(run: Run) -> str:
+    """Changes with the options on which the size of the loss depends: weights and numbers of prototypes, masks, crops,
+    and those of plugins that may add terms. What rules derive from the length of a run is not among them."""
+    tables = run.config.tables()
+    adding = {each.plugin_name for each in run.plugins.manager.hook.loss_terms.get_hookimpls()} - {NAME}
+    plugins = {name: table for name, table in tables["plugins"].items() if name in adding}
+    scale = {name: value for name, value in tables.get("objective", {}).items() if name.endswith(SCALING)}
+    text = json.dumps([scale, tables["masking"], tables["views"], plugins], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -6,16 +6,21 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bigrun.command_options import device_option, overridden
-from bigrun_probes.config import LABELS, NAMES
+from bigrun_probes.config import LABELS, NAMES, TABLE
+
+if TYPE_CHECKING:
+    from bigrun.errors import ConfigError, UsageError
 
 __all__ = ["eval_"]
 
 PATH = click.Path(path_type=Path)
+SPELLED = {"probes": "probe"}
+"""Options of the command that are called otherwise in the configuration."""
 
 
 @click.command("eval")
@@ -59,7 +64,7 @@ def eval_(
 
     The exit code is 0 if every --min is met, 1 if one is not, 2 if it cannot be known.
     """
-    from bigrun.errors import BigrunError, UsageError
+    from bigrun.errors import BigrunError, ConfigError, UsageError
     from bigrun.interruption import Interrupted, interrupting
     from bigrun.out_file import write_out
     from bigrun.terminal import say
@@ -82,6 +87,8 @@ def eval_(
             write_out(out, (json.dumps(found, indent=2) + "\n").encode())
     except Interrupted as interrupted:
         sys.exit(interrupted.exit_code)
+    except ConfigError as error:
+        raise by_option(error, chosen) from None
     except UsageError:
         raise
     except BigrunError as error:  # exit code 1 says that a value is too small
@@ -90,6 +97,19 @@ def eval_(
         say(line)
     if not all(row["met"] for row in found["thresholds"]):
         sys.exit(1)
+
+
+def by_option(error: ConfigError, chosen: Mapping[str, Any]) -> UsageError:
+    """The same refusal; what the command line has brought in is called what it is called there, and not after the
+    checkpoint's configuration, which has another value."""
+    from bigrun.errors import ConfigError, UsageError
+
+    options = {f"{TABLE}.{name}": "--" + SPELLED.get(name, name).replace("_", "-") for name in chosen}
+    typed = [f"{options[path]}: {text}" for path, text in error.problems if path in options]
+    others = [problem for problem in error.problems if problem[0] not in options]
+    if not typed:
+        return error
+    return UsageError("\n".join([*typed, *([str(ConfigError(error.source, others))] if others else [])]))
 
 
 def as_option(value: Any) -> Any:

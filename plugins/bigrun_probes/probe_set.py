@@ -109,7 +109,10 @@ def looked_at(run: Run, config: ProbesConfig) -> Part:
             f"{TABLE}.path: the run's images are shown by {describe_tone(run.views.tone)}, which is not known of "
             "another folder: use the validation part of the run's data (data.split) with labels or a labels_file"
         )
-    return Part(ImageFolder.search(config.path, channels=run.config.model.in_channels), FullRange(), None, False)
+    folder = ImageFolder.search(config.path, channels=run.config.model.in_channels)
+    for finding in folder.unsearched():
+        raise UsageError(f"{TABLE}.path: {finding.message}")
+    return Part(folder, FullRange(), None, False)
 
 
 def labelled_of(config: ProbesConfig, part: Part, labels: Sequence[str], chosen: Sequence[int]) -> Labelled:

@@ -18,7 +18,10 @@ SUFFIXES = {"html": "html", "md": "md", "json": "json"}
 @click.command(short_help="Say how a run is: a page, Markdown or JSON.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--open", "is_opened", is_flag=True, help="Show the page in a browser.")
-@click.option("--format", "form", type=click.Choice([*SUFFIXES]), default="html", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice([*SUFFIXES]), default="html", show_default=True,
+    help="A page for a browser, Markdown for a ticket or a terminal, JSON for programs.",
+)  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE",
     help="Where to write; `-` is the terminal.  [default: report-<run>.html here; md and json: the terminal]",
@@ -48,7 +51,8 @@ def report(run: Path, is_opened: bool, form: str, out: Path | None, other: Path 
     if out is not None and not is_shown:
         require_place(out)
     others = [] if other is None else compared([record, RunRecord(other)], Axis.STEP, ()).as_parts()
-    found = gather(record, others=others)
+    is_replaced = out is not None and out.resolve() == (run / "report" / "index.html").resolve()
+    found = gather(record, others=others, is_replaced=is_replaced)
     text = written(found, form)
     if out is None or is_shown:
         click.echo(text, nl=False)
@@ -68,10 +72,10 @@ def written(found: Report, form: str) -> str:
 
 
 def write_report(path: Path, text: str) -> None:
-    """Write a page. Raises UsageError: it cannot be written."""
-    from bigrun.out_file import write_out
+    """Write a page. Raises RunDirectoryError, a UsageError: it cannot be written."""
+    from bigrun.directory import replace_file  # the plugin's own page comes here too: no word of --out
 
-    write_out(path, text.encode("utf-8"))
+    replace_file(path, text.encode("utf-8"))
 
 
 def show(path: Path) -> None:

@@ -15,7 +15,10 @@ __all__ = ["compare"]
     "--metric", "metrics", multiple=True, metavar="NAME",
     help="May be repeated; * stands for anything.  [default: loss, its terms, probes, health, speed]",
 )  # fmt: skip
-@click.option("--x", "axis", type=click.Choice(["step", "images", "hours"]), default="step", show_default=True)
+@click.option(
+    "--x", "axis", type=click.Choice(["step", "images", "hours"]), default="step", show_default=True,
+    help="What the curves of --out are drawn over: optimizer steps, images seen, or hours in which steps were taken.",
+)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with all curves, too.")
 def compare(runs: tuple[Path, ...], metrics: tuple[str, ...], axis: str, out: Path | None) -> None:
     """Show the last values of several runs, and the options in which they differ; --out draws their curves.
@@ -24,6 +27,7 @@ def compare(runs: tuple[Path, ...], metrics: tuple[str, ...], axis: str, out: Pa
     """
     from bigrun.errors import UsageError
     from bigrun.listing import table
+    from bigrun.out_file import require_place
     from bigrun.record.record import RunRecord
     from bigrun.terminal import printable, say
     from bigrun_report.command import write_report
@@ -32,6 +36,8 @@ def compare(runs: tuple[Path, ...], metrics: tuple[str, ...], axis: str, out: Pa
 
     if len(runs) < 2:
         raise UsageError(f"compare {runs[0]}: expected two runs or more")
+    if out is not None:
+        require_place(out)
     records = [RunRecord(run) for run in runs]
     comparison = compared(records, Axis(axis), metrics)
     for number, (title, found) in enumerate(comparison.tables()):

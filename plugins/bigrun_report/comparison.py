@@ -93,7 +93,8 @@ def compared(records: Sequence[RunRecord], axis: Axis, metrics: Sequence[str]) -
     curves = []
     for name in names:
         series = [over(series_of(record.metrics, name), x) for record, x in zip(records, xs, strict=True)]
-        lines = (Line(label, values) for label, values in zip(labels, series, strict=True) if len(values))
+        runs = enumerate(zip(labels, series, strict=True))
+        lines = (Line(label, values, style=run) for run, (label, values) in runs if len(values))
         curves.append(Curve(name, tuple(lines)))
     return Comparison(
         labels, axis, tuple(curve for curve in curves if curve.lines), status_table(labels, records),

@@ -29,6 +29,7 @@ class Group:
     unit: str
     names: tuple[str, ...]
     scale: Kind = "linear"
+    fills: bool = False
 
 
 PLACES: Mapping[str, tuple[Group, ...]] = {
@@ -38,11 +39,11 @@ PLACES: Mapping[str, tuple[Group, ...]] = {
         Group("Norm of the gradients", "L2 norm", ("grad_norm", "grad_norm/*"), "log"),
     ),
     "Learning rate and other schedules": (
-        Group("Learning rate", "", ("learning_rate", "last_layer_learning_rate")),
-        Group("Weight decay", "", ("weight_decay",)),
-        Group("Momentum of the teacher", "", ("teacher_momentum",)),
-        Group("Temperatures", "", ("student_temperature", "teacher_temperature")),
-        Group("Weights of terms", "", ("local_weight", "*/weight")),
+        Group("Learning rate", "", ("learning_rate", "last_layer_learning_rate"), fills=True),
+        Group("Weight decay", "", ("weight_decay",), fills=True),
+        Group("Momentum of the teacher", "", ("teacher_momentum",), fills=True),
+        Group("Temperatures", "", ("student_temperature", "teacher_temperature"), fills=True),
+        Group("Weights of terms", "", ("local_weight", "*/weight"), fills=True),
     ),
     "Throughput and waiting for data": (
         Group("Images", "images/s", ("images_per_second",)),
@@ -53,13 +54,13 @@ PLACES: Mapping[str, tuple[Group, ...]] = {
         Group("Images that cannot be used", "files", ("bad_images",)),
     ),
     "Features": (
-        Group("Entropies", "share of the largest", ("target_entropy_fraction", "patch_target_entropy_fraction",
-                                                     "marginal_entropy_fraction")),
-        Group("Prototypes in use", "share", ("prototypes_used_fraction",)),
-        Group("Spread of class tokens", "0 alike, 1 at right angles", ("class_spread",)),
-        Group("Cosines", "mean cosine", ("patch_cosine", "class_patch_cosine")),
-        Group("KoLeo", "before its weight", ("koleo",)),
-        Group("Divergence of the student", "nat", ("student_divergence",)),
+        Group("Entropies, of the step", "share of the largest", (
+            "target_entropy_fraction", "patch_target_entropy_fraction", "marginal_entropy_fraction")),
+        Group("Prototypes in use, of the step", "share", ("prototypes_used_fraction",)),
+        Group("Spread of class tokens, of the step", "0 alike, 1 at right angles", ("class_spread",)),
+        Group("Cosines, of the step", "mean cosine", ("patch_cosine", "class_patch_cosine")),
+        Group("KoLeo, of the step", "before its weight", ("koleo",)),
+        Group("Divergence of the student, of the step", "nat", ("student_divergence",)),
     ),
 }  # fmt: skip
 FEATURES, OTHERS = "Features", "Other metrics"
@@ -108,7 +109,8 @@ class Curves:
     def charts(self, group: Group) -> list[Chart]:
         names = self.matching(group.names)
         parts = [names[i : i + MOST_LINES] for i in range(0, len(names), MOST_LINES)]
-        return [self.chart(group.title, group.unit, part, group.scale) for part in parts]
+        charts = [self.chart(group.title, group.unit, part, group.scale) for part in parts]
+        return [attrs.evolve(chart, fills=group.fills) for chart in charts]
 
     def alone(self, name: str) -> Chart:
         return self.chart(name, "share" if name.endswith("_fraction") else "", [name])

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
+import attrs
+
 from bigrun.record.record import RunRecord
 from bigrun.record.verdict import verdict
 from bigrun.redaction import Redactor
@@ -17,7 +19,7 @@ from bigrun_report.figures import since
 from bigrun_report.hardware import hardware_parts, older_rows
 from bigrun_report.parts import Part, Picture, Report, Table, texts_changed
 from bigrun_report.pictures import Album
-from bigrun_report.progress import facts_of, fraction_of, progress_part
+from bigrun_report.progress import facts_of, fraction_of, next_page, progress_part
 from bigrun_report.section import Section
 from bigrun_report.sections_file import Sections, read_sections
 from bigrun_report.story import markers_of, story_part
@@ -28,12 +30,15 @@ FOUND_PICTURES = 6
 """Of the folders of plugins, where no process has told of its pictures."""
 
 
-def gather(record: RunRecord, *, others: Iterable[Part] = (), redactor: Redactor | None = None) -> Report:
+def gather(
+    record: RunRecord, *, others: Iterable[Part] = (), redactor: Redactor | None = None, is_replaced: bool = False
+) -> Report:
     """The report; files are read, and nothing is written.
 
     Args:
         others: parts for the end, such as a comparison.
         redactor: that of the run's configuration, where it is known.
+        is_replaced: it becomes the page that the run draws again and again.
     """
     now = datetime.now(UTC)
     said = read_sections(record.directory)
@@ -52,7 +57,7 @@ def gather(record: RunRecord, *, others: Iterable[Part] = (), redactor: Redactor
         *sections,
         pictures_part(record, said, album),
         curves.others(),
-        checkpoints_part(record),
+        with_refusals(checkpoints_part(record), record),
         provenance_part(record),
         *others,
     ]
@@ -65,6 +70,7 @@ def gather(record: RunRecord, *, others: Iterable[Part] = (), redactor: Redactor
         parts=tuple(part for part in parts if not part.is_empty),
         markers=markers_of(record.events),
         fraction=fraction_of(record),
+        until=next_page(record, now) if is_replaced else "",
         facts=facts_of(record),
     )
     return redacted(report, redactor or Redactor.of_environment())
@@ -74,6 +80,14 @@ def redacted(report: Report, redactor: Redactor) -> Report:
     """The report without secrets."""
     changed: Report = texts_changed(report, lru_cache(maxsize=None)(redactor.text))
     return changed
+
+
+def with_refusals(part: Part, record: RunRecord) -> Part:
+    """The part about checkpoints; where a folder of them cannot be read it says so, and not that there is none."""
+    if not record.unreadable:
+        return part
+    texts = [f"{text}: make it readable for the user of this command" for text in record.unreadable]
+    return attrs.evolve(part, status="fail", lines=(*texts, *(part.lines if part.tables else ())))
 
 
 def section_parts(said: Sections, curves: Curves, album: Album, now: datetime) -> Iterator[Part]:

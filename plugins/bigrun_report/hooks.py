@@ -22,8 +22,8 @@ class ReportHooks(Protocol):
 
         When: after a step in which the report is due, and when the run ends, with an error too.
         Called: on the main process alone, so it must not wait for the others; one plugin after the other.
-        Result: None, or JSON: `title`, `status` (ok, warn, fail), and if you like `lines`, `table`, `curves`,
-            `pictures` (docs/how-to/write-a-plugin.md has their form). What is not of that form is left out, and named
-            in the report.
+        Result: None, or JSON: `title`, `status` (ok, warn, fail; none: nothing was judged), and if you like
+            `lines`, `table`, `curves`, `pictures` (docs/how-to/write-a-plugin.md has their form). What is not of that
+            form is left out, and named in the report.
         If it raises: the report names it, and training goes on; an observer is quarantined as ever.
         """

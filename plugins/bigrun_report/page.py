@@ -7,18 +7,20 @@ from collections.abc import Iterator, Sequence
 import bigrun.version
 from bigrun.markup import Markup, element, join, page
 from bigrun.record.reason import Reason
-from bigrun_report.figures import clock
+from bigrun_report.figures import clock, shortened
 from bigrun_report.parts import Chart, Part, Picture, Report, Table
 from bigrun_report.style import STYLE
 from bigrun_report.svg import drawn, legend
 
 __all__ = ["page_of"]
 
-STATUS_WORDS = {"ok": "✓ ok", "warn": "! look", "fail": "✗ failed"}
+STATUS_WORDS = {"ok": "✓ ok", "warn": "! look", "fail": "✗ failed", "none": "- not judged"}
 SIGNS = {"healthy": "✓", "look": "!", "stopped": "■"}
 KEY = "Marks on the charts: ▲ anomaly or error, ◄ rolled back, │ started again, ◆ something else worth knowing."
 SHORT = 22
 """Characters of a cell that is not broken."""
+LABEL = 40
+"""Characters of a column's title that each of its cells repeats, for a screen too narrow for a table."""
 
 
 def page_of(report: Report) -> str:
@@ -29,7 +31,8 @@ def page_of(report: Report) -> str:
 
 def header(report: Report) -> Markup:
     sign = element("span", f"{SIGNS[report.level]} ", aria_hidden="true")
-    status = element("div", element("h1", sign, report.headline), class_=f"status {report.level}")
+    until = element("p", report.until, class_="until") if report.until else Markup()
+    status = element("div", element("h1", sign, report.headline), until, class_=f"status {report.level}")
     parts = [status, reasons(report.reasons)]
     if report.fraction is not None:
         label = f"{report.fraction:.1%} done"
@@ -112,17 +115,19 @@ def tiles_of(table: Table) -> Markup:
 
 
 def table_of(table: Table) -> Markup:
-    rows = []
-    if any(table.columns):
-        rows.append(element("tr", *(element("th", title, scope="col") for title in table.columns)))
+    rows, has_titles = [], any(table.columns)
+    if has_titles:
+        rows.append(element("tr", *(element("th", title, scope="col") for title in table.columns), class_="titles"))
     for first, *cells in table.rows:
-        lead = element("td", first, class_="nowrap") if any(table.columns) else element("th", first, scope="row")
-        rows.append(element("tr", lead, *map(cell_of, cells)))
-    return element("div", element("table", *rows), tabindex=0, role="group", aria_label="table")
+        lead = cell_of(first, table.columns[0], "nowrap") if has_titles else element("th", first, scope="row")
+        rows.append(element("tr", lead, *map(cell_of, cells, table.columns[1:])))
+    css = {"class_": "titled"} if has_titles else {}
+    return element("div", element("table", *rows, **css), tabindex=0, role="group", aria_label="table")
 
 
-def cell_of(text: str) -> Markup:
-    return element("td", text, class_="nowrap") if len(text) <= SHORT else element("td", text)
+def cell_of(text: str, title: str, css: str = "") -> Markup:
+    label = {"data_label": shortened(title, LABEL)} if title else {}
+    return element("td", text, class_=css or ("nowrap" if len(text) <= SHORT else "long"), **label)
 
 
 def figure_of(picture: Picture) -> Markup:

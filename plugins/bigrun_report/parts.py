@@ -15,7 +15,8 @@ from bigrun_report.series import Series
 
 __all__ = ["Band", "Chart", "Line", "Marker", "Part", "Picture", "Report", "Status", "Table", "texts_changed"]
 
-Status = Literal["ok", "warn", "fail"]
+Status = Literal["ok", "warn", "fail", "none"]
+"""`none`: nothing was judged."""
 
 
 @attrs.frozen
@@ -42,6 +43,8 @@ class Line:
 
     label: str
     series: Series
+    style: int | None = None
+    """Which colour and pattern it has, where that says whose it is; None: by its place on the chart."""
 
 
 @attrs.frozen(eq=False)
@@ -53,6 +56,13 @@ class Chart:
     lines: tuple[Line, ...]
     scale: Kind = "linear"
     band: Band | None = None
+    fills: bool = False
+    """However little its values differ, they fill the height: of schedules, whose bends are to be seen."""
+
+    @property
+    def styled(self) -> list[tuple[int, Line]]:
+        """Each line with the number of its colour and pattern."""
+        return [(place if line.style is None else line.style, line) for place, line in enumerate(self.lines)]
 
 
 @attrs.frozen
@@ -106,6 +116,8 @@ class Report:
     markers: tuple[Marker, ...] = ()
     fraction: float | None = None
     """How much of the run is done; None for one without end."""
+    until: str = ""
+    """Of a page that is replaced by another: until when it is not old."""
     x_label: str = "optimizer step"
     facts: Mapping[str, Any] = attrs.field(factory=dict)
     """For programs."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from bigrun.record.pace import number
 from bigrun.record.record import RunRecord
 from bigrun.record.words import duration
 from bigrun_report.figures import clock, figure, moment
 from bigrun_report.parts import Part, Table
 
-__all__ = ["facts_of", "fraction_of", "progress_part"]
+__all__ = ["facts_of", "fraction_of", "next_page", "progress_part"]
+
+DRAWING_SECONDS = 120.0
+"""A page is drawn after the step in which it is due, in some seconds; its time is told to the minute."""
 
 
 def fraction_of(record: RunRecord) -> float | None:
@@ -42,6 +48,23 @@ def progress_part(record: RunRecord, now: datetime) -> Part:
         rows.append(("newest sign of life", f"{duration(record.silent_seconds)} ago"))
     lines = () if record.metrics else ("No step has been logged yet.",)
     return Part("Progress", lines=lines, tables=(Table(("", ""), tuple(rows), are_tiles=True),))
+
+
+def next_page(record: RunRecord, now: datetime) -> str:
+    """When the next page of a running run replaces this one, which does not see it die; "" for one that has ended, or
+    draws none."""
+    plugins = record.config.get("plugins")
+    options = plugins.get("health-report") if isinstance(plugins, Mapping) else None
+    every = number(options, "every_minutes") if isinstance(options, Mapping) else None
+    if every is None or not record.status.is_running:
+        return ""
+    step = 1 / record.pace.steps_per_second if record.pace.steps_per_second else 0.0
+    due = now + timedelta(seconds=min(max(every, 0) * 60 + DRAWING_SECONDS + 2 * step, 1e9))
+    run = shlex.quote(str(record.directory.resolve()))
+    return (
+        f"The next page is due by {clock(due)}. If that is past and this one is still here, the run may be saving, or "
+        f"gone: look with bigrun watch {run}"
+    )
 
 
 def facts_of(record: RunRecord) -> dict[str, Any]:

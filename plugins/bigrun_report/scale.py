@@ -12,9 +12,11 @@ import numpy as np
 from bigrun_report.figures import figure
 from bigrun_report.series import Numbers
 
-__all__ = ["Kind", "Scale", "count_label", "fitting"]
+__all__ = ["LEAST_RANGE", "Kind", "Scale", "count_label", "fitting"]
 
 Kind = Literal["linear", "log"]
+LEAST_RANGE = 0.02
+"""Of the largest value: an axis of less would make a cliff of a fall from 1 to 0.99998."""
 LARGEST = 1e300
 """So that the height of a chart is finite."""
 
@@ -28,6 +30,8 @@ class Scale:
     start: float
     end: float
     kind: Kind = "linear"
+    widened: tuple[float, float] | None = None
+    """The values' own range, where the axis is wider than they need."""
 
     def places(self, values: Numbers) -> Numbers:
         """Places in px, (n,) of (n,), within the chart."""
@@ -65,9 +69,13 @@ def linear_ticks(low: float, high: float, wanted: int) -> list[float]:
     return [round(n * step, 12) if step > 1e-9 else n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def fitting(values: Iterable[float], kind: Kind, start: float, end: float) -> Scale:
+def fitting(values: Iterable[float], kind: Kind, start: float, end: float, *, least: float = 0.0) -> Scale:
     """The scale that shows all of the finite values, with some air; a logarithmic one shows the positive ones, and is
-    linear where there is none."""
+    linear where there is none.
+
+    Args:
+        least: so much of the largest value is the range of a linear one at least.
+    """
     known = [min(max(value, -LARGEST), LARGEST) for value in values if math.isfinite(value)]
     positive = [value for value in known if value > 0]
     if kind == "log" and positive:
@@ -75,7 +83,11 @@ def fitting(values: Iterable[float], kind: Kind, start: float, end: float) -> Sc
         low = max(low / 1.3, 1 / LARGEST)
         return Scale(low, max(high * 1.3, low * 10), start, end, "log")
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    air = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    span, wanted = high - low, least * max(abs(low), abs(high))
+    if 0 < span < wanted:
+        air = (wanted - span) / 2
+        return Scale(low - air, high + air, start, end, widened=(low, high))
+    air = span * 0.06 or abs(high) * 0.1 or 1.0
     below = 0.0 if 0 <= low <= air else low - air
     return Scale(below, high + air, start, end)
 

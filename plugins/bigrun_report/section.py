@@ -105,7 +105,7 @@ class Reading:
         for status in get_args(Status):
             if value == status:
                 return status  # type: ignore[no-any-return]
-        self.say("status", f"expected ok, warn or fail, got {value!r:.80}")
+        self.say("status", f"expected ok, warn, fail or none, got {value!r:.80}")
         return "warn"
 
     def list_of(self, table: Mapping[Any, Any], key: str, most: int, name: str = "") -> list[Any]:

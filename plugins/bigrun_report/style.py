@@ -9,10 +9,12 @@ __all__ = ["STYLE"]
 STYLE = """
 :root { color-scheme: light dark;
   --page: #f5f6f8; --card: #ffffff; --text: #1b2028; --faint: #59616e; --line: #d8dce3; --grid: #e9ecf0;
+  --shade: #00000038;
   --ok: #0b6b4a; --warn: #8a5300; --fail: #b3261e; --ok-back: #e2f4ec; --warn-back: #fdf0d9; --fail-back: #fde7e5;
   --c0: #0067a5; --c1: #c14a00; --c2: #007d5c; --c3: #a83f82; --c4: #8a6d00; --c5: #2a8bc4; --c6: #3d4450; }
 @media screen and (prefers-color-scheme: dark) { :root {
   --page: #14171c; --card: #1c2027; --text: #e7eaef; --faint: #a2abb8; --line: #353c47; --grid: #2a303a;
+  --shade: #000000b0;
   --ok: #5ad6a4; --warn: #f3b95f; --fail: #ff8a80; --ok-back: #12352a; --warn-back: #3a2c12; --fail-back: #421d1b;
   --c0: #56b4e9; --c1: #ff9a4d; --c2: #2fd0a0; --c3: #e39ac8; --c4: #f0d84a; --c5: #6f9dff; --c6: #c4cad3; } }
 * { box-sizing: border-box; }
@@ -29,6 +31,7 @@ dt { color: var(--faint); font-size: .8rem; } dd { margin: 0; font-variant-numer
 p { margin: .3rem 0; } .faint, footer { color: var(--faint); font-size: .87rem; }
 .status { margin-top: 1rem; padding: .8rem 1rem; border-radius: .6rem; border-left: .4rem solid; }
 .healthy, .ok { color: var(--ok); } .look, .warn { color: var(--warn); } .stopped, .fail { color: var(--fail); }
+.none { color: var(--faint); } .until { font-size: .9rem; color: var(--text); }
 .status.healthy { background: var(--ok-back); } .status.look { background: var(--warn-back); }
 .status.stopped { background: var(--fail-back); }
 .reasons { margin: .6rem 0; padding-left: 1.2rem; } .reasons li { margin: .35rem 0; }
@@ -43,7 +46,11 @@ a { color: var(--c0); }
 .card, .tables > div { background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
   padding: .7rem .8rem; min-width: 0; }
 .tables { display: flex; flex-wrap: wrap; align-items: flex-start; gap: .8rem; margin: .6rem 0; }
-.tables > div { overflow-x: auto; max-width: 100%; }
+.tables > div { overflow-x: auto; max-width: 100%;
+  background: linear-gradient(to right, var(--card) 40%, transparent) left / 2.5rem 100% no-repeat local,
+    linear-gradient(to left, var(--card) 40%, transparent) right / 2.5rem 100% no-repeat local,
+    linear-gradient(to right, var(--shade), transparent) left / 1rem 100% no-repeat scroll,
+    linear-gradient(to left, var(--shade), transparent) right / 1rem 100% no-repeat scroll, var(--card); }
 table { border-collapse: collapse; font-size: .87rem; }
 th, td { text-align: left; padding: .22rem .7rem .22rem 0; border-bottom: 1px solid var(--grid);
   vertical-align: top; font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
@@ -74,8 +81,16 @@ figure { margin: 0; } figure img { max-width: 100%; height: auto; display: block
 figcaption { font-size: .8rem; color: var(--faint); margin-top: .3rem; overflow-wrap: anywhere; }
 summary { cursor: pointer; font-weight: 600; margin: .8rem 0; }
 footer { margin-top: 2.5rem; padding-bottom: 2rem; }
+@media (max-width: 600px) { .tables > div { width: 100%; } td { overflow-wrap: anywhere; }
+  .titled, .titled tbody { display: block; } .titled tr { display: flex; flex-wrap: wrap; gap: 0 1rem;
+    padding: .35rem 0; border-bottom: 1px solid var(--line); } .titled tr:last-child { border-bottom: 0; }
+  .titled .titles { display: none; } .titled td { border: 0; padding: .05rem 0; min-width: 0; }
+  .titled td.nowrap { white-space: normal; } .titled td:empty { display: none; }
+  .titled td:first-child { flex-basis: 100%; font-weight: 600; } .titled td.long { flex-basis: 100%; }
+  .titled td[data-label]::before { content: attr(data-label) ": "; color: var(--faint); font-weight: 400; } }
 @media print { :root { --page: #fff; --card: #fff; --text: #000; --faint: #444; }
   body { font-size: 9.5pt; } nav, .strip { display: none; } .card, figure, tr { break-inside: avoid; }
+  .tables > div { overflow: visible; background: none; } td.nowrap { white-space: normal; }
   .charts { grid-template-columns: 1fr 1fr; } h2, h3 { break-after: avoid; } .status { border: 1px solid; }
   details::details-content { content-visibility: visible; block-size: auto; } }
 """

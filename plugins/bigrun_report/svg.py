@@ -9,8 +9,8 @@ import numpy as np
 
 from bigrun.markup import Markup, element, join
 from bigrun_report.figures import figure, shortened
-from bigrun_report.parts import Chart, Line, Marker
-from bigrun_report.scale import Scale, count_label, fitting, value_labels
+from bigrun_report.parts import Chart, Marker
+from bigrun_report.scale import LEAST_RANGE, Scale, count_label, fitting, value_labels
 from bigrun_report.series import Numbers, Thinned
 
 __all__ = ["COLOURS", "drawn", "legend"]
@@ -52,13 +52,13 @@ def drawn(chart: Chart, x_range: tuple[float, float], markers: Sequence[Marker],
     thin = [line.series.thinned(*x_range, COLUMNS) for line in chart.lines]
     bands = [] if chart.band is None else [s.thinned(*x_range, COLUMNS) for s in (chart.band.low, chart.band.high)]
     ends = [value for t in (*thin, *bands) for part in (t.low, t.high) for value in part.tolist()]
-    up = fitting(ends, chart.scale, HEIGHT - BOTTOM, TOP)
-    parts = [element("title", described(chart)), *grid(across, up, chart.unit, x_label)]
+    up = fitting(ends, chart.scale, HEIGHT - BOTTOM, TOP, least=0.0 if chart.fills else LEAST_RANGE)
+    parts = [element("title", described(chart)), *grid(across, up, unit_of(chart, up), x_label)]
     if bands:
         parts += [shade(across.places(bands[0].x), up.places(bands[0].low), up.places(bands[1].high), "band",
                         "the band that is expected")]  # fmt: skip
-    parts += [*spreads(thin, across, up), *curves(chart.lines, thin, across, up)]
-    parts += [*not_finite(chart.lines, across), *hovers(chart, x_range, across, x_label), *marks(markers, across)]
+    parts += [*spreads(chart, thin, across, up), *curves(chart, thin, across, up)]
+    parts += [*not_finite(chart, across), *hovers(chart, x_range, across, x_label), *marks(markers, across)]
     return element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", class_="chart", role="img",
                    aria_label=described(chart))  # fmt: skip
 
@@ -83,13 +83,20 @@ def grid(across: Scale, up: Scale, unit: str, x_label: str) -> Iterator[Markup]:
         yield element("text", count_label(tick), x=f"{x:.1f}", y=HEIGHT - BOTTOM + 15, text_anchor=anchor)
     yield element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM, class_="axis")
     yield element("text", x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, text_anchor="middle", class_="label")
-    log = "log scale" if up.kind == "log" else ""
-    yield element("text", ", ".join(filter(None, (unit, log))), x=4, y=10, class_="label")
+    yield element("text", unit, x=4, y=10, class_="label")
 
 
-def spreads(thin: Sequence[Thinned], across: Scale, up: Scale) -> Iterator[Markup]:
+def unit_of(chart: Chart, up: Scale) -> str:
+    """What stands above the axis: the unit, how it is bent, and the range of curves that it leaves flat."""
+    words = [chart.unit, "log scale" if up.kind == "log" else ""]
+    if up.widened is not None:
+        words.append("from {} to {}".format(*value_labels(up.widened)))
+    return ", ".join(filter(None, words))
+
+
+def spreads(chart: Chart, thin: Sequence[Thinned], across: Scale, up: Scale) -> Iterator[Markup]:
     """From the lowest to the highest value, where a px has several."""
-    for number, t in enumerate(thin):
+    for (number, _), t in zip(chart.styled, thin, strict=True):
         if not t.is_all:
             yield shade(across.places(t.x), up.places(t.low), up.places(t.high), f"spread f{number % COLOURS}",
                         "from the lowest to the highest value")  # fmt: skip
@@ -100,8 +107,8 @@ def shade(x: Numbers, low: Numbers, high: Numbers, css: str, title: str) -> Mark
     return element("path", element("title", title), d=path(points) + "Z" if points else "", class_=css)
 
 
-def curves(lines: Sequence[Line], thin: Sequence[Thinned], across: Scale, up: Scale) -> Iterator[Markup]:
-    for number, (line, t) in enumerate(zip(lines, thin, strict=True)):
+def curves(chart: Chart, thin: Sequence[Thinned], across: Scale, up: Scale) -> Iterator[Markup]:
+    for (number, line), t in zip(chart.styled, thin, strict=True):
         points = [*zip(across.places(t.x).tolist(), up.places(t.mean).tolist(), strict=True)]
         if len(points) == 1:
             (x, y), css = points[0], f"dot f{number % COLOURS}"
@@ -119,9 +126,9 @@ def dashes(number: int) -> str:
     return DASHES[number // COLOURS * 3 % len(DASHES)] if number >= COLOURS else DASHES[number]
 
 
-def not_finite(lines: Sequence[Line], across: Scale) -> Iterator[Markup]:
+def not_finite(chart: Chart, across: Scale) -> Iterator[Markup]:
     """A cross at the top for each px where a value was none."""
-    for number, line in enumerate(lines):
+    for number, line in chart.styled:
         bad = line.series.x[~np.isfinite(line.series.values)]
         for x in np.unique(across.places(bad).round()).tolist():
             title = element("title", f"{line.label}: not finite")
@@ -167,7 +174,7 @@ def marks(markers: Sequence[Marker], across: Scale) -> Iterator[Markup]:
 def legend(chart: Chart) -> Markup:
     """Swatch, name and last value of each line."""
     items = []
-    for number, line in enumerate(chart.lines):
+    for number, line in chart.styled:
         last = line.series.finite
         value = figure(float(last.values[-1])) if len(last) else "not finite"
         items.append(element("li", swatch(number), join(line.label, " "), element("b", value)))

@@ -15,6 +15,7 @@ from bigrun_report.parts import Chart, Line, Part, Report, Table
 
 __all__ = ["json_of", "markdown_of"]
 
+WORDS = {"none": "not judged"}
 POINTS = 200
 """Of a curve in JSON, evenly spread over its steps."""
 SPECIAL = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
@@ -38,7 +39,7 @@ def markdown_lines(report: Report) -> Iterator[str]:
 
 
 def part_lines(part: Part, level: int) -> Iterator[str]:
-    status = f" ({part.status})" if part.status else ""
+    status = f" ({WORDS.get(part.status, part.status)})" if part.status else ""
     yield from ("", f"{'#' * level} {safe(part.title)}{status}", "")
     yield from (f"- {safe(line)}" for line in part.lines)
     tables = [*part.tables, *([chart_table(part.charts)] if part.charts else [])]

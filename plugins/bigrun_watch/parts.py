@@ -174,7 +174,7 @@ def said(row: Mapping[str, Any], name: str, form: str) -> str:
 def checkpoints(record: RunRecord) -> Block:
     """The newest first. The run reads back every one before it publishes it; here sizes are compared."""
     found = [entry for entry in record.checkpoints() if entry.step is not None]
-    lines = []
+    lines = [plain(text, STYLES["error"]) for text in record.unreadable]
     for entry in sorted(found, key=lambda entry: (entry.folder != "checkpoints", -(entry.step or 0))):
         made = epoch_seconds(entry.created_utc)
         age = "" if made is None else f", {duration(record.read_at - made)} ago"

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from bigrun.checkpoint.layout import MANIFEST, is_run
 from bigrun.errors import UsageError
-from bigrun.evaluation.outcome import MONITOR
 from bigrun.listing import table
 from bigrun.record.record import RunRecord
 from bigrun.record.verdict import verdict
 from bigrun.record.words import duration
 from bigrun_watch.sections import read_sections
 
-__all__ = ["Row", "find_runs", "table_of"]
+__all__ = ["Row", "table_of"]
 
-DEPTH = 4
-"""Folders below the one that is listed; a run lies in the first one that has a configuration."""
-OTHERS = (MANIFEST, MONITOR)
-"""What has a configuration and one of these is none: a checkpoint, or what was measured of one."""
 TITLES = ("run", "status", "step", "of", "loss", "images/s", "last sign of life", "verdict")
 
 
@@ -79,25 +72,6 @@ class Row:
 
 def known(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def find_runs(directory: Path) -> Iterator[Path]:
-    """The run directories at or below a folder, by name; hidden folders and links are passed over, and so is what lies
-    inside of a run."""
-    waiting = [(directory, 0)]
-    while waiting:
-        path, depth = waiting.pop()
-        if is_run(path):
-            if not any((path / name).is_file() for name in OTHERS):
-                yield path
-            continue
-        try:
-            with os.scandir(path) as scan:
-                below = [e.name for e in scan if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
-        except OSError:  # removed meanwhile, or not ours to read
-            continue
-        if depth < DEPTH:
-            waiting += [(path / name, depth + 1) for name in sorted(below, reverse=True)]
 
 
 def table_of(rows: Sequence[Row]) -> list[str]:

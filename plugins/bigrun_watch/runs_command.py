@@ -21,13 +21,19 @@ def runs(directory: Path, *, as_json: bool) -> None:
 
     from bigrun.errors import UsageError
     from bigrun.mistyped import did_you_mean_path
+    from bigrun.refusals import reading
     from bigrun.terminal import say
-    from bigrun_watch.row import Row, find_runs, table_of
+    from bigrun_watch.row import Row, table_of
+    from bigrun_watch.search import find_runs
 
-    if not directory.is_dir():
-        hint = did_you_mean_path(directory, Path.is_dir)
-        raise UsageError(f"{directory}: no such folder{hint}; expected one with runs in it, as runs")
-    found = [Row.of(path) for path in find_runs(directory)]
+    with reading(directory):
+        if not directory.is_dir():
+            hint = did_you_mean_path(directory, Path.is_dir)
+            raise UsageError(f"{directory}: no such folder{hint}; expected one with runs in it, as runs")
+    search = find_runs(directory)
+    if directory in search.closed:
+        raise UsageError(f"{directory}: cannot be searched for runs ({search.closed[directory]}): make it readable")
+    found = [Row.of(path) for path in search.runs]
     if as_json:
         say(json.dumps([row.facts() for row in found], indent=2, allow_nan=False))
     elif found:
@@ -35,3 +41,5 @@ def runs(directory: Path, *, as_json: bool) -> None:
             say(line)
     else:
         say(f"no runs below {directory}")
+    if search.note:
+        say(search.note, error=True)

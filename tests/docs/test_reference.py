@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from fenced import ROOT
 
@@ -99,6 +100,15 @@ def test_every_option_has_help_and_a_row(path: str) -> None:
         assert f"\n| `{field.name}` |" in section
 
 
+def test_an_option_of_a_command_without_help_is_refused() -> None:
+    """Or the page says `None` of it, and `--help` nothing."""
+    assert generate.option_row("try", click.Option(["--fast"], is_flag=True, help="In less time."))
+    for text in (None, " "):
+        with pytest.raises(ValueError, match="bigrun try --slow: has no help"):
+            generate.option_row("try", click.Option(["--slow"], help=text))
+    assert "| None" not in read(REFERENCE / "cli.md")
+
+
 # -- written pages --------------------------------------------------------------------------------------------
 
 
@@ -110,6 +120,14 @@ def test_exit_codes_and_errors_are_complete() -> None:
         cls = getattr(errors, name)
         if issubclass(cls, errors.BigrunError):
             assert f"\n| `{name}` | {int(cls.exit_code)} |" in page
+
+
+def test_the_end_of_every_command_is_told() -> None:
+    section = read(REFERENCE / "exit-codes-and-errors.md").partition("\n### Other commands\n")[2].partition("\n## ")[0]
+    told = {word for row in re.findall(r"^\| (`bigrun .*?) \|", section, re.MULTILINE) for word in code_words(row)}
+    groups = {"checkpoints", "data"}
+    names = {name for name, _ in generate.commands_of(generate.command_line)} - groups - {"run"} | {"run --dry-run"}
+    assert told == {f"bigrun {name}" for name in names}
 
 
 def test_built_in_plugins_are_described_with_their_kind() -> None:

@@ -16,6 +16,7 @@ from bigrun_features.config import HealthConfig
 from bigrun_guard.config import GuardConfig
 from bigrun_guard.indicators import FEW, INFORMATIVE, UNIFORM, indicators
 from bigrun_guard.modules import MEMORY_STEPS
+from bigrun_guard.rise import BEGINNING_STEPS, RECENT_STEPS, SMALL
 from bigrun_probes.config import ProbesConfig
 from bigrun_probes.health import FALLEN
 from bigrun_telemetry.flags import SLOW, VERY_SLOW
@@ -43,6 +44,7 @@ HEALTH = {
 GUARD = {
     "loss_spike_factor": "loss",
     "window_steps": "loss",
+    "divergence_loss_factor": "loss",
     "spike_z": "loss",
     "gradient_spike_factor": "grad_norm",
     "wall_entropy_fraction": "target_entropy_fraction",
@@ -193,6 +195,16 @@ def test_limits_of_anomaly_guard_that_are_no_options(
 
 def test_modules_are_measured_against_as_many_steps_as_is_said() -> None:
     assert f"of its median of {MEMORY_STEPS} steps" in BY_NAME["grad_norm/MODULE"].healthy
+
+
+def test_the_beginning_of_the_loss_is_as_long_as_is_said() -> None:
+    text = " ".join(section("Losses").split())
+    assert f"the median of the last {RECENT_STEPS} accepted steps" in text
+    assert (
+        f"the median of the first {BEGINNING_STEPS} of the run, from step {BEGINNING_STEPS + RECENT_STEPS} on" in text
+    )
+    assert f"or less than {100 * SMALL:g} % of the loss, do not count" in text
+    assert f"the first {BEGINNING_STEPS} steps" in BY_NAME["loss"].healthy
 
 
 def test_limits_of_others_are_those_of_the_code() -> None:

@@ -89,6 +89,7 @@ def test_a_warning_changes_nothing_but_the_story(bigrunner: Runner, hook: str) -
     assert event.facts == {
         "evidence": {"number": 1.5, "level": "any"}, "anomaly": "test", "action": "warn", "causes": ["a cause"],
         "advice": ["an advice"], "step": 2, "onset": 2, "lasts": False,
+        "severity": "serious",
     }  # fmt: skip
 
 

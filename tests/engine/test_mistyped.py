@@ -49,6 +49,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (f"checkpoints verify {STEP[:-1]}1", f"no such directory - did you mean '{STEP}'?"),
         (f"checkpoints diff {STEP[:-1]} {STEP}", f"{STEP[:-1]}: is no checkpoint - did you mean '{STEP}'?"),
         (f"monitor {STEP[:-1]}", f"{STEP[:-1]}: no such directory - did you mean '{STEP}'?"),
+        ("eval runs/quickstart/chekpoints", "did you mean 'runs/quickstart/checkpoints'?; expected"),
+        ("monitor runs/quickstart/chekpoints", "did you mean 'runs/quickstart/checkpoints'?"),
         ("eval runs/quickstrat", "runs/quickstrat: no such directory - did you mean 'runs/quickstart'?"),
         ("export runs/quickstrat --to safetensors", "no such directory - did you mean 'runs/quickstart'?"),
         ("check my_rum.toml", "my_rum.toml: no such file - did you mean 'my_run.toml'?"),

@@ -89,13 +89,21 @@ def test_json_has_the_same_and_null_for_what_is_not_known(preset: str) -> None:
 
 
 def test_a_gpu_that_is_not_listed_is_said_to_be_unknown(preset: str) -> None:
-    result = plan(preset, "--gpu", "Voodoo 2")
+    result = plan(preset, "--gpu", "Voodoo 2", "--device-memory", "1GiB")
     assert result.exit_code == 0
-    assert "Voodoo 2: not listed, memory and peak speed n/a" in result.stderr
-    assert "a GPU (memory n/a)" in result.stdout
+    assert "Voodoo 2: not listed, peak speed n/a" in result.stderr
+    assert "a GPU (1.00 GiB)" in result.stdout
     assert "speed        n/a" in result.stdout
     assert "hours n/a" in result.stdout
-    assert "whether that fits is n/a" in result.stdout
+
+
+def test_a_gpu_of_which_no_memory_is_known_is_refused(preset: str) -> None:
+    """A letter O for a zero was a warning above a plan that could not say whether the run fits."""
+    result = plan(preset, "--gpu", "RTX 4O90")
+    assert result.exit_code == 2
+    assert "--gpu RTX 4O90: not listed, so that its memory is not known - did you mean 'RTX 4090'?" in result.stderr
+    assert "--device-memory 24GiB" in result.stderr
+    assert not result.stdout
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
 import pytest
 
 from bigrun import hookimpl
@@ -48,6 +49,12 @@ def test_it_lasts_as_its_plugin_has_measured_it() -> None:
     assert [judged(guard, step, offer(10)) for step in range(10, 200, 10)] == [[]] * 19
     assert judged(guard, 200, offer(200)) == [("collapse", 10, "halt")]
     assert judged(guard_of(hold_steps=50), 100, offer(100, onset=40)) == [("collapse", 40, "halt")]
+
+
+def test_it_is_as_grave_as_the_guards_own_unless_its_plugin_says_so() -> None:
+    offers = offer(10), offer(10, "mine"), attrs.evolve(offer(10, "divergence"), severity="minor")
+    found = guard_of(hold_steps=0).on_metrics(10, {}, offers)
+    assert [anomaly.severity for anomaly in found] == ["grave", "serious", "minor"]
 
 
 def test_what_is_offered_no_more_is_over() -> None:

@@ -75,6 +75,19 @@ def test_the_page_has_all_runs_on_each_chart(runs: list[Path], tmp_path: Path) -
     assert "options that differ" in page.lower()
 
 
+def test_a_run_has_one_colour_and_pattern_on_the_whole_page(runs: list[Path], tmp_path: Path) -> None:
+    """Also where the first run has no such metric."""
+    compare(*runs, "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    drawn = re.findall(r'<path d="[^"]*" class="(line c\d)" stroke-dasharray="([^"]*)"><title>(\w+)</title>', page)
+    assert {(name, css, dashes) for css, dashes, name in drawn} == {("fast", "line c0", ""), ("slow", "line c1", "7 3")}
+    (alone,) = re.findall(r'aria-label="probe/knn; last: slow 0.25".*?</ul>', page, re.DOTALL)
+    assert 'class="c1" stroke-dasharray="7 3"' in alone.partition('class="legend"')[2]
+    done = CliRunner().invoke(main, ["report", str(runs[0]), "--compare", str(runs[1]), "--out", "-"])
+    (alone,) = re.findall(r'aria-label="probe/knn; last: slow 0.25".*?</ul>', done.stdout, re.DOTALL)
+    assert 'class="line c1"' in alone
+
+
 def test_runs_of_the_same_name_and_without_a_step(runs: list[Path], tmp_path: Path) -> None:
     empty = make_run(tmp_path / "elsewhere" / "fast")
     text = compare(*runs, empty).stdout

@@ -132,7 +132,7 @@ def test_the_answer_goes_to_a_file_that_is_not_the_runs(made: Path, tmp_path: Pa
         (["--min", "retreival=0.5"], 2, "did you mean 'retrieval'"),
         (["--min", "retrieval"], 2, "expected NAME=NUMBER"),
         (["--min", "retrieval=nan"], 2, "expected NAME=NUMBER"),
-        (["--images", "1"], 2, "plugins.probes.images: expected 2 to 100000, got 1"),
+        (["--images", "1"], 2, "--images: expected 2 to 100000, got 1"),
         (["--labels-file", "nowhere.csv"], 2, "nowhere.csv"),
         (["--probe", "dense"], 2, "dense needs masks"),
         (["--path", "nowhere"], 2, "no such folder"),
@@ -162,6 +162,21 @@ def test_what_is_no_checkpoint_is_refused_with_2(made: Path, tmp_path: Path, har
     assert result.exit_code == 2, result.output
     assert str(place) in result.output
     assert "Traceback" not in result.output
+
+
+def test_an_option_of_the_command_is_called_by_its_name(made: Path) -> None:
+    """And not after the checkpoint's configuration, in which another value stands."""
+    result = evaluate(step(made, 4), "--k", 0, "--images", 1)
+    assert result.exit_code == 2
+    said = result.stderr.removeprefix("error: ").splitlines()
+    assert sorted(said) == ["--images: expected 2 to 100000, got 1", "--k: expected at least 1, got 0"]
+    both = evaluate(step(made, 4), "--k", 0, "--set", "plugins.probes.temperature=-1").stderr.splitlines()
+    assert both[0] == "error: --k: expected at least 1, got 0"
+    assert both[1].endswith("config.toml: 1 problem")
+    assert both[2].startswith("  plugins.probes.temperature: ")
+    given = evaluate(step(made, 4), "--set", "plugins.probes.k=0").stderr
+    assert "plugins.probes.k: expected at least 1, got 0" in given
+    assert "--k" not in given
 
 
 # -- a run that goes on ---------------------------------------------------------------------------------------

@@ -246,7 +246,7 @@ def test_of_few_rows_nothing_is_said_and_their_state_is_json() -> None:
 def test_the_section_is_plain_and_json() -> None:
     board = board_of()
     empty = section(HealthConfig(), board, "about", None)
-    assert empty["lines"] == ["nothing was looked at yet", "about"]
+    assert (empty["status"], empty["lines"]) == ("none", ["nothing was looked at yet", "about"])
     for step in (10, 20):
         board.judge(step, measured(class_spread=0.05))
     found = section(HealthConfig(), board, "about", "cost")
@@ -264,6 +264,6 @@ def test_the_section_says_when_it_is_too_early() -> None:
     board = board_of(settled_step=100)
     board.judge(10, measured(class_spread=0.0))
     found = section(HealthConfig(), board, "about", None)
-    assert found["status"] == "ok"
+    assert found["status"] == "none"
     assert "too early to judge: the warm-ups and some steps after them end with step 100" in found["lines"]
     assert {row[3] for row in found["table"]["rows"] if row[2] != "-"} == {"too early"}

@@ -94,7 +94,7 @@ def test_at_the_end_it_is_said_where_the_page_is(bigrunner: Runner) -> None:
     [
         (7, "expected a section as a mapping, got int"),
         ({"title": "", "status": "ok"}, "'title' expected a text"),
-        ({"title": "A", "status": "fine"}, "'status' expected ok, warn or fail, got 'fine'"),
+        ({"title": "A", "status": "fine"}, "'status' expected ok, warn, fail or none, got 'fine'"),
         ({"title": "A", "status": "ok", "lines": "abc"}, "'lines' expected a list, got str"),
         ({"title": "A", "status": "ok", "table": {"columns": ["a"], "rows": [[1, 2]]}}, "expected 1 cells"),
         ({"title": "A", "status": "ok", "table": []}, "expected columns and rows"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from browser import chromium, console, darkened, requests, resized
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageStat
 from runs import event, make_run, rows_of
 
 from bigrun.cli import main
@@ -50,6 +51,24 @@ const texts = [...document.querySelectorAll("h1, h2, p, td, th, dt, dd, li, b, f
 const lines = [...document.querySelectorAll("path.line, .swatch line")];
 return [Math.min(...texts.map(e => contrast(getComputedStyle(e).color, behind(e)))),
     Math.min(...lines.map(e => contrast(getComputedStyle(e).stroke, behind(e))))]
+"""
+CELLS = """
+const inside = e => { const box = e.getBoundingClientRect(); return box.left >= 0 && box.right <= innerWidth };
+const shown = [...document.querySelectorAll("table.titled td")].filter(cell => cell.checkVisibility());
+return {inside: shown.every(inside), count: shown.length,
+    cut: [...document.querySelectorAll(".tables > div")].filter(box => box.scrollWidth > box.clientWidth).length,
+    titles: [...document.querySelectorAll("tr.titles")].filter(row => row.checkVisibility()).length,
+    labels: [...new Set(shown.map(cell => getComputedStyle(cell, "::before").content != "none"))],
+    alone: shown.filter(cell => cell.className == "long")
+        .every(cell => cell.offsetWidth > 0.9 * cell.parentElement.offsetWidth),
+    named: shown.every(cell => cell.dataset.label)}
+"""
+EDGE = """
+const box = [...document.querySelectorAll(".tables > div")].find(b => b.scrollWidth > b.clientWidth + 40);
+box.scrollLeft = arguments[0];
+box.scrollIntoView();
+const edge = box.getBoundingClientRect();
+return [edge.right - 5, edge.top + 9]
 """
 
 
@@ -116,6 +135,38 @@ def test_the_page_is_drawn_quietly_and_fits_a_phone_and_the_dark(browser: Any, p
         resized(browser, width)
         wide, there = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
         assert (wide, there) == (width, width)
+
+
+@pytest.mark.parametrize("medium", ["screen", "print"])
+def test_on_a_phone_each_row_is_a_block_whose_cells_say_what_they_are(browser: Any, page: Path, medium: str) -> None:
+    browser.get(page.as_uri())
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium})
+    for width in (600, 400, 320):
+        resized(browser, width)
+        found = browser.execute_script(CELLS)
+        assert found["count"] > 50
+        assert (found["inside"], found["named"], found["cut"], found["titles"]) == (True, True, 0, 0), (width, found)
+        assert (found["labels"], found["alone"]) == ([True], True)
+    resized(browser, 1280)
+    found = browser.execute_script(CELLS)
+    assert (found["titles"] > 3, found["labels"]) == (True, [False])
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_that_scrolls_has_a_shadow_where_there_is_more(browser: Any, page: Path, scheme: str) -> None:
+    resized(browser, 800)
+    darkened(browser, scheme)
+    browser.get(page.as_uri())
+    shades = [shade_at(browser, *browser.execute_script(EDGE, left)) for left in (0, 1e6)]
+    assert shades[0] < shades[1] - 5, shades
+
+
+def shade_at(browser: Any, x: float, y: float) -> float:
+    """The mean brightness of four px of what is shown."""
+    with Image.open(io.BytesIO(browser.get_screenshot_as_png())) as picture:
+        place = picture.convert("L").crop((int(x), int(y), int(x) + 2, int(y) + 2))
+    return float(ImageStat.Stat(place).mean[0])
 
 
 def test_what_is_hostile_stays_text(browser: Any, page: Path) -> None:

@@ -242,7 +242,7 @@ def test_labels_that_cannot_be_used_switch_it_off_before_step_one(bigrunner: Run
 
 def test_the_section_says_what_to_look_at() -> None:
     state = State("x", Baselines({"probe/knn_accuracy": 0.1}, {"probe/knn_accuracy": 0.4}, None))
-    assert section(state, 2.0, 100)["status"] == "ok"
+    assert section(state, 2.0, 100)["status"] == "none"
     assert "no measurement yet" in section(state, 2.0, 100)["lines"]
     state.add(50, {"probe/knn_accuracy": 0.8, "probe/retrieval_ratio_to_chance": 1.0})
     assert section(state, 2.0, 100)["status"] == "ok", "still warming up"
@@ -262,6 +262,53 @@ def test_the_section_says_what_to_look_at() -> None:
     assert fallen["status"] == "warn"
     assert "0.600 is far below its best, 0.800 at step 50" in fallen["lines"][0]
     json.dumps(fallen)
+
+
+TOPS = ("probe/retrieval_top1", "probe/retrieval_top5")
+
+
+def looks(images: int, pixels: tuple[float, ...], *values: tuple[float, ...]) -> dict[str, Any]:
+    """The section after looks every 100 steps of a run whose warm-up ends with step 100, at the two kinds of view
+    retrieval and k-NN."""
+    names = (*TOPS, "probe/knn_accuracy")
+    chance = {"probe/retrieval_top1": 1 / images, "probe/retrieval_top5": 5 / images, "probe/knn_accuracy": 0.1}
+    state = State("x", Baselines(chance, dict(zip(names, pixels, strict=False)), {}))
+    for number, each in enumerate(values):
+        state.add(100 * (number + 1), dict(zip(names, each, strict=False)))
+    return section(state, 2.0, 100)
+
+
+@pytest.mark.parametrize(
+    ("status", "images", "pixels", "values"),
+    [
+        ("warn", 1024, (0.083, 0.2, 0.7), [(0.03, 0.1, 0.6)] * 3),
+        ("warn", 1024, (0.083, 0.2, 1.0), [(0.03, 0.1, 1.0)] * 3),  # k-NN tells nothing
+        ("ok", 1024, (0.083, 0.2, 0.7), [(0.03, 0.1, 0.6)]),  # one look
+        ("ok", 1024, (0.083, 0.2, 0.7), [(0.03, 0.1, 0.6)] * 2 + [(0.04, 0.1, 0.6)]),  # still rising
+        ("ok", 1024, (0.083, 0.2, 0.7), [(0.03, 0.1, 0.71)] * 3),  # k-NN is above
+        ("ok", 1024, (0.083, 0.2, 0.7), [(0.09, 0.2, 0.6), (0.08, 0.19, 0.6), (0.08, 0.19, 0.6)]),  # it was above
+        ("ok", 42, (0.083, 0.2, 1.0), [(0.06, 0.19, 1.0)] * 3),  # of 42 images as much is chance
+        ("ok", 746, (0.113, 0.2242), [(0.084, 0.224), (0.067, 0.217), (0.072, 0.222)]),  # as quickstart
+        ("ok", 746, (0.0513, 0.1003), [(0.034, 0.0999), (0.036, 0.111), (0.039, 0.125), (0.035, 0.127)]),  # phase 5a
+    ],
+)
+def test_it_warns_where_nothing_was_ever_above_the_raw_pixels_and_few_images_do_not_explain_it(
+    status: str, images: int, pixels: tuple[float, ...], values: list[tuple[float, ...]]
+) -> None:
+    found = looks(images, pixels, *values)
+    assert found["status"] == status
+    told = " ".join(found["lines"])
+    assert ("none is still rising: view retrieval, first 0.030 (0.083)" in told) == (status == "warn")
+
+
+def test_what_is_not_above_the_raw_pixels_is_said_in_words() -> None:
+    lines = looks(42, (0.083, 0.2, 1.0), (0.06, 0.3, 1.0), (0.06, 0.3, 1.0))["lines"]
+    assert lines == [
+        "not above the raw pixels, whose values are in brackets: view retrieval, first 0.060 (0.083)",
+        "raw pixels answer nearly everything already, which leaves no room above them: k-NN, share of right answers",
+    ]
+    assert looks(42, (0.05, 0.2), (0.06, 0.3), (0.06, 0.3))["lines"] == []
+    assert looks(42, (0.083, 0.2), (0.06, 0.1))["lines"] == [], "still warming up"
 
 
 # -- through the command line ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import warm
 from bigrun.activation import activate
 from bigrun.config import Config, read_preset, shipped_presets
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = list(shipped_presets())
 
 
@@ -51,6 +52,16 @@ def test_phase_5a_is_exactly_384_optimizer_steps_of_256_images() -> None:
     assert config.data.effective_batch == 256
     assert config.optimizer.warmup_steps is not None
     assert config.optimizer.warmup_steps < 384
+
+
+def test_the_small_network_of_phase_5a_is_no_other_one_than_its_name_says() -> None:
+    """Each such warning is a line `look at` of the dry run, where a reader is to look at something else."""
+    small = ROOT / "docs/examples/phase_5a/small.toml"
+    config = activate(read_preset("vit_large", files=[small, small.with_name("ct.toml")]))[0]
+    assert [text for text in config.warnings if "wins over" in text] == []
+    model = config.model
+    assert (model.width, model.depth, model.heads, model.ffn, model.ffn_hidden) == (128, 6, 4, "mlp", 512)
+    assert config.run == resolved("vit_large").run
 
 
 def test_phase_5b_has_no_end_and_a_giant() -> None:

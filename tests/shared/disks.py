@@ -1,8 +1,9 @@
-"""Disks that refuse: a small file system, a limit on the size of files, a directory that may not be written."""
+"""Disks that refuse: a small file system, a limit on the size of files, what may not be written or read."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import resource
@@ -12,9 +13,13 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["file_size_limit", "fill", "small_disk", "unwritable"]
+__all__ = ["file_size_limit", "fill", "small_disk", "unreadable", "unwritable"]
 
 NOBODY = 65534
+CAPABILITIES = 0x20080522
+"""Version 3 of the kernel's structure: two words of each set, of this thread."""
+READS_ALL = 1 << 1 | 1 << 2
+"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: what makes permissions nothing to root."""
 
 
 @contextlib.contextmanager
@@ -71,3 +76,33 @@ def unwritable(directory: Path) -> Iterator[None]:
         if root:
             os.seteuid(0)
         directory.chmod(mode)
+
+
+@contextlib.contextmanager
+def unreadable(path: Path, mode: int = 0) -> Iterator[None]:
+    """A file or folder may not be read: EACCES, for root too, who loses the right to read everything meanwhile."""
+    before = path.stat().st_mode
+    path.chmod(mode)
+    try:
+        with obeying_permissions():
+            yield
+    finally:
+        path.chmod(before)
+
+
+@contextlib.contextmanager
+def obeying_permissions() -> Iterator[None]:
+    """This thread may read and write what the permissions of files say, also where it is root's."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITIES, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable of the lower 32; then of the upper
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capget(header, sets) != 0:
+        pytest.skip("the capabilities of this process cannot be asked")
+    effective = sets[0]
+    sets[0] = effective & ~READS_ALL
+    assert libc.capset(header, sets) == 0
+    try:
+        yield
+    finally:
+        sets[0] = effective
+        assert libc.capset(header, sets) == 0

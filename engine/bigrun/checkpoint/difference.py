@@ -15,6 +15,7 @@ from bigrun.checkpoint.facts import read_facts
 from bigrun.checkpoint.layout import CONFIG, PROVENANCE, holds_checkpoint
 from bigrun.errors import CheckpointError, UsageError
 from bigrun.mistyped import did_you_mean_path
+from bigrun.refusals import reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,9 @@ def compare(a: Path, b: Path) -> Difference:
 
 
 def file_names(checkpoint: Path) -> set[str]:
-    if not holds_checkpoint(checkpoint):
+    with reading(checkpoint):
+        is_one = holds_checkpoint(checkpoint)
+    if not is_one:
         raise UsageError(
             f"{checkpoint}: is no checkpoint{did_you_mean_path(checkpoint, holds_checkpoint)}; expected a directory "
             "such as runs/my_run/checkpoints/step-00001000"

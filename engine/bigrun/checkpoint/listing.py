@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -27,6 +27,7 @@ from bigrun.checkpoint.retention import Policy, reasons_to_stay
 from bigrun.checkpoint.verified import find_problems
 from bigrun.errors import CheckpointError, UsageError
 from bigrun.mistyped import did_you_mean_path
+from bigrun.refusals import reading, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,27 +67,40 @@ def folders(run: Path) -> Iterator[tuple[str, Path]]:
     """Name and path of the folders of a run that are there.
 
     Raises:
-        UsageError: none is.
+        UsageError: none is, or the run may not be entered.
     """
-    found = [(name, run / name) for name in (CHECKPOINTS, EMERGENCY) if (run / name).is_dir()]
+    with reading(run):
+        found = [(name, run / name) for name in (CHECKPOINTS, EMERGENCY) if (run / name).is_dir()]
+        is_there = run.is_dir()
     if not found:
-        what = "has no checkpoints" if run.is_dir() else f"no such directory{did_you_mean_path(run, is_place)}"
+        what = "has no checkpoints" if is_there else f"no such directory{did_you_mean_path(run, is_place)}"
         raise UsageError(f"{run}: {what}; expected a run directory, such as runs/my_run")
     return iter(found)
 
 
-def look(run: Path, *, verify: bool = False) -> list[Entry]:
+def refuse_closed(folder: Path, error: OSError) -> None:
+    raise UsageError(unreadable(folder, error)) from None
+
+
+def look(
+    run: Path, *, verify: bool = False, on_refusal: Callable[[Path, OSError], None] = refuse_closed
+) -> list[Entry]:
     """Everything in the folders of a run: checkpoints by step, then what is none by name.
 
     Args:
         verify: read every byte.
+        on_refusal: called with a folder that cannot be read, and why; when it returns, the other one is looked at.
 
     Raises:
-        UsageError: it is no run directory.
+        UsageError: it is no run directory; a folder cannot be read, unless `on_refusal` is given.
     """
     entries = []
     for folder, directory in folders(run):
-        found = [examine(path, folder, verify=verify) for path in directory.iterdir()]
+        try:
+            found = [examine(path, folder, verify=verify) for path in directory.iterdir()]
+        except OSError as error:
+            on_refusal(directory, error)
+            continue
         found.sort(key=lambda entry: (entry.step is None, entry.step, entry.name))
         entries += with_reasons(found) if folder == CHECKPOINTS else found
     return entries
@@ -158,19 +172,20 @@ def find_checkpoints(place: Path, steps: Collection[int] = ()) -> list[Path]:
         steps: only these; an emergency checkpoint is not meant then.
 
     Raises:
-        UsageError: there is none, or not at one of `steps`.
+        UsageError: there is none, or not at one of `steps`; or a folder cannot be read.
     """
-    if holds_checkpoint(place):
+    with reading(place):
+        if holds_checkpoint(place):
+            if steps:
+                raise UsageError(f"{place}: is one checkpoint: leave the steps out, or name the run directory")
+            return [place]
         if steps:
-            raise UsageError(f"{place}: is one checkpoint: leave the steps out, or name the run directory")
-        return [place]
-    if steps:
-        return [find_step(place, step) for step in steps]
-    found = [
-        [(step, path) for path in directory.iterdir() if (step := parse_step(path.name)) is not None]
-        for _, directory in folders(place)
-    ]
-    paths = [path for group in found for _, path in sorted(group) if holds_checkpoint(path)]
+            return [find_step(place, step) for step in steps]
+        found = [
+            [(step, path) for path in directory.iterdir() if (step := parse_step(path.name)) is not None]
+            for _, directory in folders(place)
+        ]
+        paths = [path for group in found for _, path in sorted(group) if holds_checkpoint(path)]
     if not paths:
         raise UsageError(f"{place}: has no checkpoints")
     return paths
@@ -180,11 +195,12 @@ def find_step(run: Path, step: int) -> Path:
     """The directory of a run's checkpoint.
 
     Raises:
-        UsageError: there is none of this step.
+        UsageError: there is none of this step, or the folder cannot be read.
     """
     directory = run / CHECKPOINTS
-    if step >= 0 and holds_checkpoint(directory / step_name(step)):
-        return directory / step_name(step)
+    with reading(run):
+        if step >= 0 and holds_checkpoint(directory / step_name(step)):
+            return directory / step_name(step)
     there = [str(entry.step) for entry in look(run) if entry.folder == CHECKPOINTS and entry.step is not None]
     raise UsageError(f"{run}: has no checkpoint of step {step}; there are: {', '.join(there) or 'none'}")
 

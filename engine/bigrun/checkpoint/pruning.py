@@ -17,6 +17,7 @@ from bigrun.checkpoint.store import CheckpointStore
 from bigrun.errors import UsageError
 from bigrun.links import refuse_links
 from bigrun.lock import RunLock
+from bigrun.refusals import reading
 
 __all__ = ["Plan", "plan_pruning", "remove", "unused"]
 
@@ -41,7 +42,9 @@ def unused(run: Path) -> Iterator[RunLock]:
         UsageError: it is no run directory.
         RunDirectoryError: a process uses it (with its name).
     """
-    if not (run / CHECKPOINTS).is_dir():
+    with reading(run):
+        has_checkpoints = (run / CHECKPOINTS).is_dir()
+    if not has_checkpoints:
         raise UsageError(f"{run}: has no checkpoints; expected a run directory, such as runs/my_run")
     refuse_links(run)
     lock = RunLock(run)

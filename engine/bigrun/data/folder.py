@@ -6,14 +6,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bigrun.data.check.finding import Finding
+from bigrun.data.check.finding import UNSEARCHED, Finding
 from bigrun.data.decode import read_image
+from bigrun.data.faults import BadImageError
 from bigrun.data.files import Entry, Files, open_files
 from bigrun.data.files.open import open_listed
+from bigrun.data.files.schema import INDEX
 from bigrun.data.formats.contents import NAMES
-from bigrun.data.search import Found, find_images
+from bigrun.data.search import Found, find_images, names_hash
 from bigrun.errors import NoImagesError
 from bigrun.mistyped import did_you_mean_path
+from bigrun.refusals import reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +33,7 @@ class ImageFolder:
     """Images in files: BMP, GIF, JPEG, NumPy arrays, PNG, TIFF and WebP, known by their content and not by their name.
 
     What becomes of each kind is said at `bigrun.data.decode.read_image`; nothing is read with loss. Files that are
-    called like an image and are none, and what cannot be read, have no number: they are `files.faults`.
+    called like an image and are none, and those that cannot be read, have no number: they are `files.faults`.
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
@@ -40,6 +43,8 @@ class ImageFolder:
         self.files: Files = open_listed(root, entries, follow_links=True)
         self.others: list[str] = []
         """Files that `search` has left alone because their contents are no image it reads."""
+        self.closed: dict[str, str] = {}
+        """Folders that `search` could not search, and why."""
 
     @classmethod
     def search(cls, root: str | Path, index: str | Path | None = None, channels: int | None = None) -> ImageFolder:
@@ -54,15 +59,18 @@ class ImageFolder:
 
         Raises:
             NoImagesError: there is no such folder, or it holds no image.
+            UsageError: the folder may not be entered.
             DataIndexError: the index is out of date.
         """
-        if not Path(root).is_dir():
-            hint = did_you_mean_path(Path(root), Path.is_dir)
-            raise NoImagesError(f"{root}: no such folder{hint}; expected a folder of images - check data.path")
+        with reading(Path(root)):
+            if not Path(root).is_dir():
+                hint = did_you_mean_path(Path(root), Path.is_dir)
+                raise NoImagesError(f"{root}: no such folder{hint}; expected a folder of images - check data.path")
         folder = cls(())
         folder.files = open_files(
             Path(root),
             lambda: folder._listed(os.fspath(root)),
+            fingerprint=lambda: names_hash(os.fspath(root), ignored=INDEX, closed=folder.closed),
             index=None if index is None else Path(index),
             follow_links=True,
             channels=channels,
@@ -71,6 +79,7 @@ class ImageFolder:
 
     def _listed(self, root: str) -> Iterator[Entry]:
         found = find_images(root)
+        self.closed |= found.closed
         if not found.images:
             raise NoImagesError(no_images(root, found))
         self.others = found.others
@@ -90,8 +99,23 @@ class ImageFolder:
         origin = getattr(self.files, "origin", "")
         return f"{len(self):,} files{origin and f', {origin}'}{others}"
 
+    def unsearched(self) -> Iterator[Finding]:
+        """Folders that could not be searched: nobody knows of how many images the training would go without."""
+        if self.closed:
+            found = sorted(self.closed.items())
+            shown = ", ".join(f"{path} ({why})" for path, why in found[:SHOWN])
+            more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+            yield Finding(
+                UNSEARCHED,
+                f"{shown}{more}: how many images are in there is not known, and none would be trained on; make it "
+                "readable for the user of this command, or move it out of the data set",
+                refuses=True,
+            )
+
     def problems(self) -> Iterator[Finding]:
-        """A table beside the images: who put it there may think that it is read."""
+        """Folders that could not be searched; and a table beside the images: who put it there may think that it is
+        read."""
+        yield from self.unsearched()
         tables = [path for path in self.others if path.lower().endswith(TABLES)]
         if tables:
             yield Finding(
@@ -116,6 +140,7 @@ class ImageFolder:
 def no_images(root: str, found: Found) -> str:
     """The message for a folder without images."""
     others, faults = len(found.others), found.faults
+    faults = [*faults, *(BadImageError(path, "unreadable", why) for path, why in sorted(found.closed.items()))]
     text = f"{root}: no images among {others + len(faults)} files; expected {', '.join(NAMES)} files, in subfolders too"
     text += "".join(f"\n  {fault}" for fault in faults[:SHOWN]) + ("\n  ..." if len(faults) > SHOWN else "")
     return text + ("\ncheck data.path" if faults else " - check data.path")

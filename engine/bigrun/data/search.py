@@ -24,7 +24,9 @@ class Found:
     others: list[str] = attrs.field(factory=list)
     """Files that are none and are not called so."""
     faults: list[BadImageError] = attrs.field(factory=list)
-    """Files that are called like an image and are none, and whatever cannot be read, folders too."""
+    """Files that are called like an image and are none, and files that cannot be read."""
+    closed: dict[str, str] = attrs.field(factory=dict)
+    """Folders that cannot be searched, and why: how many images are in them is not known."""
 
 
 def find_images(root: str) -> Found:
@@ -35,7 +37,7 @@ def find_images(root: str) -> Found:
     puts a `._photo.jpg` beside each photo on foreign disks.
     """
     found = Found()
-    for path in regular_files(root, found.faults):
+    for path in regular_files(root, found.faults, found.closed):
         try:
             with open_regular(path) as file:
                 head = read_head(path, file.fileno())
@@ -54,29 +56,33 @@ def find_images(root: str) -> Found:
     return found
 
 
-def names_hash(root: str, ignored: str) -> str:
+def names_hash(root: str, ignored: str, closed: dict[str, str] | None = None) -> str:
     """SHA-256 over the names of all files below a folder: another when a file was added, renamed or removed.
 
     Nothing is opened: a start from an index of a million files took 3.5 s of CPU time, most of it here.
 
     Args:
         ignored: beginning of the names of files that may come and go.
+        closed: gets the folders that cannot be searched, and why.
     """
     digest = hashlib.sha256()
     start = len(os.path.join(root, ""))  # noqa: PTH118 - every path begins with it, and pathlib costs 5 us a file
-    for path in regular_files(root):
+    for path in regular_files(root, closed=closed):
         if not path.startswith(ignored, path.rfind("/") + 1):
             digest.update(os.fsencode(path[start:]) + b"\0")
     return digest.hexdigest()
 
 
-def regular_files(root: str, faults: list[BadImageError] | None = None) -> Iterator[str]:
+def regular_files(
+    root: str, faults: list[BadImageError] | None = None, closed: dict[str, str] | None = None
+) -> Iterator[str]:
     """Every regular file below a folder.
 
     Args:
-        faults: gets what cannot be read, and what is called like an image but is no file.
+        faults: gets what is gone by now, and what is called like an image but is no file.
+        closed: gets the folders that cannot be searched, and why.
     """
-    faults = [] if faults is None else faults
+    faults, closed = [] if faults is None else faults, {} if closed is None else closed
     waiting, seen = [root], set()
     while waiting:
         folder = waiting.pop()
@@ -88,7 +94,11 @@ def regular_files(root: str, faults: list[BadImageError] | None = None) -> Itera
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name, reverse=True)
         except OSError as error:
-            faults.append(fault_of_system(folder, error))
+            fault = fault_of_system(folder, error)
+            if fault.cause == "unreadable":
+                closed[folder] = fault.message
+            else:
+                faults.append(fault)
             continue
         for entry in entries:
             kind = kind_of_entry(entry)

@@ -60,18 +60,21 @@ def data_run(document: Document) -> Iterator[Run]:
     Nothing is written, no device is used. Plugins are torn down when the context ends.
 
     Raises:
+        UnfitDataError: a folder of it cannot be searched, and that is not accepted.
         BigrunError: as the run itself would, up to `build_dataset`.
     """
     from bigrun.activation import activate
 
     config, plugins = activate(document)
 
+    from bigrun.data.check.problems import refuse_unsearched
     from bigrun.run import Run
     from bigrun.session import tear_down
 
     run = Run(config, Path("runs") / config.name, plugins)
     try:
         run.dataset = run.hook.build_dataset(run=run)
+        refuse_unsearched(run)
         yield run
     finally:
         tear_down(run)

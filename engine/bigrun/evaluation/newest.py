@@ -11,6 +11,7 @@ from bigrun.errors import BigrunError, CheckpointError
 from bigrun.evaluation.visit import Visit
 from bigrun.export.source import find_checkpoint
 from bigrun.markers import hookimpl
+from bigrun.refusals import reading
 
 if TYPE_CHECKING:
     from bigrun.events import Event
@@ -39,11 +40,12 @@ def with_checkpoint(path: Path, say: Callable[[str], None], look: Callable[[Visi
     """What `look` makes of a checkpoint, or of the newest verified one of a run directory.
 
     Raises:
-        UsageError: `path` is neither.
+        UsageError: `path` is neither, or cannot be read.
         CheckpointError: it is damaged, or its run has removed it.
         BigrunError: `look` has raised it, and the checkpoint is still there.
     """
-    is_run = not holds_checkpoint(path.resolve())
+    with reading(path):
+        is_run = not holds_checkpoint(path.resolve())
     for attempt in range(1, ATTEMPTS + 1):
         checkpoint = find_checkpoint(path, say)
         try:

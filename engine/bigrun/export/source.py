@@ -12,13 +12,14 @@ import tomli
 from bigrun.checkpoint import manifest
 from bigrun.checkpoint.disk import hash_file
 from bigrun.checkpoint.facts import load_facts, read_config
-from bigrun.checkpoint.layout import CONFIG, MANIFEST, holds_checkpoint, is_place
+from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY, MANIFEST, holds_checkpoint, is_place
 from bigrun.checkpoint.manifest import Manifest
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.checkpoint.strict import load_strict
 from bigrun.checkpoint.tensors import load_tensors
 from bigrun.errors import CheckpointError, ConfigError, UsageError
 from bigrun.mistyped import did_you_mean_path
+from bigrun.refusals import reading
 from bigrun.sections import Data, Model, RunSection, Views
 from bigrun.values import Problem, structure
 
@@ -106,28 +107,34 @@ def find_checkpoint(path: Path, on_problem: Callable[[str], None]) -> Path:
         on_problem: told of every damaged checkpoint that was passed over.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is neither, or cannot be read.
         CheckpointError: every checkpoint of the run is damaged.
     """
-    path = path.resolve() if path.is_symlink() else path
-    if holds_checkpoint(path):
-        return path
-    if not path.is_dir():
-        hint = did_you_mean_path(path, is_place)
-        raise UsageError(f"{path}: no such directory{hint}; expected a run directory or one of its checkpoints")
-    inner = path / "checkpoints"
-    newest = CheckpointStore(inner if inner.is_dir() else path).newest_verified(
-        lambda damaged, problems: on_problem(f"{damaged} is damaged and was passed over: {'; '.join(problems)}")
-    )
+    with reading(path):
+        path = path.resolve() if path.is_symlink() else path
+        if holds_checkpoint(path):
+            return path
+        if not path.is_dir():
+            hint = did_you_mean_path(path, is_source)
+            raise UsageError(f"{path}: no such directory{hint}; expected a run directory or one of its checkpoints")
+        inner = path / CHECKPOINTS
+        newest = CheckpointStore(inner if inner.is_dir() else path).newest_verified(
+            lambda damaged, problems: on_problem(f"{damaged} is damaged and was passed over: {'; '.join(problems)}")
+        )
     if newest is None:
         raise UsageError(f"{path}: holds no checkpoint; expected a run directory or one of its checkpoints")
     return newest
 
 
+def is_source(path: Path) -> bool:
+    """Whether `find_checkpoint` looks for checkpoints there: in a folder of them as well."""
+    return is_place(path) or (path.name in (CHECKPOINTS, EMERGENCY) and path.is_dir())
+
+
 def run_directory(checkpoint: Path) -> Path:
     """The run that a checkpoint is of; of one that was moved out of its run, the directory it is in."""
     home = checkpoint.absolute().parent
-    return home.parent if home.name == "checkpoints" else home
+    return home.parent if home.name == CHECKPOINTS else home
 
 
 def read_source(checkpoint: Path) -> Source:

@@ -64,7 +64,7 @@ def plan(
     ram_bytes = None if ram is None else parse_bytes(ram, "--ram")
     document = read_preset(preset, **overrides)
     config, _ = activate(document)  # before torch: a typo is answered at once
-    known = None if gpu is None else named_gpu(gpu, config.hardware.device)
+    known = None if gpu is None else named_gpu(gpu, config.hardware.device, knows_memory=memory is not None)
 
     from bigrun.planner.images import look_at_images
     from bigrun.planner.measured import read_speed, tuned_speed
@@ -89,11 +89,15 @@ def plan(
         say(line)
 
 
-def named_gpu(name: str, device: str) -> Gpu | None:
+def named_gpu(name: str, device: str, *, knows_memory: bool) -> Gpu | None:
     """The GPU of --gpu; one that is not listed is said.
 
+    Args:
+        knows_memory: --device-memory was given: then a GPU that is not listed can be planned for.
+
     Raises:
-        UsageError: there is no name, or the run is to be on the CPU.
+        UsageError: there is no name, the run is to be on the CPU, or nothing is known of the GPU's memory: whether the
+            run fits is what its name is given for.
     """
     from bigrun.errors import UsageError
     from bigrun.planner.gpus import GPUS, find_gpu
@@ -108,8 +112,10 @@ def named_gpu(name: str, device: str) -> Gpu | None:
     if known is None:
         names = [gpu.name for gpu in GPUS]
         hint = did_you_mean(name, names)
-        say(
-            f"warning: --gpu {name}: not listed, memory and peak speed n/a{hint}; listed: {', '.join(names)}",
-            error=True,
-        )
+        if not knows_memory:
+            raise UsageError(
+                f"--gpu {name}: not listed, so that its memory is not known{hint}; listed: {', '.join(names)}; for "
+                "another GPU give its memory too, as --device-memory 24GiB"
+            )
+        say(f"warning: --gpu {name}: not listed, peak speed n/a{hint}; listed: {', '.join(names)}", error=True)
     return known

@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bigrun.anomaly import Action
+from bigrun.anomaly import SEVERITIES, Action
 from bigrun.logs import ANOMALY, ANOMALY_OVER, STARTED
 from bigrun.record.pace import whole
 from bigrun.record.reason import Gravity, Reason
+from bigrun.record.words import addressed
 
 if TYPE_CHECKING:
     from bigrun.record.record import RunRecord
@@ -33,13 +34,16 @@ BACK, HALT = Action.ROLL_BACK.value, Action.HALT.value
 MOMENTARY = (Action.SKIP.value, BACK)
 STRENGTH = [action.value for action in Action]
 SHOWN = 3
-"""Reasons of one kind, and numbers of a step, that are named."""
+"""Reasons of one kind that are named."""
+NAMED = 2
+"""Numbers of a step that are named."""
 SINCE = re.compile(r", since step (\d{1,16})$")
 """How a report of what lasts ends, where its facts have no onset."""
 
 
 def anomalies(record: RunRecord) -> Iterator[Reason]:
-    """The trouble of now, the strongest answer first, and a note of what was."""
+    """The trouble of now, and a note of what was. The strongest answer goes first, of those the gravest by its own
+    word, of those what began last."""
     course = of_this_course(record.events)
     events = [event for event in course if event["kind"] == ANOMALY]
     groups: dict[tuple[str, str], list[Event]] = {}
@@ -49,13 +53,19 @@ def anomalies(record: RunRecord) -> Iterator[Reason]:
         else:
             groups = {group: told for group, told in groups.items() if not ends(event, told[-1])}
     # What began last is what the others have become.
-    told = sorted(groups.values(), key=lambda group: (-strength(group[-1]), -group[0]["step"], kind_of(group[0])))
+    told = sorted(groups.values(), key=rank)
     current = [reason for group in told for reason in judge(group, record)]
     yield from (reason for n, reason in enumerate(current) if count_of(reason.kind, current[:n]) < SHOWN)
     if events and not current:
         last, count = events[-1], len(events)
         plural = "y" if count == 1 else "ies"
         yield Reason(Gravity.NOTE, f"{count} anomal{plural} so far, all over; the last one: {seen(last)}")
+
+
+def rank(group: list[Event]) -> tuple[int, int, int, str]:
+    """By which anomalies are sorted, the first to be read first."""
+    first, last = group[0], group[-1]
+    return -strength(last), -severity(last), -first["step"], kind_of(first)
 
 
 def group_of(event: Event) -> tuple[str, str]:
@@ -106,22 +116,22 @@ def judge(told: list[Event], record: RunRecord) -> Iterator[Reason]:
     """A reason, when the anomalies of one kind are the trouble of now."""
     last = told[-1]
     if lasts(last):
-        yield reason(last, Gravity.LASTS, seen(last))
+        yield reason(record, last, Gravity.LASTS, seen(last))
         return
     since = record.step - last["step"]
     # Judged at the next row, of which the newest may not be here yet.
     late = 2 * (record.count("run", "log_every_steps") or 0)
     if action_of(last) not in MOMENTARY:
         if since <= REMINDED_STEPS + late:
-            yield reason(last, Gravity.LASTS, seen(last))
+            yield reason(record, last, Gravity.LASTS, seen(last))
         return
     many = [event for event in told if record.step - event["step"] <= REMINDED_STEPS]
     if len(many) >= MANY:
         text = f"{seen(last)}; one of {len(many)} such steps in the last {REMINDED_STEPS:,}"
-        yield reason(last, Gravity.PASSED, text)
+        yield reason(record, last, Gravity.PASSED, text)
     elif since <= ISOLATED_STEPS:
         then = "the step was skipped" if action_of(last) == Action.SKIP.value else "the run went back"
-        yield reason(last, Gravity.PASSED, f"{seen(last)}; {then}")
+        yield reason(record, last, Gravity.PASSED, f"{seen(last)}; {then}")
 
 
 def ended_by(record: RunRecord) -> Reason | None:
@@ -131,7 +141,7 @@ def ended_by(record: RunRecord) -> Reason | None:
     begin = max((n for n, event in enumerate(events) if event["kind"] == STARTED), default=-1)
     halting = [event for event in events[begin + 1 :] if event["kind"] == ANOMALY and action_of(event) == HALT]
     first = next((event for event in halting if event["step"] == halting[-1]["step"]), None)
-    return None if first is None else reason(first, Gravity.ENDED, seen(first))
+    return None if first is None else reason(record, first, Gravity.ENDED, seen(first))
 
 
 def rolled_back(record: RunRecord) -> Iterator[Reason]:
@@ -145,8 +155,9 @@ def rolled_back(record: RunRecord) -> Iterator[Reason]:
             yield Reason(Gravity.PASSED, text, kind="rolled-back", step=came_from)
 
 
-def reason(event: Event, gravity: Gravity, text: str) -> Reason:
+def reason(record: RunRecord, event: Event, gravity: Gravity, text: str) -> Reason:
     advice, causes = (texts(event["facts"].get(name)) for name in ("advice", "causes"))
+    advice = tuple(addressed(each, record.directory, step_of(event)) for each in advice)
     return Reason(gravity, text, advice, causes, kind_of(event), step_of(event))
 
 
@@ -166,8 +177,9 @@ def not_finite(event: Event) -> str:
     evidence = event["facts"].get("evidence")
     values = evidence if isinstance(evidence, dict) else {}
     names = sorted(values, key=lambda name: (not name.startswith("loss/"), name))
-    shown = ", ".join(f"{name} = {values[name]}" for name in names[:SHOWN])
-    return f"not finite: {shown}" if shown else ""
+    shown = ", ".join(f"{name} = {values[name]}" for name in names[:NAMED])
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return f"not finite: {shown}{more}" if shown else ""
 
 
 def message_of(event: Event) -> str:
@@ -203,6 +215,12 @@ def action_of(event: Event) -> str:
 def strength(event: Event) -> int:
     action = action_of(event)
     return STRENGTH.index(action) if action in STRENGTH else -1
+
+
+def severity(event: Event) -> int:
+    """Older logs have none: that is the middle."""
+    told = event["facts"].get("severity")
+    return SEVERITIES.index(told if told in SEVERITIES else "serious")
 
 
 def texts(value: Any) -> tuple[str, ...]:

@@ -11,36 +11,23 @@ from typing import Any
 
 import tomli
 
-from bigrun.checkpoint.layout import CONFIG, is_run
+from bigrun.checkpoint.layout import CONFIG
 from bigrun.checkpoint.listing import Entry, look
 from bigrun.errors import UsageError
 from bigrun.links import read_bytes
 from bigrun.lock import Owner, holder
 from bigrun.logs import CHECKPOINT, EVENTS, METRICS, STARTED, TELEMETRY
-from bigrun.mistyped import did_you_mean_path
 from bigrun.record.newest import newest_saved
 from bigrun.record.pace import Pace, number, pace_of, whole
-from bigrun.record.status import Status, epoch_seconds, status_of
+from bigrun.record.place import check_is_run, unreadable_folders
+from bigrun.record.status import Status, epoch_seconds, refused_since, status_of
 from bigrun.record.tail import Row, Tail
 
 __all__ = ["RunRecord", "check_is_run"]
 
 MOST_METRICS, MOST_TELEMETRY = 50_000, 20_000
-COMPUTED = ("_names", "pace", "status", "step")
+COMPUTED = ("_names", "pace", "status", "step", "unreadable")
 """What is computed from one reading, once."""
-
-
-def check_is_run(directory: Path) -> None:
-    """Refuse a directory without a run, and name the one that was meant.
-
-    Raises:
-        UsageError: no run was begun there.
-    """
-    if not is_run(directory):
-        hint = did_you_mean_path(directory, is_run)
-        raise UsageError(
-            f"{directory}: no run (there is no {CONFIG}){hint}; expected a run directory, as runs/vit_large"
-        )
 
 
 class RunRecord:
@@ -155,10 +142,16 @@ class RunRecord:
 
     def checkpoints(self) -> list[Entry]:
         """What lies in the folders of checkpoints, of which there may be none yet; sizes are compared, no byte is
-        hashed (the run itself reads back each that it has saved before it publishes it)."""
+        hashed (the run itself reads back each that it has saved before it publishes it). See `unreadable`."""
         with contextlib.suppress(UsageError, OSError):
-            return look(self.directory, verify=False)
+            return look(self.directory, verify=False, on_refusal=lambda folder, error: None)
         return []
+
+    @cached_property
+    def unreadable(self) -> tuple[str, ...]:
+        """What of it cannot be read, and why, as `checkpoints/ cannot be read (Permission denied)`: what lies there is
+        in none of the answers."""
+        return tuple(unreadable_folders(self.directory))
 
     # -- how it stands ----------------------------------------------------------------------------------------
 
@@ -217,8 +210,10 @@ class RunRecord:
 
     @property
     def row_age_seconds(self) -> float | None:
-        """Since the newest row of metrics was written; None before there is one."""
-        return self._age(self._metrics.changed_at if self.metrics else None)
+        """Since the newest row of metrics was written; None before there is one. Where the disk refuses rows, no later
+        than since it does."""
+        times = (self._metrics.changed_at, refused_since(self.events, METRICS)) if self.metrics else ()
+        return self._age(min((moment for moment in times if moment is not None), default=None))
 
     @property
     def telemetry_age_seconds(self) -> float | None:

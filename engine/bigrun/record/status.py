@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from bigrun.logs import ERROR, FINISHED, STARTED, STOPPED
+from bigrun.errors import __all__ as own_errors
+from bigrun.logs import CHECKPOINT, ERROR, EVENTS, FINISHED, METRICS, STARTED, STOPPED
+from bigrun.record.words import first_words
 
 if TYPE_CHECKING:
     from bigrun.lock import Owner
 
-__all__ = ["State", "Status", "epoch_seconds", "status_of"]
+__all__ = ["FULL_DISK", "State", "Status", "epoch_seconds", "refused_since", "status_of"]
 
 State = Literal["not begun", "running", "finished", "stopped", "halted", "failed", "died"]
 STORY = (STARTED, FINISHED, STOPPED, ERROR)
 HALTED = "TrainingHalted"
 """The error that an anomaly ends a run with."""
+FULL = ("No space left", "quota exceeded", "the disk has 0 B left")
+FULL_DISK = "or its last words could not be written: the disk was full"
 LAST_SECOND = 1e11
 """Of the year 5138: what is later was never written by a clock."""
 
@@ -45,7 +49,7 @@ class Status:
         return self.state not in ("running", "not begun")
 
     def __str__(self) -> str:
-        first = self.reason.partition("\n")[0]
+        first = first_words(self.reason)
         return f"{self.state}: {first}" if first and self.state != "finished" else self.state
 
 
@@ -71,7 +75,41 @@ def status_of(
         return Status("finished", step=step)
     if not events:
         return Status("died", "its process is gone, and no log was written that says why", step)
-    return Status("died", "its process is gone and has not said why (a kill, a power cut, or too little memory)", step)
+    refused = unsaid(events)
+    may_be = f"too little memory, {refused}" if refused else "or too little memory"
+    return Status("died", f"its process is gone and has not said why (a kill, a power cut, {may_be})", step)
+
+
+def unsaid(events: Sequence[Mapping[str, Any]]) -> str:
+    """Why the last words of the newest process may be missing, where its log tells that the disk took nothing more;
+    else ""."""
+    refused = refusals(events)
+    if any(word in event["message"] for event in refused.values() for word in FULL):
+        return FULL_DISK
+    return "or its last words could not be written: the disk refused them" if refused.keys() - {CHECKPOINT} else ""
+
+
+def refused_since(events: Sequence[Mapping[str, Any]], log: str) -> float | None:
+    """Since when the disk takes no line of a log, in seconds since 1970; None where it takes them, as far as is told:
+    every attempt that fails changes the time of the file."""
+    event = refusals(events).get(log)
+    return None if event is None else epoch_seconds(event.get("time_utc"))
+
+
+def refusals(events: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """What the disk had refused the newest process when that said something last, by log, and `checkpoint`."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for event in events:
+        kind, log = event["kind"], next((log for log in (METRICS, EVENTS) if log in event["message"]), "")
+        if kind == STARTED:
+            found = {}
+        elif kind == "log-degraded":
+            found[log] = event
+        elif kind == "checkpoint-failed":
+            found[CHECKPOINT] = event
+        elif kind in ("log-recovered", CHECKPOINT):
+            found.pop(CHECKPOINT if kind == CHECKPOINT else log, None)
+    return found
 
 
 def ended(event: Mapping[str, Any]) -> Status:
@@ -81,7 +119,9 @@ def ended(event: Mapping[str, Any]) -> Status:
     if event["kind"] == FINISHED:
         return Status("finished", event["message"], event["step"])
     state: State = "halted" if facts.get("type") == HALTED else "failed"
-    name = "" if state == "halted" or not facts.get("type") else f"{facts['type']}: "
+    # What bigrun says itself is meant for people, and needs no name of a class.
+    is_own = state == "halted" or not facts.get("type") or facts["type"] in tuple(own_errors)
+    name = "" if is_own else f"{facts['type']}: "
     return Status(state, f"{name}{event['message']}", event["step"])
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from bigrun.record.status import epoch_seconds
+
 __all__ = ["Row", "Tail"]
 
 Row = dict[str, Any]
@@ -39,7 +41,8 @@ class Tail:
         self.damaged = 0
         """Lines that are no rows."""
         self.changed_at: float | None = None
-        """When the file was last written to, in seconds since 1970 by the clock of its disk; None where it is not."""
+        """When the newest row was written, in seconds since 1970: its own `time_utc` where it has one; else when the
+        file was last written to, by the clock of its disk. None where there is no file."""
         self._is_row, self._most = is_row, most
         self._file: tuple[int, int] | None = None
         self._read = b""
@@ -72,6 +75,8 @@ class Tail:
                 self._begin_again()
             self._file, self.changed_at = identity, facts.st_mtime
             self._take(file)
+        own = epoch_seconds(self.rows[-1].get("time_utc")) if self.rows else None
+        self.changed_at = self.changed_at if own is None else own
         return self.rows
 
     def _continues(self, file: BinaryIO) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +12,21 @@ from bigrun.data.wait import TOO_LONG
 from bigrun.logs import ANOMALY, CHECKPOINT, ERROR, STARTED
 from bigrun.record.pace import number
 from bigrun.record.reason import Gravity, Reason
+from bigrun.record.sound import Saved
 from bigrun.record.status import epoch_seconds
-from bigrun.record.words import duration
+from bigrun.record.words import addressed, duration
 from bigrun.sections.run import RunSection
 
 if TYPE_CHECKING:
     from bigrun.record.record import RunRecord
 
 __all__ = [
+    "DAMAGED",
     "began_again",
+    "damaged",
     "failures",
     "flags",
+    "is_disk_full",
     "last_stand",
     "sections",
     "slow_loader",
@@ -34,6 +41,10 @@ FRESH_SECONDS = 120.0
 WAIT_ROWS = 2
 DAY_SECONDS = 86_400.0
 """What has failed once is trouble for a day: a person looks once a day."""
+FULL_BYTES = 2**16
+"""Where a user has less than that, neither a block of a log nor a file of a few words can be written."""
+DAMAGED = "checkpoint-damaged"
+OWN_ERROR = re.compile(r"^observer (\S+) failed in \w+: bigrun\.errors\.\w+: ")
 ACTIVITIES = {
     "start": "while it starts",
     "data": "waiting for images",
@@ -88,6 +99,32 @@ def last_stand(record: RunRecord) -> tuple[float | None, str]:
     return still, f", {ACTIVITIES[activity]}" if activity in ACTIVITIES else ""
 
 
+def damaged(record: RunRecord, saved: Saved) -> Iterator[Reason]:
+    """The newest checkpoint is not what was written."""
+    entry = saved.damaged
+    if entry is None or entry.step is None:
+        return
+    why = f" ({entry.problems[0]})" if entry.problems else ""
+    check = addressed("`bigrun checkpoints verify RUN`", record.directory, None)
+    left = "there is no other" if saved.step is None else f"a start would continue from step {saved.step:,}"
+    text = f"the newest checkpoint, step {entry.step:,}, is damaged{why}: {check.strip('`')}"
+    yield Reason(Gravity.UNSAVED, text, (f"{check} reads all of them; {left}",), kind=DAMAGED, step=entry.step)
+
+
+def is_disk_full(record: RunRecord) -> bool:
+    """Whether nothing can be written to the run's directory now; False where nobody knows."""
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(record.directory)
+        return disk.f_bavail * disk.f_frsize < FULL_BYTES
+    return False
+
+
+def closed(record: RunRecord) -> Iterator[Reason]:
+    """What of the run may not be read, so that nobody knows how it is."""
+    for text in record.unreadable if record.status.state != "not begun" else ():
+        yield Reason(Gravity.UNSAVED, text, ("make it readable for the user of this command",), kind="unreadable")
+
+
 def unsaved(record: RunRecord) -> Iterator[Reason]:
     """The newest checkpoint could not be saved; or there is room for one more, until two have been saved since."""
     saved_since = 0
@@ -135,7 +172,7 @@ def failures(record: RunRecord) -> Iterator[Reason]:
     off = {str(e["facts"].get("plugin")): e for e in of_newest_process(record.events) if e["kind"] == "quarantined"}
     why = {str(e["facts"].get("plugin")): e for e in record.events_of("observer-failed")}
     for plugin, event in off.items():
-        text = f"{why[plugin]['message']}; it is switched off" if plugin in why else event["message"]
+        text = f"{said(why[plugin])}; it is switched off" if plugin in why else event["message"]
         yield Reason(Gravity.BROKEN, text, kind="quarantined", step=event["step"])
     newest: dict[str, Event] = {}
     for event in recent(record):
@@ -148,7 +185,12 @@ def failures(record: RunRecord) -> Iterator[Reason]:
     for event in newest.values():
         is_off = event["kind"] == "observer-failed" and str(event["facts"].get("plugin")) in off
         if event["kind"] not in handled and "flag" not in event["facts"] and not is_off:
-            yield Reason(Gravity.BROKEN, event["message"], kind=event["kind"], step=event["step"])
+            yield Reason(Gravity.BROKEN, said(event), kind=event["kind"], step=event["step"])
+
+
+def said(event: Event) -> str:
+    """What an event says; what an observer has refused with words for people, without the names of hook and class."""
+    return OWN_ERROR.sub(r"\1: ", event["message"])
 
 
 def key_of(event: Event) -> str:

@@ -1,6 +1,7 @@
 """The verdict on a run: one line that says whether it is well, and names the trouble first if it is not.
 
-A pure function of what was read (`RunRecord`) and of the health report's sections. What counts as trouble of now, and
+A function of what was read (`RunRecord`), of the health report's sections, and of what the disk holds now: the newest
+checkpoint, and room. What counts as trouble of now, and
 for how long: docs/how-to/watch-a-run.md.
 """
 
@@ -12,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from bigrun.record import anomalies, troubles
+from bigrun.record.newest import newest_saved
 from bigrun.record.reason import Gravity, Reason, by_gravity
-from bigrun.record.words import duration
+from bigrun.record.sound import Saved, newest_states
+from bigrun.record.status import FULL_DISK
+from bigrun.record.words import duration, first_words
 
 if TYPE_CHECKING:
     from bigrun.record.record import RunRecord
@@ -49,7 +53,8 @@ def verdict(record: RunRecord, sections: Sequence[Mapping[str, Any]] = ()) -> Ve
     if level == "look" and record.status.state == "finished":
         told.append(standing(record))
     if level == "stopped" and len(troubled) > 1 and record.status.state != "halted":
-        told.append(f"before that: {troubled[1].text}")
+        is_now = troubled[1].kind == troubles.DAMAGED
+        told.append(troubled[1].text if is_now else f"before that: {troubled[1].text}")
     return Verdict(level, f"{OPENINGS[level]}: {'; '.join(told)}", reasons)
 
 
@@ -60,10 +65,13 @@ def level_of(record: RunRecord, troubled: Sequence[Reason]) -> Level:
 
 
 def reasons_of(record: RunRecord, sections: Sequence[Mapping[str, Any]]) -> Iterator[Reason]:
-    ended = list(ends(record))
+    saved = newest_states(record.directory)
+    ended = list(ends(record, saved))
     yield from ended
     yield from troubles.standstill(record)
     yield from (reason for reason in anomalies.anomalies(record) if reason.text not in {end.text for end in ended})
+    yield from troubles.damaged(record, saved)
+    yield from troubles.closed(record)
     yield from troubles.unsaved(record)
     yield from anomalies.rolled_back(record)
     yield from troubles.slow_loader(record)
@@ -75,16 +83,18 @@ def reasons_of(record: RunRecord, sections: Sequence[Mapping[str, Any]]) -> Iter
         yield Reason(Gravity.NOTE, f"{record.damaged_lines:,} damaged lines in its logs were passed over")
 
 
-def ends(record: RunRecord) -> Iterator[Reason]:
+def ends(record: RunRecord, saved: Saved) -> Iterator[Reason]:
     """What has ended a run that is not at its last step."""
     status, where = record.status, f"at step {record.step:,}"
-    first = status.reason.partition("\n")[0]
+    first = first_words(status.reason)
     if status.state == "halted":
         yield anomalies.ended_by(record) or Reason(Gravity.ENDED, first, step=status.step)
     elif status.state == "failed":
         yield Reason(Gravity.ENDED, f"an error {where}: {first}", kind="error", step=status.step)
     elif status.state == "stopped":
         yield Reason(Gravity.ENDED, f"on request {where}: {first}", kind="stopped", step=status.step)
+    elif status.state == "not begun" and record.unreadable:
+        yield Reason(Gravity.ENDED, f"nobody knows whether it has begun: {record.unreadable[0]}", kind="unreadable")
     elif status.state == "not begun":
         yield Reason(Gravity.ENDED, "it has not begun: no process is there, and neither a log nor a checkpoint")
     elif status.state == "died":
@@ -92,7 +102,24 @@ def ends(record: RunRecord) -> Iterator[Reason]:
         before = f"; before that it had not moved for {duration(still)}{activity}" if still else ""
         began = "it died" if record.has_log else "it ended before its last step,"
         where = where if record.has_log else f"its newest checkpoint is that of step {record.step:,}"
-        yield Reason(Gravity.ENDED, f"{began} {where}: {first}{before}", kind="died", step=status.step)
+        disk = (
+            ", or its last words could not be written: its disk is full now"
+            if FULL_DISK not in first and troubles.is_disk_full(record)
+            else ""
+        )
+        text = f"{began} {where}: {first}{disk}{before}"
+        yield Reason(Gravity.ENDED, text, again(record, saved), kind="died", step=status.step)
+
+
+def again(record: RunRecord, saved: Saved) -> tuple[str, ...]:
+    """What to do about a run that has died."""
+    if saved.step is not None:
+        goes_on = f"continues from step {saved.step:,}"
+    elif newest_saved(record.directory) is None:
+        goes_on = "begins anew, for there is no checkpoint"
+    else:  # its checkpoints are damaged, cannot be read, or are gone
+        goes_on = "says what is left of it"
+    return (f"give the same command again: it {goes_on}",)
 
 
 def standing(record: RunRecord) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["Finding", "Intensity"]
+__all__ = ["UNSEARCHED", "Finding", "Intensity"]
+
+UNSEARCHED = "unsearched-folders"
+"""The kind of finding that a folder of the data set could not be searched."""
 
 
 @attrs.frozen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bigrun.data.check.finding import Finding
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bigrun.data.dataset import Dataset
     from bigrun.run import Run
 
-__all__ = ["ACCEPT", "accept", "ask_problems", "refuse_problems"]
+__all__ = ["ACCEPT", "accept", "ask_problems", "refuse_problems", "refuse_unsearched"]
 
 ACCEPT = "data.accept_findings"
 
@@ -39,13 +39,25 @@ def refuse_problems(run: Run) -> None:
     run.findings = [finding for finding, refuses in judged if not refuses]
     refusing = [finding for finding, refuses in judged if refuses]
     if refusing:
-        kinds = ", ".join(f'"{kind}"' for kind in dict.fromkeys(finding.kind for finding in refusing))
-        raise UnfitDataError(
-            "\n".join(
-                [
-                    "the data set is not fit to be trained on:",
-                    *(f"  {finding.kind}: {finding.message}" for finding in refusing),
-                    f"`bigrun data check` shows more; if this is as it should be: {ACCEPT} = [{kinds}]",
-                ]
-            )
-        )
+        raise unfit(refusing, "`bigrun data check` shows more; if this is as it should be")
+
+
+def refuse_unsearched(run: Run) -> None:
+    """Refuse a data set of which nobody knows how much is missing (its `unsearched()`, if it has such): nothing can be
+    said of it as a whole.
+
+    Raises:
+        UnfitDataError: naming the folders, unless `data.accept_findings` has the finding.
+    """
+    unsearched = getattr(run.dataset, "unsearched", None)
+    found = [] if unsearched is None else list(unsearched())
+    if refusing := [finding for finding, refuses in accept(found, run.config.data.accept_findings) if refuses]:
+        raise unfit(refusing, "if this is as it should be")
+
+
+def unfit(refusing: Sequence[Finding], way_out: str) -> UnfitDataError:
+    kinds = ", ".join(f'"{kind}"' for kind in dict.fromkeys(finding.kind for finding in refusing))
+    lines = [f"  {finding.kind}: {finding.message}" for finding in refusing]
+    return UnfitDataError(
+        "\n".join(["the data set is not fit to be trained on:", *lines, f"{way_out}: {ACCEPT} = [{kinds}]"])
+    )

@@ -15,6 +15,7 @@ from bigrun.data.files.table import FileTable
 from bigrun.data.pack.files import is_packed, open_packed
 from bigrun.data.search import names_hash
 from bigrun.errors import DataIndexError
+from bigrun.refusals import reading
 
 __all__ = ["open_files", "open_listed"]
 
@@ -46,10 +47,13 @@ def open_files(
     Raises:
         DataIndexError: the index is damaged or out of date; the packed form is damaged.
         DataError: a column has text and numbers.
+        UsageError: the folder may not be entered.
     """
     heard = sources_heard.get()
     fingerprint = fingerprint or (lambda: names_hash(os.fspath(root), ignored=INDEX))
-    if is_packed(root):
+    with reading(root):
+        is_pack = is_packed(root)
+    if is_pack:
         if heard is not None:
             raise DataIndexError(f"{root}: is packed already, and knows of its files what an index would")
         if index is not None:
