@@ -132,5 +132,5 @@ def basis_of(run: Run) -> str:
     adding = {each.plugin_name for each in run.plugins.manager.hook.loss_terms.get_hookimpls()} - {NAME}
     plugins = {name: table for name, table in tables["plugins"].items() if name in adding}
     scale = {name: value for name, value in tables.get("objective", {}).items() if name.endswith(SCALING)}
-    text = json.dumps([scale, tables["masking"], tables["views"], plugins], default=str)
+    text = json.dumps([scale, tables.get("masking"), tables.get("views"), plugins], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
