@@ -54,7 +54,7 @@ class Series:
         """What `columns` columns of a screen show of the finite points with x in [low, high]."""
         series = self.finite
         wide = max(high - low, 1e-12)
-        place = np.clip(((series.x - low) / wide * columns).astype(int), 0, columns - 1)
+        place = np.clip((series.x - low) / wide * columns, 0, columns - 1).astype(int)
         starts = np.flatnonzero(np.diff(place, prepend=-1))
         if len(series) == 0:
             return Thinned(series.x, series.values, series.values, series.values, is_all=True)

@@ -42,13 +42,13 @@ class RunSection:
     )
     first_step_limit_seconds: float = option(
         3600.0,
-        check=above(0),
+        check=between(0.1, 1e9),
         help="The first step of a process, which compiles and fills caches, may take so long before whoever watches "
         "the run says that it stands still; so may its end, in which plugins may do more than in a step.",
     )
     save_limit_seconds: float = option(
         14_400.0,
-        check=above(0),
+        check=between(0.1, 1e9),
         help="The same for a save, which writes a checkpoint and reads it and the older ones: a disk of 100 MB/s moves "
         "1.4 TB in 4 hours; one that is silent for longer is gone.",
     )
