@@ -114,13 +114,13 @@ class BadImages:
 
     def _begin_list(self, run: Run) -> None:
         path = run.directory / BAD_IMAGES
-        if self.faults or path.exists():
+        if run.is_main and (self.faults or path.exists()):
             lines = "".join(line_of(run, fault) for fault in self.faults.values())
             with self._told(run):
                 replace_file(path, lines.encode())
 
     def _append(self, run: Run, faults: Collection[Fault]) -> None:
-        if faults and run.directory.is_dir():
+        if faults and run.is_main and run.directory.is_dir():
             with self._told(run), open_append(run.directory / BAD_IMAGES) as file:
                 file.write("".join(line_of(run, fault) for fault in faults))
 

@@ -20,16 +20,18 @@ def build_device(run: Run) -> None:
     from bigrun.devices.defaults import choose_for_device
     from bigrun.devices.read import read_facts
     from bigrun.micro_batch import take_noted_micro_batch
-    from bigrun.strategy import SingleProcess
+    from bigrun.peers.choose import choose_strategy
+    from bigrun.peers.division import divide_batch
 
     hardware = run.config.hardware
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
-    run.strategy = SingleProcess(hardware)
+    run.strategy = choose_strategy(hardware, run.peers)
     run.facts = read_facts(run.device, run.directory)
     run.hook.configure_device(run=run)
     choose_for_device(run)
     take_noted_micro_batch(run)
+    divide_batch(run)
 
 
 def build_data(run: Run) -> None:
@@ -98,4 +100,4 @@ def build_optimizer(run: Run) -> None:
 
     groups = ask(run, "parameter_groups", run.config.optimizer)
     run.optimizer = run.hook.build_optimizer(run=run, parameters=groups)
-    run.metrics = Metrics(run.config.run.log_every_steps, run.max_steps, run.config.data.effective_batch)
+    run.metrics = Metrics(run.config.run.log_every_steps, run.max_steps, run.config.data.effective_batch, run.peers)

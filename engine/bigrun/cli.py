@@ -34,12 +34,14 @@ class Commands(ExtensibleGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         from bigrun.errors import BigrunError
+        from bigrun.peers.peers import SaidElsewhere
         from bigrun.terminal import say
 
         try:
             return super().invoke(ctx)
         except BigrunError as error:
-            say(f"error: {error}", error=True)
+            if not isinstance(error, SaidElsewhere):
+                say(f"error: {error}", error=True)
             ctx.exit(int(error.exit_code))
         except KeyboardInterrupt:  # a run listens to signals itself: this is before it began, or after it ended
             click.echo("interrupted", err=True)
@@ -125,6 +127,7 @@ def run(
     if max_restarts is not None:
         raise click.UsageError("--max-restarts has no effect without --supervise")
     from bigrun.out_of_memory import OutOfMemory
+    from bigrun.peers.place import Place
     from bigrun.session import run_training
     from bigrun.start_again import start_again
     from bigrun.terminal import say
@@ -139,6 +142,7 @@ def run(
             allowed_changes=allowed_changes,
             source=source,
             companions={"output": output} | (ctx.obj or {}),
+            place=Place.of_environment(),
         )
     except OutOfMemory as error:
         if error.continuation is None:

@@ -75,6 +75,8 @@ class Defaults(TimeLimit, DataWait):
             run.config.model.in_channels,
             position,
             seed=run.config.run.seed,
+            rank=run.strategy.rank,
+            processes=run.strategy.world_size,
             on_restart=lambda restart: run.event(
                 "worker-restarted",
                 restart.message,

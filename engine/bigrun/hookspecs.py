@@ -348,8 +348,8 @@ class Hooks(Protocol):
     def on_event(self, run: Run, event: Event) -> None:
         """Something that is not a number happened: resumed, an anomaly, a save that failed, quarantined, asked to stop.
 
-        When: at once.
-        Called: on the process where it happened.
+        When: at once; what happened on another process than the main one, when its step is over.
+        Called: on the main process.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """

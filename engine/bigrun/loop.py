@@ -47,7 +47,7 @@ def take_steps(run: Run) -> None:
         run.end_step(step)
         run.hook.after_step(run=run, step=step)
         if run.metrics.due(step):
-            run.hook.on_metrics(run=run, step=step, metrics=run.metrics.flush())
+            run.tell_metrics(step)
         judge(run)
         if run.saver.due(step) and run.continues():
             run.saver.save(run)
@@ -82,15 +82,21 @@ def accumulate(run: Run, step: int, micro: int, batch: Batch) -> Tensor:
     run.reseed(step, micro)
     with run.strategy.micro_batch(synchronize=micro == run.accumulate - 1):
         with run.strategy.precision():
-            outputs = ask(run, "forward", batch, micro)
-            more = run.hook.loss_terms(run=run, step=step, micro=micro, batch=batch, outputs=outputs)
-            loss = run.metrics.record_loss(merged([ask(run, "loss_terms", outputs), *more], "loss term"))
-            if run.metrics.due(step):
-                run.metrics.record_all(ask(run, "statistics", outputs))
+            loss = run.strategy.differentiate(lambda: loss_of(run, step, micro, batch))
         # Outside of autocast, which would cast the gradients of a loss term's fp32 products to bf16.
         run.strategy.backward(loss / run.accumulate)
     run.hook.after_backward(run=run, step=step, micro=micro)
     return loss.detach().isfinite()
+
+
+def loss_of(run: Run, step: int, micro: int, batch: Batch) -> Tensor:
+    """The loss of a micro-batch, shape (), and what is recorded with it."""
+    outputs = ask(run, "forward", batch, micro)
+    more = run.hook.loss_terms(run=run, step=step, micro=micro, batch=batch, outputs=outputs)
+    loss = run.metrics.record_loss(merged([ask(run, "loss_terms", outputs), *more], "loss term"))
+    if run.metrics.due(step):
+        run.metrics.record_all(ask(run, "statistics", outputs))
+    return loss
 
 
 def update(run: Run, step: int) -> None:
@@ -111,25 +117,31 @@ def skip(run: Run) -> None:
 
 def judge(run: Run) -> Action:
     """Ask what to do about everything that was reported, and do it; WARN where nothing was."""
+    run.exchange(run)
     return respond(run, [(anomaly, run.hook.on_anomaly(run=run, anomaly=anomaly)) for anomaly in run.incidents.take()])
 
 
 def save_last(run: Run) -> None:
     """Save the state in which the run ends, and wait until it is on the disk."""
     announce_checkpoints(run, wait=True)
-    if run.saved_step != run.step:
+    if not is_saved(run):
         run.saver.save(run)
         announce_checkpoints(run, wait=True)
-    if run.saved_step != run.step:
+    if not is_saved(run):
         raise CheckpointError(f"the last state, after step {run.step}, could not be saved; see the message above")
 
 
 def save_reached(run: Run) -> None:
     """Save the state before the step that could not be taken, if there is any that a checkpoint has not."""
     announce_checkpoints(run, wait=True)
-    if run.step > 0 and run.saved_step != run.step:
+    if run.step > 0 and not is_saved(run):
         run.saver.save(run)
     announce_checkpoints(run, wait=True)
+
+
+def is_saved(run: Run) -> bool:
+    """Whether a checkpoint has the state after `run.step`, as the main process knows."""
+    return bool(run.peers.by_main(lambda: run.saved_step == run.step))
 
 
 def announce_checkpoints(run: Run, *, wait: bool = False) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bigrun.peers.peers import Peers
 from bigrun.throughput import TIMINGS, Throughput
 
 __all__ = ["TIMINGS", "Metrics", "means"]
@@ -22,7 +23,11 @@ class Metrics:
     values since the last flush.
     """
 
-    def __init__(self, every_steps: int, last_step: int | None, images_per_step: int) -> None:
+    def __init__(
+        self, every_steps: int, last_step: int | None, images_per_step: int, peers: Peers | None = None
+    ) -> None:
+        """`peers`: the processes whose values a flush averages."""
+        self.peers = peers or Peers()
         self.every_steps = every_steps
         self.last_step = last_step
         self.throughput = Throughput(images_per_step)
@@ -92,11 +97,19 @@ class Metrics:
     def flush(self) -> dict[str, float]:
         """Averages since the last flush, and the throughput over that time: TIMINGS."""
         # The step that is over may have recorded after its commit (in after_update, after_step).
+        self.share()
         items = _fetch(self._window + self._step)
         values = means(items)
         self.latest = values | means(items[len(self._window) :])
         self._step, self._window = [], []
         return values | self.throughput.flush()
+
+    def share(self) -> None:
+        """Put the mean of all processes in place of each value that was recorded since the last flush. All processes
+        call it; those of a value that some do not record are the others."""
+        if self.peers.size > 1:
+            told = self.peers.gathered([_fetch(self._window), _fetch(self._step)])
+            self._window, self._step = (shared(items) for items in zip(*told, strict=True))
 
     def measured(self, *, with_step: bool = True) -> dict[str, float]:
         """The newest values: `latest`, and what was recorded since the last commit (in `after_update`, `after_step`).
@@ -138,6 +151,20 @@ def _fetch(items: Sequence[tuple[str, Tensor | float]]) -> list[tuple[str, float
             by_device.setdefault(value.device, []).append(value.float())
     fetched = {device: iter(torch.stack(tensors).tolist()) for device, tensors in by_device.items()}
     return [(name, next(fetched[value.device]) if isinstance(value, Tensor) else value) for name, value in items]
+
+
+def shared(items: Sequence[Sequence[tuple[str, float]]]) -> list[tuple[str, Tensor | float]]:
+    """The k-th value of a name is the mean of the k-th ones of all processes."""
+    values: dict[str, list[list[float]]] = {}
+    for of_process in items:
+        mine: dict[str, int] = {}
+        for name, value in of_process:
+            place = mine[name] = mine.get(name, -1) + 1
+            columns = values.setdefault(name, [])
+            if place == len(columns):
+                columns.append([])
+            columns[place].append(float(value))
+    return [(name, sum(column) / len(column)) for name, columns in values.items() for column in columns]
 
 
 def means(items: Sequence[tuple[str, Tensor | float]]) -> dict[str, float]:

@@ -118,6 +118,8 @@ def save_before_step(run: Run) -> str:
     """What became of the state."""
     from bigrun.loop import save_reached
 
+    if run.peers.size > 1:  # the others are in the middle of the step, and could not take part
+        return "the state before it is not saved by one of several processes: the newest checkpoint is what remains"
     if run.is_updating:
         newest = "there is none" if run.saved_step is None else f"that is the one of step {run.saved_step}"
         return f"the update had begun, so the newest checkpoint is what remains: {newest}"

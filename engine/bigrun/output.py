@@ -28,7 +28,9 @@ class Output:
             say(redactor.text(line))
 
     def conclude(self, run: Run) -> None:
-        """Say how the run ended, where its state is and how to go on."""
+        """Say how the run ended, where its state is and how to go on; of several processes the main one does."""
+        if not run.is_main:
+            return
         if run.finished and run.step == self.first_step:
             say(f"this run is already finished at step {run.step}; --fresh starts another beside it")
         elif run.finished:

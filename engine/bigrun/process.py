@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from bigrun.peers.peers import Peers
+
 if TYPE_CHECKING:
     import torch
 
@@ -40,6 +42,8 @@ TRIM_BYTES, MMAP_BYTES, MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536
 class Process:
     """This process as its run sees it; it stays the same when the run goes back to an older checkpoint."""
 
+    peers: Peers = attrs.field(factory=Peers)
+    """The processes of the run."""
     began: float = attrs.field(factory=time.monotonic)
     """On the clock of `time.monotonic`, in seconds."""
     stop_signal: int | None = None

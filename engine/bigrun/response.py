@@ -70,7 +70,7 @@ def go_back_or_halt(run: Run, anomaly: Anomaly) -> None:
 def keep(run: Run, anomaly: Anomaly) -> None:
     from bigrun.emergency import keep_emergency
 
-    keep_emergency(run, anomaly)
+    run.peers.by_main(lambda: str(keep_emergency(run, anomaly)))
 
 
 def report(run: Run, anomaly: Anomaly) -> str:

@@ -35,6 +35,11 @@ class RollBack(Exception):
 
 def rollback_target(run: Run, anomaly: Anomaly) -> int | None:
     """The step of the newest verified checkpoint before the anomaly showed; None when there is none."""
+    found: int | None = run.peers.by_main(lambda: newest_before(run, anomaly))
+    return found
+
+
+def newest_before(run: Run, anomaly: Anomaly) -> int | None:
     activity, run.activity = run.activity, "checkpoint"
     run.saver.written(run, wait=True)  # one that is being written may be it; it is announced no more
     step: int | None = anomaly.step if anomaly.onset is None else anomaly.onset
@@ -61,6 +66,13 @@ def refusal(run: Run, target: int | None) -> str | None:
 
 
 def go_back(run: Run, rollback: RollBack) -> None:
+    """Go on from the older checkpoint, which the main process makes the newest."""
+    run.peers.by_main(lambda: make_newest(run, rollback))
+    run.process.went_back = True
+    run.process.failures.update(run.plugins.failures)
+
+
+def make_newest(run: Run, rollback: RollBack) -> None:
     """Make the older checkpoint the newest. A kill in between leaves the run as it was, or without some of the newer
     checkpoints, from where it meets the same trouble and goes back again, or as it is to be."""
     store, target = run.checkpoints, rollback.target
@@ -77,8 +89,6 @@ def go_back(run: Run, rollback: RollBack) -> None:
         "bad_images": run.bad_images.facts(),
     }
     store.amend(target, {"state": facts})
-    run.process.went_back = True
-    run.process.failures.update(run.plugins.failures)
     run.event(
         "rolled-back",
         f"back to {step_name(target)}, behind the {rollback.position - state['position']:,} images seen since",

@@ -11,8 +11,9 @@ from bigrun.anomaly import Anomaly
 from bigrun.bad_images import BadImages
 from bigrun.events import Event, Level
 from bigrun.incidents import Incidents
-from bigrun.parts import Parts
+from bigrun.peers.exchange import Exchange
 from bigrun.process import Process
+from bigrun.run_facts import RunFacts
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +30,8 @@ __all__ = ["Run"]
 T = TypeVar("T")
 
 
-class Run(Parts):
-    """One training run in one process; its parts are those of `Parts`."""
+class Run(RunFacts):
+    """One training run, as one of its processes sees it; its parts are those of `Parts`."""
 
     def __init__(self, config: Config, directory: Path, plugins: Plugins, process: Process | None = None) -> None:
         self.config = config
@@ -66,56 +67,10 @@ class Run(Parts):
         """What plugins keep for each other, by type: use `put` and `get`."""
         self.samples: list[Samples] = []
         """The micro-batches of the step being taken, as they were decoded."""
+        self.exchange = Exchange()
         self._agreed_stop = False
 
-    # -- facts ------------------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return self.strategy.device
-
-    @property
-    def is_main(self) -> bool:
-        """True on the one process that writes files and speaks."""
-        return self.strategy.rank == 0
-
-    @property
-    def max_steps(self) -> int | None:
-        """The last step, or None for a run without end."""
-        return self.config.run.max_steps
-
-    @property
-    def finished(self) -> bool:
-        """True when the last step was taken."""
-        return self.max_steps is not None and self.step >= self.max_steps
-
-    @property
-    def stop_signal(self) -> int | None:
-        """The signal that asked the process to stop."""
-        return self.process.stop_signal
-
-    @property
-    def is_rehearsal(self) -> bool:
-        """Whether nothing of it is to stay, here or elsewhere."""
-        return self.process.is_rehearsal
-
-    @property
-    def is_in_step(self) -> bool:
-        """Whether a step has begun and is not over."""
-        return self.plugins.step > self.step
-
-    @property
-    def rollbacks(self) -> list[dict[str, Any]]:
-        """`from_step`, `to_step` and `kind` of every time the run went back, in order."""
-        return self.incidents.rollbacks
-
-    @property
-    def accumulate(self) -> int:
-        """Micro-batches per step."""
-        data = self.config.data
-        assert data.micro_batch is not None
-        return data.effective_batch // (data.micro_batch * self.strategy.world_size)
+    # -- verbs ------------------------------------------------------------------------------------------------
 
     def path_for(self, plugin: str) -> Path:
         """A folder of the run directory that belongs to one plugin; made on first use, from `build_loader` on."""
@@ -124,8 +79,6 @@ class Run(Parts):
         path = self.directory / plugin
         path.mkdir(parents=True, exist_ok=True)
         return path
-
-    # -- verbs ------------------------------------------------------------------------------------------------
 
     def record_setting(self, setting: Setting) -> None:
         """Say what was set, and whether it took effect: a row of the header and of what is written down of the run."""
@@ -145,14 +98,17 @@ class Run(Parts):
         """Say what is wrong; `on_anomaly` decides what is done about it.
 
         Until `before_update` has returned it concerns the step being taken, whose update waits for the answer; later,
-        as in `on_metrics`, the step that is over, before its checkpoint. Every process must report alike.
+        as in `on_metrics`, the step that is over, before its checkpoint. What one process reports is answered by all.
         """
         self.incidents.report(anomaly)
 
     def event(self, kind: str, message: str, level: Level = "info", **facts: Any) -> None:
-        """Tell everybody who listens (`on_event`) what happened; `facts` are JSON values."""
+        """Tell everybody who listens (`on_event`) what happened; `facts` are JSON values.
+
+        The main process tells it, of other processes when the step is over.
+        """
         step = max(self.step, self.plugins.step)
-        self.hook.on_event(run=self, event=self.config.redactor().event(Event(kind, message, step, level, facts)))
+        self.exchange.event(self, self.config.redactor().event(Event(kind, message, step, level, facts)))
 
     def picture(self, name: str, path: Path) -> None:
         """Show a picture that was drawn, a PNG file, to whoever shows such (`on_picture`).
@@ -179,7 +135,7 @@ class Run(Parts):
     def continues(self) -> bool:
         """Whether another step is to be taken."""
         self._hear_signal()
-        heard = self._agreed_stop or (self.stop_reason is not None and self.strategy.world_size == 1)
+        heard = self._agreed_stop or (self.stop_reason is not None and self.peers.size == 1)
         return not (self.finished or heard)
 
     def begin_step(self, step: int) -> None:
@@ -203,7 +159,8 @@ class Run(Parts):
         self.images_taken = 0
 
     def reseed(self, step: int, micro: int) -> None:
-        """Make every global random generator a function of (seed, rank, step, micro).
+        """Make every global random generator a function of (seed, step, micro-batch of the step): micro-batches count
+        over all processes, so that what is drawn for one does not depend on which process has it.
 
         So a resumed run draws what the straight run drew without saving any generator, and an observer that draws
         numbers changes nothing.
@@ -211,7 +168,8 @@ class Run(Parts):
         from bigrun.data.draws import derive_seed
         from bigrun.process import seed_generators
 
-        seed = derive_seed(self.config.run.seed, "step", self.strategy.rank, step, micro + 1)
+        number = micro + 1 + (self.strategy.rank * self.accumulate if micro >= 0 else 0)
+        seed = derive_seed(self.config.run.seed, "step", 0, step, number)
         seed_generators(seed, self.device)
 
     def clip_gradients(self) -> Tensor:
@@ -239,6 +197,12 @@ class Run(Parts):
         """A signal handler only sets a number; here it becomes a request, and an event."""
         if self.stop_signal is not None and self.stop_reason is None:
             self.request_stop(signal.Signals(self.stop_signal).name)
+
+    def tell_metrics(self, step: int) -> None:
+        """Flush the metrics of all processes; the main one tells them."""
+        metrics = self.metrics.flush()
+        if self.is_main:
+            self.hook.on_metrics(run=self, step=step, metrics=metrics)
 
     def quarantine(self, bits: int) -> None:
         """Remove observers that failed on any process, and say so."""

@@ -65,7 +65,8 @@ class Saver:
         """Of the newest checkpoint; None before the first."""
         self.failures = 0
         """Saves in a row that the disk has refused."""
-        self._reasons: list[str] = []
+        self.reasons: list[str] = []
+        """Why the next one is due before its time."""
         self._low = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="verify")
@@ -76,18 +77,22 @@ class Saver:
 
     def request(self, reason: str) -> None:
         """Make a checkpoint due after the step being taken."""
-        self._reasons.append(reason)
+        self.reasons.append(reason)
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due after this step by cadence or request."""
-        return step % self.every_steps == 0 or bool(self._reasons)
+        return step % self.every_steps == 0 or bool(self.reasons)
 
     def save(self, run: Run) -> None:
-        """Begin to save the state after `run.step`; see `written`."""
+        """Begin to save the state after `run.step`; see `written`. All processes call it, and the main one saves."""
         from bigrun.state import gather_state
 
+        run.metrics.share()
+        if not run.is_main:
+            self.reasons.clear()
+            return
         began, activity, run.activity = time.perf_counter(), run.activity, "checkpoint"
-        self._reasons.clear()
+        self.reasons.clear()
         self._settle(run, wait=True)
         state = gather_state(run)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from bigrun.activation import activate
-from bigrun.announcements import announce, announce_jumps, announce_recovery, checkpoint_refused
+from bigrun.announcements import announce, announce_jumps, announce_recovery
 from bigrun.build import build_data, build_objective, build_optimizer
 from bigrun.checkpoint.facts import read_config
 from bigrun.checkpoint.layout import CHECKPOINTS, EMERGENCY
@@ -18,6 +18,9 @@ from bigrun.config import Document
 from bigrun.directory import check_directory, check_unused, choose_directory, make_directory, write_config
 from bigrun.errors import ExitCode, NoImagesError, PluginError, UsageError
 from bigrun.lock import RunLock
+from bigrun.peers.peers import Peers
+from bigrun.peers.place import Place
+from bigrun.peers.start import join, newest_checkpoint, together
 from bigrun.process import (
     Process,
     kept_memory,
@@ -54,12 +57,14 @@ def run_training(
     allowed_changes: Collection[str] = (),
     source: Path | None = None,
     companions: Mapping[str, Any] | None = None,
+    place: Place | None = None,
 ) -> tuple[Run, ExitCode | int]:
     """Train, or continue training, what a document describes; returns the run and its exit code.
 
     Args:
         allowed_changes: options, as `model.depth`, that may differ from the checkpoint's although they are fixed.
         source: the checkpoint of another run at which a new directory begins.
+        place: this process among those of the run; absent: it is alone.
 
     Raises:
         BigrunError: the run could not start or ended with an error; `on_error` and `teardown` were called.
@@ -68,10 +73,12 @@ def run_training(
     check_allowed(allowed_changes)
     directory = choose_directory(config, directory, fresh=fresh)
     check_directory(directory)
-    lock, process, back = RunLock(directory), Process(), True
+    lock, process, back = RunLock(directory), Process(Peers(place)), True
     with contextlib.ExitStack() as stack:
         stack.callback(lock.release)
-        if directory.is_dir():  # a run that may not use it touches nothing in it, plugins included
+        stack.callback(process.peers.leave)
+        # a run that may not use it touches nothing in it, plugins included
+        if process.peers.is_main and directory.is_dir():
             lock.acquire()
         stack.enter_context(listening(process))
         while back:
@@ -91,15 +98,18 @@ def attempt(run: Run, lock: RunLock, start: Start) -> bool:
         stack.callback(tear_down, run)
         try:
             run.plugins.hook.configure_runtime(run=run)
+            join(run)
             stack.enter_context(preserved_random_state())
             stack.enter_context(preserved_threads())
-            prepare(run, lock, start)
+            together(run, lambda: prepare(run, lock, start))
             back = train(run)
             run.activity = "end"
             if not back:
                 run.plugins.hook.on_finish(run=run)
         except BaseException as error:
             run.activity = "end"
+            if (shared := run.peers.shared(error)) is not None:
+                raise shared from error
             redact_error(error, run.config.redactor())
             report(run, run.plugins.notify("on_error", run=run, error=error))
             raise
@@ -110,7 +120,6 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
     """Build every part, restore the newest checkpoint or the one to begin at, and announce the run."""
     from bigrun.branch import begin_branch, starting_point
     from bigrun.compute import begin_compute
-    from bigrun.provenance import gather
     from bigrun.state import restore_state
 
     build_data(run)
@@ -120,7 +129,7 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
         announce_recovery(run, lock.died)
         lock.died = None
     open_stores(run, lock)
-    newest = run.checkpoints.newest_verified(lambda path, bad: checkpoint_refused(run, path, bad))
+    newest = newest_checkpoint(run)
     start = starting_point(run, newest, asked.source)
     if start is None:
         check_not_lost(run.directory)
@@ -132,9 +141,7 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
     elif asked.drop_plugins:
         raise UsageError("--drop-plugin: there is no checkpoint whose plugins could be dropped")
     if not run.finished:  # a run that is refused, cannot be built or has nothing left to do leaves it as it was
-        run.provenance = gather(run)
-        run.room = check_room(run)
-        take_directory(run, lock)
+        run.peers.by_main(lambda: begin_directory(run, lock))
         run.bad_images.begin(run)
     announce(run, start, changes)
     if start != newest and start is not None:
@@ -160,9 +167,20 @@ def open_stores(run: Run, lock: RunLock) -> None:
     run.checkpoints = CheckpointStore(run.directory / CHECKPOINTS, before_publishing=lock.check)
     run.saver = Saver(section.checkpoint_every_steps, background=section.background_checkpoints)
     run.flight = FlightRecorder()
+    if not run.is_main:
+        return
     for store in (run.checkpoints, CheckpointStore(run.directory / EMERGENCY, before_publishing=lock.check)):
         for line in store.sweep():
             run.event("checkpoint-swept", f"left by a killed process: {line}", "warning")
+
+
+def begin_directory(run: Run, lock: RunLock) -> None:
+    """What the main process does before the first step of a process."""
+    from bigrun.provenance import gather
+
+    run.provenance = gather(run)
+    run.room = check_room(run)
+    take_directory(run, lock)
 
 
 def take_directory(run: Run, lock: RunLock) -> None:

@@ -1,12 +1,12 @@
 """Where and how a step runs: device, precision, gradient synchronisation, agreement between processes.
 
-`Strategy` is the interface that data-parallel strategies implement; `SingleProcess` is the one process of today.
+`Strategy` is what the loop asks of it. `SingleProcess` is one process; `bigrun.peers.ddp` several.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import attrs
@@ -53,6 +53,10 @@ class Strategy(abc.ABC):
     def micro_batch(self, *, synchronize: bool) -> AbstractContextManager[None]:
         """The context of one micro-batch's forward and backward pass; gradients are exchanged between processes only if
         `synchronize`."""
+
+    def differentiate(self, call: Callable[[], Tensor]) -> Tensor:
+        """What `call` returns: the loss of a micro-batch, shape (), which `backward` is going to be called with."""
+        return call()
 
     @abc.abstractmethod
     def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:

@@ -84,6 +84,9 @@ class TwoPasses(Strategy):
     def micro_batch(self, *, synchronize: bool) -> AbstractContextManager[None]:
         return self.inner.micro_batch(synchronize=synchronize)
 
+    def differentiate(self, call: Callable[[], Tensor]) -> Tensor:
+        return self.inner.differentiate(call)
+
     def agree(self, finite: Sequence[Tensor], *, stop: bool, failed: int) -> Agreement:
         return self.inner.agree(finite, stop=stop, failed=failed)
 

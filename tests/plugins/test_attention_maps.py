@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from training import Training
 
 from bigrun import hookimpl
 from bigrun.data.dataset import Samples
-from bigrun.errors import ConfigError, DataError, ExitCode
+from bigrun.errors import ConfigError, DataError
 from bigrun.evaluation.images import FixedImages
 from bigrun.evaluation.visit import Visit, document_of, visited
-from bigrun.strategy import SingleProcess
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner, RunResult, SyntheticImages
 from bigrun_pictures.config import MapsConfig
@@ -359,33 +358,14 @@ def test_features_that_are_not_finite_are_said_and_not_drawn(bigrunner: Runner) 
 # -- processes ------------------------------------------------------------------------------------------------
 
 
-class Second(SingleProcess):
-    """The process of rank 1 of two, which meets nobody."""
-
-    rank = 1
-    world_size = 2
-
-
-class IsSecond:
-    @hookimpl
-    def extra_views(self, run: Any) -> Mapping[str, Any]:
-        run.strategy = Second(run.config.hardware)
-        return {}
-
-
-def test_only_the_main_process_writes_and_all_look(bigrunner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[int] = []
-
-    def counted(run: Any, *rest: Any) -> Look | None:
-        looks.append(run.step)
-        return gathered(run, *rest)
-
-    monkeypatch.setattr("bigrun_pictures.gather.gathered", counted)
-    config = {**SMALLEST, "every_steps": 1}
-    result = bigrunner.run("attention-maps", steps=2, accumulate=2, config=config, companions=[IsSecond()])
-    assert result.exit_code == ExitCode.FINISHED
-    assert looks == [0, 1, 2]
-    assert not folder(result).exists()
+def test_of_two_processes_the_main_one_draws(tmp_path: Path) -> None:
+    training = Training(tmp_path, data={"effective_batch": 4, "micro_batch": 2}, run={"max_steps": 2})
+    main, other = training.together(2, "--plugin", "attention-maps", "--set", "plugins.attention-maps.every_steps=1")
+    assert (main.returncode, other.returncode) == (0, 0), main.stderr + other.stderr
+    assert sorted(path.name for path in (training.run / "attention-maps").glob("step_*.png")) == [
+        f"step_{step:09d}.png" for step in range(3)
+    ]
+    assert other.stdout == other.stderr == ""
 
 
 # -- options --------------------------------------------------------------------------------------------------

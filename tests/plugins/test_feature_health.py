@@ -16,6 +16,7 @@ from bigrun import hookimpl
 from bigrun.check import check_preset
 from bigrun.errors import ConfigError, DataError, ExitCode, TrainingHalted
 from bigrun.evaluation.images import FixedImages
+from bigrun.peers.place import Place
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner, RunResult, SyntheticImages
 from bigrun_features.cadence import HOST_FACTOR, SHARE, interval_steps, judged_looks, look_flops, step_flops
@@ -253,7 +254,7 @@ def test_of_several_processes_one_looks_and_the_others_wait(bigrunner: Runner) -
     alone = step_flops(run)
     run.strategy.world_size = 2
     assert step_flops(run) == alone / 2
-    run.strategy.rank = 1
+    run.peers.place = Place(rank=1)
     plugin, seen = plugin_of(result), len(result.events)
     run.metrics.flush()
     plugin.after_step(run, 2)

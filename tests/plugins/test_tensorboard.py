@@ -20,6 +20,7 @@ from bigrun import hookimpl
 from bigrun.cli import main
 from bigrun.errors import ExitCode
 from bigrun.events import Event as RunEvent
+from bigrun.peers.place import Place
 from bigrun.testing.contract import PluginContract
 from bigrun.testing.runner import Runner, RunResult
 from bigrun.throughput import TIMINGS
@@ -129,7 +130,7 @@ def test_a_process_that_is_not_the_main_one_keeps_nothing(bigrunner: Runner) -> 
     assert result.run is not None
     other = TensorBoard()
     run: Any = result.run
-    run.strategy.rank = 1
+    run.peers.place = Place(rank=1)
     other.on_start(run)
     other.on_event(run, RunEvent("late", "nobody writes this", 1, "info", {}))
     other.on_picture(run, 1, "x/y", Path("y.png"))

@@ -65,6 +65,10 @@ class Training:
         """`bigrun run tiny.toml ...` to its end."""
         return warm.bigrun(self.folder, "run", "tiny.toml", *arguments)
 
+    def together(self, processes: int, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
+        """The same in so many processes; by rank."""
+        return warm.together(self.folder, processes, "run", "tiny.toml", *arguments)
+
     @contextlib.contextmanager
     def begun(self, *arguments: str, step: int = 1) -> Iterator[subprocess.Popen[str]]:
         """The same, left to itself once `step` is in the log; killed at the end if it is alive then."""

@@ -21,6 +21,7 @@ from bigrun.shortage import describe_shortage
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
+    from bigrun.data.course import Course
     from bigrun.data.dataset import Samples
     from bigrun.data.decoder import Decoder
     from bigrun.sections import Data
@@ -42,14 +43,14 @@ class Restart:
 class Team:
     """`data.workers` processes, each with `data.prefetch` micro-batches under way, from a position on."""
 
-    def __init__(self, decoder: Decoder, data: Data, position: int) -> None:
+    def __init__(self, decoder: Decoder, data: Data, course: Course, position: int) -> None:
         """
         Raises:
             DataError: the data set cannot be sent to another process.
             WorkerLostError: processes cannot be started.
         """
         self.data = data
-        self.step = decoder.micro_batch
+        self.course = course
         self.workers: list[Worker] = []
         self.asked, self.turn = position, 0
         theirs, self.alive = multiprocessing.Pipe(duplex=False)
@@ -75,7 +76,7 @@ class Team:
 
     def _ask(self, worker: Worker) -> None:
         worker.ask(self.asked)
-        self.asked += self.step
+        self.asked = self.course.after(self.asked)
 
     def close(self) -> None:
         """End all processes."""
@@ -104,17 +105,17 @@ def started(decoder: Decoder, alive: Connection) -> Worker:
 
 
 class Workers:
-    """Micro-batches from a position on, for ever. The processes start at once, and end with `close()`.
+    """The micro-batches of a course, for ever. The processes start at once, and end with `close()`.
 
     When one is lost, all are started again at the first micro-batch that was not delivered: what is delivered does not
     depend on it. Three times without as much progress as was under way, and it is no accident.
     """
 
-    def __init__(self, decoder: Decoder, data: Data, position: int, on_restart: Callable[[Restart], None]) -> None:
+    def __init__(self, decoder: Decoder, data: Data, course: Course, on_restart: Callable[[Restart], None]) -> None:
         """Raises: DataError when the data set cannot be sent to another process, or this one may open no more files."""
         self.decoder = decoder
         self.data = data
-        self.position = position
+        self.course, self.position = course, course.first
         self.on_restart = on_restart
         self._strikes = 0
         self._delivered = 0
@@ -139,13 +140,13 @@ class Workers:
                 self.close()
                 raise
             else:
-                self.position += self.decoder.micro_batch
+                self.position = self.course.after(self.position)
                 self._delivered += 1
                 return samples
 
     def _begin(self) -> Team:
         try:
-            return Team(self.decoder, self.data, self.position)
+            return Team(self.decoder, self.data, self.course, self.position)
         except OSError as error:
             raise DataError(f"processes that decode cannot be started: {describe_shortage(error)}") from error
 

@@ -15,6 +15,8 @@ from bigrun.optimizer import parameter_groups
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import torch.distributed as dist
+
     from bigrun.data.dataset import Batch
     from bigrun.model.vit import Features, VisionTransformer
     from bigrun.objective.targets import Targets
@@ -89,6 +91,10 @@ class Objective(nn.Module, abc.ABC):
     def parameter_groups(self, optimizer: Optimizer) -> list[dict[str, Any]]:
         """What is optimized, each parameter once, as `bigrun.optimizer.parameter_groups` describes it."""
         return parameter_groups(self.trained_modules(), len(self.student.backbone.blocks), optimizer)
+
+    def share_step(self, group: dist.ProcessGroup) -> None:
+        """From now on a step is that of all processes of a group, each with as many images of it: what is balanced or
+        counted over a step's images is so over those of all. Gradients are averaged by the engine."""
 
     def prepare(self, step: int, window: Sequence[Batch]) -> None:
         """Look at all micro-batches of the step, counted from 1, before any is trained on. Without gradients."""

@@ -1,0 +1,22 @@
+"""Which strategy a run has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bigrun.strategy import SingleProcess, Strategy
+
+if TYPE_CHECKING:
+    from bigrun.peers.peers import Peers
+    from bigrun.sections import Hardware
+
+__all__ = ["choose_strategy"]
+
+
+def choose_strategy(hardware: Hardware, peers: Peers) -> Strategy:
+    """One process, or several with a share of each step."""
+    if peers.size == 1:
+        return SingleProcess(hardware)
+    from bigrun.peers.ddp import DataParallel
+
+    return DataParallel(hardware, peers)

@@ -1,0 +1,98 @@
+"""What processes tell each other between steps: what was reported, asked for, and what happened."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from bigrun.anomaly import Anomaly
+from bigrun.events import Event
+
+if TYPE_CHECKING:
+    from bigrun.run import Run
+
+__all__ = ["Exchange"]
+
+REMEMBERED = 1000
+
+
+class Exchange:
+    """What a process has to tell the others. All take part in it at once; where there is nothing to tell it costs one
+    number."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        """Of this process, which is not the main one."""
+        self._told: deque[tuple[str, str, int]] = deque(maxlen=REMEMBERED)
+        """Kind, message and step of what the main process has told, which others may have met as well."""
+        self._known: tuple[set[str], bool] = (set(), False)
+        """Whose failures, and whether that the run is to stop, everybody knows."""
+
+    def event(self, run: Run, event: Event) -> None:
+        """The main process tells an event at once, the others have it told."""
+        if run.is_main:
+            self._told.append((event.kind, event.message, event.step))
+            run.hook.on_event(run=run, event=event)
+        else:
+            self._events.append(event)
+
+    def __call__(self, run: Run) -> None:
+        """Make what any process has reported or asked for that of all."""
+        if run.peers.size == 1:
+            return
+        has_news = run.incidents.reported or run.saver.reasons or self._events or self._state(run) != self._known
+        if run.peers.any([bool(has_news)])[0]:
+            mine, self._events = self._mine(run), []
+            for rank, theirs in enumerate(run.peers.gathered(mine)):
+                if rank != run.peers.rank:
+                    take(run, rank, theirs)
+                    self._tell(run, rank, theirs["events"])
+            self._known = self._state(run)
+
+    def _state(self, run: Run) -> tuple[set[str], bool]:
+        return set(run.plugins.failures), run.stop_reason is not None
+
+    def _mine(self, run: Run) -> dict[str, Any]:
+        return {
+            "anomalies": [attrs.asdict(anomaly) for anomaly in run.incidents.reported],
+            "checkpoint": list(run.saver.reasons),
+            "events": [attrs.asdict(event) for event in self._events],
+            "failures": {name: attrs.asdict(failure) for name, failure in run.plugins.failures.items()},
+            "stop": None if run.stop_reason is None else [run.stop_reason, run.stop_signal],
+        }
+
+    def _tell(self, run: Run, rank: int, events: list[dict[str, Any]]) -> None:
+        """On the main process, what happened on another one and not here as well."""
+        for facts in events if run.is_main else []:
+            event = Event(**facts)
+            if (event.kind, event.message, event.step) not in self._told:
+                self.event(run, attrs.evolve(event, facts={**event.facts, "rank": rank}))
+
+
+def take(run: Run, rank: int, theirs: Mapping[str, Any]) -> None:
+    """What another process has reported, asked for or lost."""
+    from bigrun.plugins import Failure
+
+    for facts in theirs["anomalies"]:
+        take_anomaly(run, Anomaly(**facts | {name: tuple(facts[name]) for name in ("causes", "advice")}))
+    for reason in theirs["checkpoint"]:
+        if reason not in run.saver.reasons:
+            run.saver.request(reason)
+    for name, facts in theirs["failures"].items():
+        run.plugins.failures.setdefault(name, Failure(**facts))
+    if theirs["stop"] is not None and run.stop_reason is None:
+        reason, run.process.stop_signal = theirs["stop"]
+        run.stop_reason = f"{reason}, on process {rank}"
+
+
+def take_anomaly(run: Run, anomaly: Anomaly) -> None:
+    """One that was met here as well is told with the evidence of whoever has some."""
+    for place, mine in enumerate(run.incidents.reported):
+        if (mine.kind, mine.step) == (anomaly.kind, anomaly.step):
+            if not mine.evidence:
+                run.incidents.reported[place] = anomaly
+            return
+    run.incidents.report(anomaly)

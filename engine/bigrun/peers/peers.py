@@ -1,0 +1,196 @@
+"""What the processes of a run tell each other: small things, on the host."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from bigrun.errors import BigrunError, ExitCode, TrainingHalted
+from bigrun.peers.place import Place
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PeerLostError", "Peers", "SaidElsewhere"]
+
+
+class SaidElsewhere(BigrunError):
+    """Another process has met an error, and says so: nobody else has to."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = ExitCode(exit_code)
+
+
+class PeerLostError(BigrunError):
+    """Another process of the run is gone, or is silent."""
+
+
+class Peers:
+    """The processes of one run; one alone is enough, and waits for nobody.
+
+    Every method but `leave` is to be called by all processes, in the same order. What they send is JSON: no process
+    runs what another one says.
+    """
+
+    def __init__(self, place: Place | None = None) -> None:
+        self.place = place or Place()
+        self._is_joined = False
+        self._known: BigrunError | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.place.rank
+
+    @property
+    def size(self) -> int:
+        return self.place.size
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def join(self, *, uses_gpu: bool, patience_seconds: float) -> None:
+        """Wait for the others; from here on a process that dies ends the others' waiting with an error.
+
+        Args:
+            uses_gpu: gradients are on GPUs, of which this process takes the one of its place.
+            patience_seconds: so long the others may be busy with something else.
+        """
+        if self.size == 1 or self._is_joined:
+            return
+        import torch
+        import torch.distributed as dist
+
+        if uses_gpu:
+            torch.cuda.set_device(self.place.local_rank)
+        with mortal():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if uses_gpu else "gloo",
+                rank=self.rank,
+                world_size=self.size,
+                timeout=timedelta(seconds=patience_seconds),
+            )
+            dist.barrier()
+        self._is_joined = True
+
+    def leave(self) -> None:
+        """Say nothing more to the others."""
+        if self._is_joined:
+            import torch.distributed as dist
+
+            self._is_joined = False
+            dist.destroy_process_group()
+
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        """Of each flag, whether it is up anywhere."""
+        return [bool(bits) for bits in self.bits(list(map(int, flags)))]
+
+    def bits(self, numbers: Sequence[int]) -> list[int]:
+        """Of each number (below 2**63), the bits that are set anywhere."""
+        if self.size == 1:
+            return list(numbers)
+        import torch
+        import torch.distributed as dist
+
+        found = torch.tensor(list(numbers), dtype=torch.int64)
+        dist.all_reduce(found, op=dist.ReduceOp.BOR)
+        return found.tolist()
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank; each is JSON, with NaN and infinities.
+
+        Raises:
+            SaidElsewhere: one has ended with an error in place of this (`say_failure`).
+        """
+        if self.size == 1:
+            return [value]
+        told = self._exchanged({"value": value})
+        for failure in (answer["failure"] for answer in told if "failure" in answer):
+            raise SaidElsewhere(*failure)
+        return [answer["value"] for answer in told]
+
+    def say_failure(self, error: BigrunError) -> bool:
+        """Tell the others, who wait in `gathered` or end as well, that this process ends with an error; returns whether
+        a process before this one says the same.
+
+        An error that `by_main` has raised is known to them.
+        """
+        if not self._is_joined or isinstance(error, SaidElsewhere) or error is self._known:
+            return False
+        told = self._exchanged({"failure": [str(error), int(error.exit_code)]})
+        return any(answer.get("failure", [None])[0] == str(error) for answer in told[: self.rank])
+
+    def _exchanged(self, value: Any) -> list[Any]:
+        import torch
+        import torch.distributed as dist
+
+        mine = torch.tensor(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([len(mine)]))
+        longest = int(max(sizes))
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(mine)] = mine
+        texts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(texts, padded)
+        return [json.loads(_text(text, int(size))) for text, size in zip(texts, sizes, strict=True)]
+
+    def by_main(self, work: Callable[[], Any]) -> Any:
+        """Let the main process do something; everybody gets what it has given, as JSON.
+
+        Raises:
+            BigrunError: it could not: its own error there, `SaidElsewhere` elsewhere.
+        """
+        if self.size == 1:
+            return work()
+        try:
+            answer = work() if self.is_main else None
+        except BigrunError as error:
+            self.say_failure(error)
+            self._known = error
+            raise
+        return self.gathered(answer)[0]
+
+    def shared(self, error: BaseException) -> BigrunError | None:
+        """What to raise for an error that has to do with the others: one is gone or silent, as torch says; or all end
+        alike, and the main process says so."""
+        text = str(error)
+        if not self._is_joined:
+            return None
+        if isinstance(error, TrainingHalted) and not self.is_main:
+            return SaidElsewhere(text, int(error.exit_code))
+        if not isinstance(error, RuntimeError) or not any(word in text for word in ("gloo", "NCCL", "Connection")):
+            return None
+        return PeerLostError(
+            f"another process of the run is gone, or has been silent for too long: see what it says ({text.strip()}); "
+            "the checkpoints are whole, and the same command continues"
+        )
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.any([])
+
+
+def _text(encoded: torch.Tensor, size: int) -> bytes:
+    return bytes(encoded[:size].tolist())
+
+
+@contextlib.contextmanager
+def mortal() -> Iterator[None]:
+    """Stop signals end the process at once, as they do any other: there is nothing to save yet, and whoever waits in
+    native code for a process that never comes hears no handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,230 @@
+"""Several processes of one run: the same run as one process, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import one_of_many
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from training import Training, merge
+
+from bigrun.data.course import Course
+from bigrun.errors import ExitCode, UsageError
+from bigrun.metrics import shared
+from bigrun.peers.place import Place
+from bigrun.sections import Data
+
+# -- who they are ---------------------------------------------------------------------------------------------
+
+TORCHRUN = {
+    "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node-1", "MASTER_PORT": "29500",
+}  # fmt: skip
+
+
+def test_torchrun_says_which_process_this_is() -> None:
+    assert Place.of_environment(TORCHRUN) == Place(rank=3, size=4, local_rank=1)
+    assert Place.of_environment({}) == Place.of_environment(TORCHRUN | {"WORLD_SIZE": "1"}) == Place()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"RANK": None}, "RANK is not set"),
+        ({"LOCAL_RANK": "one"}, "LOCAL_RANK='one' is no number"),
+        ({"RANK": "4"}, "RANK=4 is none of WORLD_SIZE=4"),
+        ({"MASTER_PORT": None}, "MASTER_PORT is not set"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
+    ],
+)
+def test_an_environment_that_says_it_by_half_is_refused(change: dict[str, str | None], problem: str) -> None:
+    environment = {name: value for name, value in (TORCHRUN | change).items() if value is not None}
+    with pytest.raises(UsageError, match="start them with `torchrun") as caught:
+        Place.of_environment(environment)
+    assert problem in str(caught.value)
+
+
+# -- which images are whose -----------------------------------------------------------------------------------
+
+
+def positions(course: Course, count: int) -> Iterator[int]:
+    """Of the first `count` images."""
+    begin, taken = course.first, 0
+    while taken < count:
+        yield from range(begin, begin + course.micro_batch)
+        begin, taken = course.after(begin), taken + course.micro_batch
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10_000), st.integers(1, 6))
+def test_every_step_has_the_same_images_for_any_number_of_processes(
+    micro: int, accumulate: int, processes: int, start: int, steps: int
+) -> None:
+    batch = micro * accumulate * processes
+    data = Data(effective_batch=batch, micro_batch=micro)
+    own = batch // processes
+    parts = [list(positions(Course.of(data, start, rank, processes), steps * own)) for rank in range(processes)]
+    for step in range(steps):
+        together = [position for part in parts for position in part[step * own : (step + 1) * own]]
+        assert together == list(range(start + step * batch, start + (step + 1) * batch))
+
+
+# -- what they log --------------------------------------------------------------------------------------------
+
+
+def test_a_value_is_the_mean_of_those_of_all_processes() -> None:
+    one, two = [("loss", 1.0), ("loss", 3.0), ("probe", 5.0)], [("loss", 2.0), ("loss", 5.0)]
+    assert shared([one, two]) == [("loss", 1.5), ("loss", 4.0), ("probe", 5.0)]
+
+
+# -- real runs ------------------------------------------------------------------------------------------------
+
+ONE_OF_MANY = one_of_many.__file__
+EXACT: dict[str, Any] = {
+    "data": {"effective_batch": 8, "micro_batch": 2, "workers": 1},
+    "objective": {"koleo_weight": 0.1, "koleo_group": 2},
+}
+CLOSE = 2e-5
+
+
+def close(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
+    """Equal but for rounding: in what was trained, and in all that is said of it."""
+    assert [row["step"] for row in rows] == [row["step"] for row in others]
+    for row, other in zip(rows, others, strict=True):
+        assert row.keys() == other.keys()
+        for name in row:
+            if name.startswith(("loss", "grad_norm")) or name in ("learning_rate", "teacher_momentum", "class_spread"):
+                assert other[name] == pytest.approx(row[name], rel=10 * CLOSE), (row["step"], name)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The rows of one process."""
+    training = Training(tmp_path_factory.mktemp("alone"), **EXACT)
+    assert training().returncode == 0
+    return training.metrics()
+
+
+def test_two_processes_are_one_also_after_a_change_of_their_number(tmp_path: Path, alone: list[dict[str, Any]]) -> None:
+    training = Training(tmp_path, **EXACT)
+    assert training("--set", "run.max_hours=1e-9").returncode == ExitCode.STOPPED
+    shutil.copytree(training.run, tmp_path / "runs" / "begun")
+    main, other = training.together(2)
+    assert (main.returncode, other.returncode) == (0, 0), main.stderr + other.stderr
+    assert other.stdout == ""
+    assert "micro 2 x accumulate 2 x processes 2" in main.stdout
+    close(alone, training.metrics())
+    assert [event["message"][-20:] for event in training.events("machine-changed")]
+    assert len(training.events("resumed")) == 1
+
+
+@pytest.mark.slow
+def test_three_processes_and_back_to_one(tmp_path: Path) -> None:
+    tables = merge(EXACT, {"data": {"effective_batch": 12, "micro_batch": 2}})
+    trainings = []
+    for name in ("one", "three"):
+        (tmp_path / name).mkdir()
+        shutil.copy(ONE_OF_MANY, tmp_path / name)
+        trainings.append(Training(tmp_path / name, **tables))
+    one, three = trainings
+    assert one().returncode == 0
+    done = three.together(3, "--plugin", "one_of_many:Stops")
+    assert {each.returncode for each in done} == {143}
+    assert three().returncode == 0
+    close(one.metrics(), three.metrics())
+
+
+def test_what_is_done_by_one_process_is_known_to_all(tmp_path: Path) -> None:
+    """An infinite loss, a failing observer and a stop signal, each on the process that is not the main one."""
+    shutil.copy(ONE_OF_MANY, tmp_path)
+    training = Training(
+        tmp_path, plugins={"one_of_many:Infinite": {}, "one_of_many:Fails": {}, "one_of_many:Stops": {}}
+    )
+    main, other = training.together(2)
+    assert main.returncode == other.returncode == 143, main.stderr + other.stderr
+    assert [row["step"] for row in training.metrics() if "loss" not in row] == [2]
+    (anomaly,) = training.events("anomaly")
+    assert "loss/infinite = inf" in anomaly["message"]
+    (failed,) = training.events("observer-failed")
+    assert failed["facts"]["rank"] == 1
+    assert "quarantined: one_of_many:Fails failed in after_backward at step 3" in main.stdout
+    (stopped,) = training.events("stopped")
+    assert stopped["facts"]["reason"] == "SIGTERM, on process 1"
+    state = json.loads((training.run / "checkpoints" / f"step-{stopped['step']:08d}" / "state.json").read_text())
+    assert state["step"] == stopped["step"]
+
+
+@pytest.mark.parametrize("rank", [pytest.param("0", marks=pytest.mark.slow), "1"], ids=["the main one", "another one"])
+def test_a_process_that_is_killed_ends_the_others_and_costs_no_checkpoint(
+    tmp_path: Path, rank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ONE_OF_MANY, tmp_path)
+    monkeypatch.setenv("DIES", rank)
+    training = Training(tmp_path)
+    done = training.together(2, "--plugin", "one_of_many:Dies")
+    killed, left = done[int(rank)], done[1 - int(rank)]
+    assert killed.returncode == -9
+    assert left.returncode == ExitCode.ERROR
+    assert "another process of the run is gone" in left.stderr
+    assert "Traceback" not in left.stderr
+    assert [path.name for path in (training.run / "checkpoints").iterdir()] == ["step-00000002"]
+    assert training().returncode == 0
+    assert training.metrics()[-1]["step"] == 6
+
+
+def test_a_process_without_images_ends_all_behind_the_newest_step(tmp_path: Path) -> None:
+    shutil.copy(ONE_OF_MANY, tmp_path)
+    main, other = Training(tmp_path).together(2, "--plugin", "one_of_many:Empty")
+    assert main.returncode == other.returncode == ExitCode.ERROR
+    assert "the loader has ended" in other.stderr
+    assert "another process of the run has no images for step 4; it says why" in main.stderr
+    newest = max(path.name for path in (tmp_path / "runs" / "tiny" / "checkpoints").iterdir())
+    assert newest == "step-00000003"
+
+
+def test_an_anomaly_on_one_process_halts_all_and_is_said_once(tmp_path: Path) -> None:
+    shutil.copy(ONE_OF_MANY, tmp_path)
+    training = Training(tmp_path)
+    main, other = training.together(2, "--plugin", "one_of_many:Halts")
+    assert main.returncode == other.returncode == ExitCode.HALTED
+    assert "halted at step 3: something is odd" in main.stderr
+    assert other.stderr == ""
+    assert len(training.events("anomaly")) == len(training.events("emergency-saved")) == 1
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], ["--supervise"], ["--set", "hardware.on_oom=halve"]])
+def test_what_is_for_one_process_is_refused(tmp_path: Path, words: list[str]) -> None:
+    for done in Training(tmp_path).together(2, *words):
+        assert done.returncode == ExitCode.USAGE
+        assert not done.stderr or "is for one process" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            {"effective_batch": 9},
+            "cannot be divided among 2 processes: take 1, 3 or 9 processes",
+        ),
+        (
+            {"effective_batch": 6, "micro_batch": 2},
+            "is no multiple of data.micro_batch = 2 x 2 processes",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path, data: dict[str, int], said: str) -> None:
+    main, other = Training(tmp_path, data=data).together(2)
+    assert (main.returncode, other.returncode, other.stderr) == (ExitCode.USAGE, ExitCode.USAGE, "")
+    assert said in main.stderr
+
+
+def test_bad_input_is_said_once(tmp_path: Path) -> None:
+    training = Training(tmp_path, data={"path": "nowhere"})
+    done = training.together(2)
+    assert {each.returncode for each in done} == {ExitCode.USAGE}
+    assert sum("nowhere" in each.stderr for each in done) == 1
+    assert not training.run.exists()
