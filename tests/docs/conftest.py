@@ -21,7 +21,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (packages,) = root.glob("lib/python*/site-packages")
     folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
     (packages / "outer.pth").write_text("".join(f"import site; site.addsitedir({folder!r})\n" for folder in folders))
-    for command, module in (("bigrun", "bigrun"), ("pip", "pip"), ("pytest", "pytest")):
+    for command, module in (
+        ("bigrun", "bigrun"),
+        ("pip", "pip"),
+        ("pytest", "pytest"),
+        ("torchrun", "torch.distributed.run"),
+    ):
         script = root / "bin" / command
         script.write_text(f'#!/bin/sh\nexec "{root}/bin/python" -m {module} "$@"\n')
         script.chmod(0o755)
