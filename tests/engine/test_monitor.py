@@ -610,7 +610,7 @@ def test_a_look_that_is_ended_leaves_nothing(run: Path, tmp_path: Path, number: 
     )
     words = [sys.executable, "-m", "bigrun", "monitor", str(run), "--no-plugin", LOOK, "--plugin", "sleeps:Plugin"]
     process = subprocess.Popen(words, text=True, stderr=subprocess.PIPE)
-    wait_for(lambda: list(tmp_path.rglob(".step-3-*/x")), process)
+    wait_for(lambda: list(tmp_path.rglob(".step-3-*/new/x")), process)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
