@@ -9,10 +9,12 @@ from typing import Literal, get_args
 
 import attrs
 
-__all__ = ["SEVERITIES", "Action", "Anomaly", "Severity", "nonfinite", "strongest"]
+__all__ = ["SEVERITIES", "USUAL_SEVERITY", "Action", "Anomaly", "Severity", "nonfinite", "strongest"]
 
 Severity = Literal["minor", "serious", "grave"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+USUAL_SEVERITY: Severity = "serious"
+"""Of an anomaly whose reporter says none."""
 """From the lightest to the gravest."""
 
 
@@ -57,8 +59,9 @@ class Anomaly:
     lasts: bool = False
     """It is not of one step: whoever reports it says when it is over, with an event `anomaly-over` whose facts are
     `anomaly`, its kind, and `since`, its onset."""
-    severity: Severity = "serious"
-    """Of several that got the same answer, which one a person is to read first. grave: what was learned is being lost;
+    severity: Severity | None = None
+    """Of several that got the same answer, which one a person is to read first; None: nobody says, as `USUAL_SEVERITY`.
+    grave: what was learned is being lost;
     minor: it may be a property of the data, or a sign of something else."""
 
 

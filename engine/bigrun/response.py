@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bigrun.anomaly import Action, Anomaly, strongest
+from bigrun.anomaly import USUAL_SEVERITY, Action, Anomaly, strongest
 from bigrun.errors import TrainingHalted
 from bigrun.logs import ANOMALY
 from bigrun.record.words import addressed
@@ -51,7 +51,7 @@ def say(run: Run, anomaly: Anomaly, action: Action) -> None:
         step=anomaly.step,
         onset=anomaly.step if anomaly.onset is None else anomaly.onset,
         lasts=anomaly.lasts,
-        severity=anomaly.severity,
+        severity=anomaly.severity or USUAL_SEVERITY,
         causes=list(anomaly.causes),
         advice=list(anomaly.advice),
     )

@@ -20,7 +20,7 @@ T = TypeVar("T")
 def next_window(run: Run) -> list[Batch]:
     """The micro-batches of the step being taken: decoded images are awaited, then become views on the device."""
     run.activity, run.samples = "data", []
-    window = together(run, lambda: [made(run) for _ in range(run.accumulate)])
+    window = on_all(run, lambda: [made(run) for _ in range(run.accumulate)])
     run.bad_images.record(run)
     run.activity = "step"
     return window
@@ -30,14 +30,14 @@ def made(run: Run) -> Batch:
     return run.views(next_samples(run), run.device, run.step + 1)
 
 
-def together(run: Run, work: Callable[[], T]) -> T:
+def on_all(run: Run, work: Callable[[], T]) -> T:
     """Do what may fail on one process, in which case all end before the step."""
     failure: DataError | None = None
     try:
         result = work()
     except DataError as error:
         failure = error
-    if run.peers.any([failure is not None])[0]:
+    if run.peers.any(failure is not None):
         raise failure or DataError(f"another process of the run has no images for step {run.step + 1}; it says why")
     return result
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from bigrun.anomaly import Anomaly, Severity
+from bigrun.anomaly import USUAL_SEVERITY, Anomaly, Severity
 
 __all__ = ["DIAGNOSES", "LASTING", "Diagnosis", "anomaly", "severity_of"]
 
@@ -144,4 +144,4 @@ def anomaly(
 
 def severity_of(kind: str) -> Severity:
     """Which of several anomalies is to be read first."""
-    return SEVERITIES.get(kind, "serious")
+    return SEVERITIES.get(kind, USUAL_SEVERITY)

@@ -58,7 +58,7 @@ def is_diagnoses(answer: Any) -> bool:
 
 def explained(diagnosis: Anomaly) -> Anomaly:
     """With the guard's causes, advice and severity where it has none of its own."""
-    if diagnosis.severity == "serious":
+    if diagnosis.severity is None:
         diagnosis = attrs.evolve(diagnosis, severity=severity_of(diagnosis.kind))
     known = DIAGNOSES.get(diagnosis.kind)
     if known is None or diagnosis.causes or diagnosis.advice:

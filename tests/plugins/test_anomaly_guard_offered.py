@@ -52,9 +52,10 @@ def test_it_lasts_as_its_plugin_has_measured_it() -> None:
 
 
 def test_it_is_as_grave_as_the_guards_own_unless_its_plugin_says_so() -> None:
-    offers = offer(10), offer(10, "mine"), attrs.evolve(offer(10, "divergence"), severity="minor")
+    said = (("divergence", "minor"), ("entropy-wall", "grave"), ("near-collapse", "serious"))
+    offers = offer(10), offer(10, "mine"), *(attrs.evolve(offer(10, kind), severity=word) for kind, word in said)
     found = guard_of(hold_steps=0).on_metrics(10, {}, offers)
-    assert [anomaly.severity for anomaly in found] == ["grave", "serious", "minor"]
+    assert [anomaly.severity for anomaly in found] == ["grave", "serious", "minor", "grave", "serious"]
 
 
 def test_what_is_offered_no_more_is_over() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from waits_for_page import WaitsForPage
 
 from bigrun import hookimpl
 from bigrun.anomaly import Anomaly
@@ -226,22 +227,13 @@ def test_the_page_of_a_run_that_failed_says_so_first(bigrunner: Runner) -> None:
 def test_after_an_anomaly_the_page_is_drawn_by_another_process_while_the_run_trains(bigrunner: Runner) -> None:
     seen: list[float] = []
 
-    class Waits:
-        observer = True
+    def look(run: Run, path: Path) -> None:
+        seen.append(path.stat().st_mtime)
+        text = path.read_text(encoding="utf-8")
+        assert "spike" in text
+        assert text.endswith("</html>")
 
-        @hookimpl
-        def before_step(self, run: Run, step: int) -> None:
-            path = run.directory / "report" / "index.html"
-            until = time.monotonic() + 30
-            while step == 3 and not path.exists() and time.monotonic() < until:
-                time.sleep(0.05)
-            if step == 3 and path.exists():
-                seen.append(path.stat().st_mtime)
-                text = path.read_text(encoding="utf-8")
-                assert "spike" in text
-                assert text.endswith("</html>")
-
-    result = bigrunner.run("health-report", "metrics-log", companions=[Ill(), Waits()], steps=4)
+    result = bigrunner.run("health-report", "metrics-log", companions=[Ill(), WaitsForPage(look)], steps=4)
     result.assert_finished()
     assert len(seen) == 1
     assert not problems(result)

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,8 +15,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from runs import make_run
+from waits_for_page import WaitsForPage
 
-from bigrun import hookimpl
 from bigrun.cli import main
 from bigrun.run import Run
 from bigrun.testing.runner import Runner
@@ -41,23 +40,14 @@ def test_a_page_of_a_running_run_says_until_when_it_is_not_old(
     monkeypatch.setattr("bigrun_report.plugin.FIRST_SECONDS", 0.0)
     seen: list[str] = []
 
-    class Waits:
-        observer = True
-
-        @hookimpl
-        def before_step(self, run: Run, step: int) -> None:
-            path = run.directory / "report" / "index.html"
-            until = time.monotonic() + 30
-            while step == 3 and not path.exists() and time.monotonic() < until:
-                time.sleep(0.05)
-            if step == 3:
-                command = [sys.executable, "-m", "bigrun", "report", str(run.directory), "--out", "-"]
-                by_hand = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-                seen.extend([path.read_text(encoding="utf-8"), by_hand])
+    def look(run: Run, path: Path) -> None:
+        command = [sys.executable, "-m", "bigrun", "report", str(run.directory), "--out", "-"]
+        by_hand = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        seen.extend([path.read_text(encoding="utf-8"), by_hand])
 
     began = datetime.now(UTC)
     result = bigrunner.run(
-        "health-report", "metrics-log", config={"every_minutes": 90.0}, companions=[Waits()], steps=4
+        "health-report", "metrics-log", config={"every_minutes": 90.0}, companions=[WaitsForPage(look)], steps=4
     )
     result.assert_finished()
     drawn, on_demand = seen

@@ -39,9 +39,9 @@ class DryRunOptions:
             UsageError, ConfigError: there is nothing to rehearse.
         """
         from bigrun.dry_run.command import dry_run
-        from bigrun.peers.place import Place
+        from bigrun.peers.place import refuse_several
 
-        Place.alone("--dry-run")
+        refuse_several("--dry-run")
         given = context.params
         for parameter in context.command.params:
             if parameter.name in USELESS and given[parameter.name]:

@@ -44,7 +44,7 @@ class Exchange:
         if run.peers.size == 1:
             return
         has_news = run.incidents.reported or run.saver.reasons or self._events or self._state(run) != self._known
-        if run.peers.any([bool(has_news)])[0]:
+        if run.peers.any(bool(has_news)):
             mine, self._events = self._mine(run), []
             for rank, theirs in enumerate(run.peers.gathered(mine)):
                 if rank != run.peers.rank:

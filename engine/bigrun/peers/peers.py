@@ -87,9 +87,9 @@ class Peers:
             self._is_joined = False
             dist.destroy_process_group()
 
-    def any(self, flags: Sequence[bool]) -> list[bool]:
-        """Of each flag, whether it is up anywhere."""
-        return [bool(bits) for bits in self.bits(list(map(int, flags)))]
+    def any(self, flag: bool) -> bool:
+        """Whether it is up anywhere."""
+        return bool(self.bits([flag])[0])
 
     def bits(self, numbers: Sequence[int]) -> list[int]:
         """Of each number (below 2**63), the bits that are set anywhere."""
@@ -170,10 +170,6 @@ class Peers:
             f"another process of the run is gone, or has been silent for too long: see what it says ({text.strip()}); "
             "the checkpoints are whole, and the same command continues"
         )
-
-    def wait(self) -> None:
-        """Until all are here."""
-        self.any([])
 
 
 def _text(encoded: torch.Tensor, size: int) -> bytes:

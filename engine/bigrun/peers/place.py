@@ -9,7 +9,7 @@ import attrs
 
 from bigrun.errors import UsageError
 
-__all__ = ["Place"]
+__all__ = ["Place", "refuse_several"]
 
 
 @attrs.frozen
@@ -39,11 +39,11 @@ class Place:
             raise _misfit(f"RANK={rank} is none of WORLD_SIZE={size}")
         return cls(rank, size, local)
 
-    @classmethod
-    def alone(cls, what: str) -> None:
-        """Raises: UsageError: this is one of several processes, for which there is no `what`."""
-        if (size := cls.of_environment().size) > 1:
-            raise UsageError(f"{what} is for one process; this is one of {size} (WORLD_SIZE)")
+
+def refuse_several(what: str) -> None:
+    """Raises: UsageError: this is one of several processes, for which there is no `what`."""
+    if (size := Place.of_environment().size) > 1:
+        raise UsageError(f"{what} is for one process; this is one of {size} (WORLD_SIZE)")
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bigrun.anomaly import SEVERITIES, Action
+from bigrun.anomaly import SEVERITIES, USUAL_SEVERITY, Action
 from bigrun.logs import ANOMALY, ANOMALY_OVER, STARTED
 from bigrun.record.pace import whole
 from bigrun.record.reason import Gravity, Reason
@@ -220,7 +220,7 @@ def strength(event: Event) -> int:
 def severity(event: Event) -> int:
     """Older logs have none: that is the middle."""
     told = event["facts"].get("severity")
-    return SEVERITIES.index(told if told in SEVERITIES else "serious")
+    return SEVERITIES.index(told if told in SEVERITIES else USUAL_SEVERITY)
 
 
 def texts(value: Any) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from bigrun.checkpoint.store import CheckpointStore
 from bigrun.directory import check_directory, choose_directory
 from bigrun.errors import ExitCode
 from bigrun.lock import RunLock
-from bigrun.peers.place import Place
+from bigrun.peers.place import refuse_several
 from bigrun.supervisor.child import Child, Start
 from bigrun.supervisor.command import words_of
 from bigrun.supervisor.history import History, describe_end, describe_start
@@ -41,7 +41,7 @@ class Supervisor:
             command: `bigrun run` as it was given.
             document: its preset with all overrides.
         """
-        Place.alone("--supervise")
+        refuse_several("--supervise")
         given = command.params
         self.command = command
         self.directory = choose_directory(document, given["run_dir"], fresh=given["fresh"])
