@@ -22,6 +22,7 @@ from bigrun.sections import (
     Model,
     Objective,
     Optimizer,
+    Parallel,
     RunSection,
     ScheduleSection,
     Teacher,
@@ -46,6 +47,7 @@ class EngineConfig:
     schedule: ScheduleSection = attrs.field(factory=ScheduleSection)
     init: Init = attrs.field(factory=Init)
     hardware: Hardware = attrs.field(factory=Hardware)
+    parallel: Parallel = attrs.field(factory=Parallel)
 
 
 def cross_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:

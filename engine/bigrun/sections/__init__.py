@@ -12,6 +12,7 @@ from bigrun.sections.masking import Masking
 from bigrun.sections.model import Model
 from bigrun.sections.objective import Objective
 from bigrun.sections.optimizer import Optimizer
+from bigrun.sections.parallel import Parallel
 from bigrun.sections.run import RunSection
 from bigrun.sections.schedule import ScheduleSection
 from bigrun.sections.teacher import Teacher
@@ -25,6 +26,7 @@ __all__ = [
     "Model",
     "Objective",
     "Optimizer",
+    "Parallel",
     "RunSection",
     "ScheduleSection",
     "Teacher",
