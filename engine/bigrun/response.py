@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bigrun.run import Run
 
-__all__ = ["respond"]
+__all__ = ["answered", "respond"]
 
 
 def respond(run: Run, answers: Sequence[tuple[Anomaly, Action]]) -> Action:
@@ -37,6 +37,14 @@ def respond(run: Run, answers: Sequence[tuple[Anomaly, Action]]) -> Action:
     if action is Action.HALT:
         raise TrainingHalted(report(run, first))
     return action
+
+
+def answered(run: Run, anomalies: Sequence[Anomaly]) -> list[tuple[Anomaly, Action]]:
+    """Every process asks its plugins, whose counts go on; the answers of the main process's are those of all: what one
+    plugin has seen may differ from process to process, and only together can they skip, go back or end."""
+    answers = [run.hook.on_anomaly(run=run, anomaly=anomaly).value for anomaly in anomalies]
+    told = run.peers.by_main(lambda: answers) if answers else []
+    return [(anomaly, Action(answer)) for anomaly, answer in zip(anomalies, told, strict=True)]
 
 
 def say(run: Run, anomaly: Anomaly, action: Action) -> None:

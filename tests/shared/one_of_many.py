@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import signal
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bigrun import hookimpl
 from bigrun.anomaly import Action, Anomaly
+from bigrun.data.faults import BadImageError
+from bigrun.errors import DataError
+from bigrun.testing.runner import SyntheticImages
 
 
 def is_other(run: Any) -> bool:
@@ -69,3 +77,181 @@ class Dies:
     def after_backward(self, run: Any, step: int) -> None:
         if step == 4 and str(run.strategy.rank) == os.environ["DIES"]:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DoesNotStart:
+    """A critical plugin fails on one process when the others are ready."""
+
+    @hookimpl
+    def on_start(self, run: Any) -> None:
+        if is_other(run):
+            raise ValueError("not here")
+
+
+class CannotLook:
+    """What only the main process does meets images that cannot be read."""
+
+    @hookimpl
+    def on_metrics(self, run: Any, step: int) -> None:
+        if step == 3:
+            raise DataError("no image to look at")
+
+
+class AsksLate:
+    """An anomaly of which the main process is told, and asks for a checkpoint; the others are in the next thing."""
+
+    @hookimpl
+    def before_update(self, run: Any, step: int) -> None:
+        if step == 3:
+            run.report_anomaly(Anomaly("odd", step, "something is odd"))
+
+    @hookimpl
+    def on_anomaly(self) -> Action:
+        return Action.WARN
+
+    @hookimpl
+    def on_event(self, run: Any, event: Any) -> None:
+        if event.kind == "anomaly":
+            run.request_checkpoint("an anomaly")
+
+
+class Disagrees:
+    """Processes that have seen other things answer differently; `ANSWERS` has the one of each."""
+
+    @hookimpl
+    def after_step(self, run: Any, step: int) -> None:
+        if step == 3:
+            run.report_anomaly(Anomaly("odd", step, "something is odd"))
+
+    @hookimpl
+    def on_anomaly(self, run: Any) -> Action:
+        return Action(os.environ["ANSWERS"].split()[run.strategy.rank])
+
+
+class Raises:
+    """A critical plugin fails on one process in the middle of a step."""
+
+    @hookimpl
+    def before_update(self, run: Any, step: int) -> None:
+        if step == 4 and str(run.strategy.rank) == os.environ["RAISES"]:
+            raise ValueError("in the middle")
+
+
+class Leaves(Raises):
+    """It ends the process, or means to."""
+
+    @hookimpl
+    def before_update(self, run: Any, step: int) -> None:
+        if step == 4 and is_other(run):
+            sys.exit(0)
+
+
+class NoMemory:
+    """The allocator of one process has nothing left in a forward pass."""
+
+    @hookimpl
+    def loss_terms(self, run: Any, step: int) -> dict[str, Tensor]:
+        if step == 4 and str(run.strategy.rank) == os.environ["NO_MEMORY"]:
+            torch.empty(1 << 60)
+        return {}
+
+
+class OtherImages:
+    """One process has found one image less."""
+
+    @hookimpl
+    def build_dataset(self, run: Any) -> SyntheticImages:
+        return SyntheticImages(64 - is_other(run))
+
+
+class BadFor(SyntheticImages):
+    """Images of which some are bad; every process meets those that are its own."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index % 8 == 7:
+            raise BadImageError(f"{index}.png", "truncated", "half of it is missing")
+        return super().__getitem__(index)
+
+
+class BadImages:
+    @hookimpl
+    def build_dataset(self) -> BadFor:
+        return BadFor(64)
+
+
+class Spikes:
+    """The loss of one process is 40 times itself, in the steps that `SPIKES` names; it says where it goes on."""
+
+    @hookimpl
+    def loss_terms(self, run: Any, step: int, outputs: Any) -> dict[str, Tensor]:
+        zero = 0 * outputs.global_features.cls.sum()
+        is_hit = is_other(run) and str(step) in os.environ["SPIKES"].split() and not run.rollbacks
+        return {"spike": zero + (400.0 if is_hit else 0.0)}
+
+
+class Slow:
+    """One process sleeps, in its hooks or for its images, as `SLOW` says."""
+
+    observer = True
+
+    @hookimpl
+    def after_backward(self, run: Any) -> None:
+        if is_other(run) and os.environ["SLOW"] == "compute":
+            time.sleep(0.03)
+
+
+class SlowImages(Slow):
+    observer = False
+
+    @hookimpl(wrapper=True)
+    def build_loader(self, run: Any) -> Any:
+        loader = yield
+        return sleeping(loader) if is_other(run) else loader
+
+
+def sleeping(loader: Any) -> Any:
+    for samples in loader:
+        time.sleep(0.03 if os.environ["SLOW"] == "data" else 0)
+        yield samples
+
+
+class Hangs:
+    """One process does not come back, as long as the folder has a file `harm`; `HANGS` says which, `WHERE` in what."""
+
+    @hookimpl
+    def before_step(self, run: Any, step: int) -> None:
+        self._hang(run, step, "before_step")
+
+    @hookimpl
+    def after_backward(self, run: Any, step: int) -> None:
+        self._hang(run, step, "after_backward")
+
+    @hookimpl
+    def on_metrics(self, run: Any, step: int) -> None:
+        self._hang(run, step, "on_metrics")
+
+    def _hang(self, run: Any, step: int, where: str) -> None:
+        if step == 4 and Path("harm").exists() and (str(run.strategy.rank), where) == tuple(os.environ["HANGS"].split()):
+            never_returns()
+
+
+def never_returns() -> None:
+    time.sleep(3600)
+
+
+class SavesSlowly:
+    """A save that takes longer than a step may."""
+
+    def state_dict(self) -> dict[str, int]:
+        time.sleep(2)
+        return {}
+
+
+class NoRoom:
+    """Files of one process end at so many bytes from a step on, and do not before another."""
+
+    @hookimpl(tryfirst=True)
+    def before_step(self, run: Any, step: int) -> None:
+        if str(run.strategy.rank) == os.environ["NO_ROOM"] and step in (3, 5):
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if step == 3 else hard, hard))

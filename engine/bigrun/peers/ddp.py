@@ -48,6 +48,7 @@ class DataParallel(SingleProcess):
         self._network: nn.Module | None = None
         self._parallel: DistributedDataParallel | None = None
         self._learning: list[nn.Parameter] = []
+        self._synchronizes = True
 
     def place(self, module: nn.Module) -> nn.Module:
         placed = super().place(module)
@@ -59,15 +60,21 @@ class DataParallel(SingleProcess):
         return placed
 
     def micro_batch(self, *, synchronize: bool) -> AbstractContextManager[None]:
-        parallel = self._reducer()
+        parallel, self._synchronizes = self._reducer(), synchronize
         return nullcontext() if synchronize else parallel.no_sync()
 
     def differentiate(self, call: Callable[[], Tensor]) -> Tensor:
-        loss: Tensor = self._reducer()(call)
+        with self.peers.pace.on_device(self.device):
+            loss: Tensor = self._reducer()(call)
         return loss
 
+    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
+        with self.peers.pace.together() if self._synchronizes else nullcontext():
+            super().backward(loss, keep_graph=keep_graph)
+
     def agree(self, finite: Sequence[Tensor], *, stop: bool, failed: int) -> Agreement:
-        mine = super().agree(finite, stop=stop, failed=failed)
+        with self.peers.pace.together():  # a device may have to wait for gradients
+            mine = super().agree(finite, stop=stop, failed=failed)
         unhealthy, stops, failures = self.peers.bits([not mine.healthy, mine.stop, mine.failed])
         return Agreement(not unhealthy, bool(stops), failures)
 
@@ -79,10 +86,11 @@ class DataParallel(SingleProcess):
         assert self._network is not None, "the objective was not placed"
         learning = [parameter for parameter in self._network.parameters() if parameter.requires_grad]
         if self._parallel is None or list(map(id, learning)) != list(map(id, self._learning)):
-            self._parallel = DistributedDataParallel(
-                Caller(self._network, self.device),
-                find_unused_parameters=True,
-                gradient_as_bucket_view=True,
-            )
+            with self.peers.pace.together():
+                self._parallel = DistributedDataParallel(
+                    Caller(self._network, self.device),
+                    find_unused_parameters=True,
+                    gradient_as_bucket_view=True,
+                )
             self._learning = learning
         return self._parallel
