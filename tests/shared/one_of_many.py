@@ -101,7 +101,7 @@ class AsksLate:
     """An anomaly of which the main process is told, and asks for a checkpoint; the others are in the next thing."""
 
     @hookimpl
-    def before_update(self, run: Any, step: int) -> None:
+    def after_step(self, run: Any, step: int) -> None:
         if step == 3:
             run.report_anomaly(Anomaly("odd", step, "something is odd"))
 
