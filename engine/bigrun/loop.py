@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from bigrun.anomaly import Action, nonfinite
 from bigrun.answers import ask, merged
-from bigrun.errors import CheckpointError, DataError
+from bigrun.errors import DataError
 from bigrun.response import answered, respond
 from bigrun.window import next_window
 
@@ -128,7 +128,7 @@ def save_last(run: Run) -> None:
         run.saver.save(run)
         announce_checkpoints(run, wait=True)
     if not is_saved(run):
-        raise CheckpointError(f"the last state, after step {run.step}, could not be saved; see the message above")
+        raise run.peers.alike(run.saver.lost(run.step))
 
 
 def save_reached(run: Run) -> None:

@@ -35,7 +35,7 @@ def respond(run: Run, answers: Sequence[tuple[Anomaly, Action]]) -> Action:
         go_back_or_halt(run, first)
     keep(run, first)
     if action is Action.HALT:
-        raise TrainingHalted(report(run, first))
+        raise run.peers.alike(TrainingHalted(report(run, first)))
     return action
 
 
@@ -72,7 +72,7 @@ def go_back_or_halt(run: Run, anomaly: Anomaly) -> None:
         assert target is not None
         raise RollBack(anomaly, target, run.position + run.images_taken)
     keep(run, anomaly)
-    raise TrainingHalted(f"{report(run, anomaly)}\nThe run does not go back: {why_not}.")
+    raise run.peers.alike(TrainingHalted(f"{report(run, anomaly)}\nThe run does not go back: {why_not}."))
 
 
 def keep(run: Run, anomaly: Anomaly) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import resource
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -197,7 +199,7 @@ class Slow:
     @hookimpl
     def after_backward(self, run: Any) -> None:
         if is_other(run) and os.environ["SLOW"] == "compute":
-            time.sleep(0.03)
+            time.sleep(0.08)
 
 
 class SlowImages(Slow):
@@ -211,7 +213,7 @@ class SlowImages(Slow):
 
 def sleeping(loader: Any) -> Any:
     for samples in loader:
-        time.sleep(0.03 if os.environ["SLOW"] == "data" else 0)
+        time.sleep(0.08 if os.environ["SLOW"] == "data" else 0)
         yield samples
 
 
@@ -248,10 +250,43 @@ class SavesSlowly:
 
 
 class NoRoom:
-    """Files of one process end at so many bytes from a step on, and do not before another."""
+    """Files of one process end at so many bytes in the steps 3 and 4."""
 
     @hookimpl(tryfirst=True)
     def before_step(self, run: Any, step: int) -> None:
         if str(run.strategy.rank) == os.environ["NO_ROOM"] and step in (3, 5):
             hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if step == 3 else hard, hard))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["BYTES"]) if step == 3 else hard, hard))
+            time.sleep(0.5 if step == 5 else 0)
+
+
+class StopsAgain:
+    """Signals to both, again and again, also in the save that follows."""
+
+    @hookimpl
+    def after_update(self, run: Any, step: int) -> None:
+        if step == 4:
+            stop_twice()
+
+    def state_dict(self) -> dict[str, int]:
+        stop_twice()
+        return {}
+
+
+def stop_twice() -> None:
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class DiesAtRandom:
+    """Killed at a random moment within some steps, each of which is saved; `DIES` says who."""
+
+    observer = True
+
+    @hookimpl
+    def before_step(self, run: Any, step: int) -> None:
+        if step == run.step + 1 and not hasattr(self, "_timer") and str(run.strategy.rank) in os.environ["DIES"]:
+            delay = random.SystemRandom().uniform(0.1, 1.5)
+            self._timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
+            self._timer.daemon = True
+            self._timer.start()

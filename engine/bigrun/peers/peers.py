@@ -9,9 +9,9 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bigrun.errors import BigrunError, TrainingHalted
+from bigrun.errors import BigrunError
 from bigrun.peers.errors import PeerLostError, SaidElsewhere, first_line, loss_of_a_peer
 from bigrun.peers.pace import Pace
 from bigrun.peers.place import Place
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PeerLostError", "Peers", "SaidElsewhere"]
 
+E = TypeVar("E", bound=BaseException)
 START_SECONDS = 600.0
 """So long a process waits for the others to begin; one that failed before that never comes."""
 
@@ -188,6 +189,11 @@ class Peers:
         """
         self._known, self._is_quiet = error, quiet
 
+    def alike(self, error: E) -> E:
+        """An error that all processes raise here, and of which the main one tells."""
+        self.agree_to_end(error, quiet=not self.is_main)
+        return error
+
     def knows(self, error: BaseException) -> bool:
         """Whether all processes end with it, so that they may still do something together."""
         return self.size == 1 or error is self._known
@@ -197,8 +203,7 @@ class Peers:
         alike, and another process says so."""
         if not self._is_joined:
             return None
-        if not self.is_main and (isinstance(error, TrainingHalted) or (error is self._known and self._is_quiet)):
-            assert isinstance(error, BigrunError)
+        if isinstance(error, BigrunError) and error is self._known and self._is_quiet:
             return SaidElsewhere(str(error), int(error.exit_code))
         lost = loss_of_a_peer(error)
         if lost is None:
