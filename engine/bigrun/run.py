@@ -92,7 +92,7 @@ class Run(RunFacts):
 
     def request_checkpoint(self, reason: str) -> None:
         """Save a checkpoint after the current step."""
-        self.saver.request(reason)
+        self.exchange.checkpoint(self, reason)
 
     def report_anomaly(self, anomaly: Anomaly) -> None:
         """Say what is wrong; `on_anomaly` decides what is done about it.
@@ -144,6 +144,7 @@ class Run(RunFacts):
         from bigrun.weights.freeze import hold_backbone
 
         self.plugins.step = step
+        self.peers.pace.begin_step()
         self.metrics.begin_step()
         self.metrics.throughput.begin_step(step)
         self.schedules.apply(step)
@@ -154,6 +155,7 @@ class Run(RunFacts):
 
     def end_step(self, step: int) -> None:
         """Count the step and its images."""
+        self.peers.pace.end_step()
         self.step, self.activity, self.is_updating = step, "observe", False
         self.position += self.images_taken
         self.images_taken = 0

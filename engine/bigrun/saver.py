@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from bigrun.checkpoint.space import free_bytes, human_bytes, require_room
-from bigrun.errors import NotSavedError
+from bigrun.errors import CheckpointError, NotSavedError
 from bigrun.peers.peers import Peers, SaidElsewhere
 from bigrun.saved import note_saved
 
@@ -140,6 +140,11 @@ class Saver:
         self._reader.shutdown()
         if self._staging is not None:
             self._staging.release()
+
+    @staticmethod
+    def lost(step: int) -> CheckpointError:
+        """What to raise when the run has ended in a state that could not be saved."""
+        return CheckpointError(f"the last state, after step {step}, could not be saved; see the message above")
 
     def _stage(self, run: Run, state: State) -> State | None:
         """The state as it is now, whatever the next steps do to the networks; None where there is no memory for it."""

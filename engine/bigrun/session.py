@@ -18,6 +18,7 @@ from bigrun.config import Document
 from bigrun.directory import check_directory, check_unused, choose_directory, make_directory, write_config
 from bigrun.errors import ExitCode, NoImagesError, PluginError, UsageError
 from bigrun.lock import RunLock
+from bigrun.peers.ending import ending, is_told_here
 from bigrun.peers.peers import Peers
 from bigrun.peers.place import Place
 from bigrun.peers.start import join, newest_checkpoint, together
@@ -29,7 +30,6 @@ from bigrun.process import (
     preserved_threads,
     release_memory,
 )
-from bigrun.redaction import redact_error
 from bigrun.rollback import RollBack, go_back
 from bigrun.room import check_room
 from bigrun.run import Run
@@ -107,11 +107,11 @@ def attempt(run: Run, lock: RunLock, start: Start) -> bool:
             if not back:
                 run.plugins.hook.on_finish(run=run)
         except BaseException as error:
-            run.activity = "end"
-            if (shared := run.peers.shared(error)) is not None:
-                raise shared from error
-            redact_error(error, run.config.redactor())
-            report(run, run.plugins.notify("on_error", run=run, error=error))
+            run.activity, ended = "end", ending(run, error)
+            if is_told_here(run, ended):
+                report(run, run.plugins.notify("on_error", run=run, error=ended))
+            if ended is not error:
+                raise ended from error
             raise
     return back
 

@@ -26,7 +26,7 @@ import bigrun.build, bigrun.cli, bigrun.defaults, bigrun.loop, bigrun.session
 for line in sys.stdin:
     job = json.loads(line)
     children = []
-    for environment, output, errors in job["processes"]:
+    for environment, output, errors, more in job["processes"]:
         child = os.fork()
         if child == 0:
             os.chdir(job["folder"])
@@ -36,7 +36,7 @@ for line in sys.stdin:
                 opened = os.open(name, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
                 os.dup2(opened, descriptor)
                 os.close(opened)
-            sys.argv = ["bigrun", *job["arguments"]]
+            sys.argv = ["bigrun", *job["arguments"], *more]
             sys.orig_argv = [sys.executable, "-m", *sys.argv]
             runpy.run_module("bigrun", run_name="__main__", alter_sys=True)
             sys.exit(0)
@@ -66,18 +66,23 @@ def bigrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def together(folder: Path, processes: int, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
-    """The same as so many processes of one run, as torchrun starts them; by rank."""
+def together(
+    folder: Path, processes: int, *arguments: str, only: Mapping[int, Sequence[str]] | None = None
+) -> list[subprocess.CompletedProcess[str]]:
+    """The same as so many processes of one run, as torchrun starts them; by rank. `only`: more arguments of some."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    return started(folder, arguments, [{**os.environ, **place, **rank} for rank in ranks])
+    return started(folder, arguments, [{**os.environ, **place, **rank} for rank in ranks], only or {})
 
 
 def started(
-    folder: Path, arguments: Sequence[str], environments: Sequence[Mapping[str, str]]
+    folder: Path,
+    arguments: Sequence[str],
+    environments: Sequence[Mapping[str, str]],
+    only: Mapping[int, Sequence[str]] | None = None,
 ) -> list[subprocess.CompletedProcess[str]]:
     process = server()
     assert process.stdin is not None
@@ -87,7 +92,8 @@ def started(
         for path in (path for pair in files for path in pair):
             path.touch()
         processes = [
-            (dict(e), str(output), str(errors)) for e, (output, errors) in zip(environments, files, strict=True)
+            (dict(environment), str(output), str(errors), list((only or {}).get(rank, ())))
+            for rank, (environment, (output, errors)) in enumerate(zip(environments, files, strict=True))
         ]
         job = {"folder": str(folder), "arguments": list(arguments), "processes": processes}
         process.stdin.write(json.dumps(job) + "\n")

@@ -126,8 +126,13 @@ class FullySharded(SeveralProcesses):
         yield
 
     def differentiate(self, call: Callable[[], Tensor]) -> Tensor:
-        loss: Tensor = self._root(lambda: with_gradients(call(), self._learning()))
+        with self.peers.pace.together():  # a block waits for its weights, in either direction
+            loss: Tensor = self._root(lambda: with_gradients(call(), self._learning()))
         return loss
+
+    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
+        with self.peers.pace.together():
+            super().backward(loss, keep_graph=keep_graph)
 
     def _learning(self) -> list[nn.Parameter]:
         """Of the unit that is no block, while it is whole."""

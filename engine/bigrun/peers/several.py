@@ -34,6 +34,7 @@ class SeveralProcesses(SingleProcess):
         return placed
 
     def agree(self, finite: Sequence[Tensor], *, stop: bool, failed: int) -> Agreement:
-        mine = super().agree(finite, stop=stop, failed=failed)
+        with self.peers.pace.together():  # a device may have to wait for gradients
+            mine = super().agree(finite, stop=stop, failed=failed)
         unhealthy, stops, failures = self.peers.bits([not mine.healthy, mine.stop, mine.failed])
         return Agreement(not unhealthy, bool(stops), failures)
