@@ -43,12 +43,14 @@ class Exchange:
         """Make what any process has reported or asked for that of all."""
         if run.peers.size == 1:
             return
-        has_news = run.incidents.reported or run.saver.reasons or self._events or self._state(run) != self._known
+        has_news = run.incidents.reported or run.saver.asked or self._events or self._state(run) != self._known
         if run.peers.any(bool(has_news)):
             mine, self._events = self._mine(run), []
-            for rank, theirs in enumerate(run.peers.gathered(mine)):
+            told = run.peers.gathered(mine)
+            run.incidents.reported, run.saver.asked = [], []
+            for rank, theirs in enumerate(told):
+                take(run, rank, theirs)
                 if rank != run.peers.rank:
-                    take(run, rank, theirs)
                     self._tell(run, rank, theirs["events"])
             self._known = self._state(run)
 
@@ -58,7 +60,7 @@ class Exchange:
     def _mine(self, run: Run) -> dict[str, Any]:
         return {
             "anomalies": [attrs.asdict(anomaly) for anomaly in run.incidents.reported],
-            "checkpoint": list(run.saver.reasons),
+            "checkpoint": run.saver.asked,
             "events": [attrs.asdict(event) for event in self._events],
             "failures": {name: attrs.asdict(failure) for name, failure in run.plugins.failures.items()},
             "stop": None if run.stop_reason is None else [run.stop_reason, run.stop_signal],
@@ -73,7 +75,7 @@ class Exchange:
 
 
 def take(run: Run, rank: int, theirs: Mapping[str, Any]) -> None:
-    """What another process has reported, asked for or lost."""
+    """What a process, this one too, has reported, asked for or lost. Taken by rank, it is in the same order on all."""
     from bigrun.plugins import Failure
 
     for facts in theirs["anomalies"]:
@@ -89,10 +91,10 @@ def take(run: Run, rank: int, theirs: Mapping[str, Any]) -> None:
 
 
 def take_anomaly(run: Run, anomaly: Anomaly) -> None:
-    """One that was met here as well is told with the evidence of whoever has some."""
-    for place, mine in enumerate(run.incidents.reported):
-        if (mine.kind, mine.step) == (anomaly.kind, anomaly.step):
-            if not mine.evidence:
+    """One that several have met is told with the evidence of the first that has some."""
+    for place, known in enumerate(run.incidents.reported):
+        if (known.kind, known.step) == (anomaly.kind, anomaly.step):
+            if not known.evidence:
                 run.incidents.reported[place] = anomaly
             return
     run.incidents.report(anomaly)

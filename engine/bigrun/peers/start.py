@@ -39,9 +39,11 @@ def newest_checkpoint(run: Run) -> Path | None:
 
 
 def together(run: Run, prepare: Callable[[], None]) -> None:
-    """Prepare; of an error that several processes meet alike the first one tells."""
+    """Prepare; of an error that several processes meet alike the first one tells, and one of a single process ends all
+    of them before the first step."""
     try:
         prepare()
+        run.peers.gathered(None)
     except BigrunError as error:
         if run.peers.say_failure(error):
             raise SaidElsewhere(str(error), int(error.exit_code)) from None
