@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -48,6 +48,8 @@ class Exchange:
             mine, self._events = self._mine(run), []
             told = run.peers.gathered(mine)
             run.incidents.reported, run.saver.asked = [], []
+            for anomaly in merged(theirs["anomalies"] for theirs in told):
+                run.incidents.report(anomaly)
             for rank, theirs in enumerate(told):
                 take(run, rank, theirs)
                 if rank != run.peers.rank:
@@ -75,11 +77,9 @@ class Exchange:
 
 
 def take(run: Run, rank: int, theirs: Mapping[str, Any]) -> None:
-    """What a process, this one too, has reported, asked for or lost. Taken by rank, it is in the same order on all."""
+    """What a process, this one too, has asked for or lost. Taken by rank, it is in the same order on all."""
     from bigrun.plugins import Failure
 
-    for facts in theirs["anomalies"]:
-        take_anomaly(run, Anomaly(**facts | {name: tuple(facts[name]) for name in ("causes", "advice")}))
     for reason in theirs["checkpoint"]:
         if reason not in run.saver.reasons:
             run.saver.request(reason)
@@ -90,11 +90,16 @@ def take(run: Run, rank: int, theirs: Mapping[str, Any]) -> None:
         run.stop_reason = f"{reason}, on process {rank}"
 
 
-def take_anomaly(run: Run, anomaly: Anomaly) -> None:
-    """One that several have met is told with the evidence of the first that has some."""
-    for place, known in enumerate(run.incidents.reported):
-        if (known.kind, known.step) == (anomaly.kind, anomaly.step):
-            if not known.evidence:
-                run.incidents.reported[place] = anomaly
-            return
-    run.incidents.report(anomaly)
+def merged(reports: Iterable[Iterable[Mapping[str, Any]]]) -> list[Anomaly]:
+    """The anomalies of all processes, in the same order on all. What several have met, the same number of its kind in a
+    step, is one, with the evidence of the first that has some."""
+    found: dict[tuple[str, int, int], Anomaly] = {}
+    for report in reports:
+        counts: Counter[tuple[str, int]] = Counter()
+        for facts in report:
+            anomaly = Anomaly(**dict(facts) | {name: tuple(facts[name]) for name in ("causes", "advice")})
+            place = (anomaly.kind, anomaly.step, counts[anomaly.kind, anomaly.step])
+            counts[place[:2]] += 1
+            if place not in found or (anomaly.evidence and not found[place].evidence):
+                found[place] = anomaly
+    return list(found.values())

@@ -88,11 +88,17 @@ def differences(one: Any, other: Any, free: Collection[str] = (), path: str = ""
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         for place, pair in enumerate(zip(one, other, strict=True)):
             yield from differences(*pair, free, f"{path}[{place}]")
-    elif isinstance(one, float) and isinstance(other, float):
-        if not math.isclose(one, other, rel_tol=CLOSE, abs_tol=CLOSE / 10):
-            yield f"{path}: {one} and {other}"
-    elif one != other:
+    elif one != other and not are_close(one, other):
         yield f"{path}: {one!r} and {other!r}"
+
+
+def are_close(one: Any, other: Any) -> bool:
+    """Of numbers, also of those in words, as a state has NaN."""
+    try:
+        pair = float(one), float(other)
+    except (TypeError, ValueError):
+        return False
+    return all(map(math.isnan, pair)) or math.isclose(*pair, rel_tol=CLOSE, abs_tol=CLOSE / 10)
 
 
 def behind(directory: Path, step: int, copy: Path) -> Path:
