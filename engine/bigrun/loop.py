@@ -141,7 +141,7 @@ def save_reached(run: Run) -> None:
 
 def is_saved(run: Run) -> bool:
     """Whether a checkpoint has the state after `run.step`, as the main process knows."""
-    return bool(run.peers.by_main(lambda: run.saved_step == run.step))
+    return run.saver.is_saved(run)
 
 
 def announce_checkpoints(run: Run, *, wait: bool = False) -> None:

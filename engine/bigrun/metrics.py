@@ -77,6 +77,11 @@ class Metrics:
         Synchronises with the device."""
         return means([item for item in self._step if names is None or item[0] in names])
 
+    def agreed(self, names: Collection[str] | None = None) -> dict[str, float]:
+        """`pending`, as means over all processes, which call it together and get the same."""
+        told = self.peers.gathered(self.pending(names))
+        return means([item for values in told for item in values.items()])
+
     def items(self) -> list[tuple[str, Tensor | float]]:
         """What was recorded in the step being taken, where it is; a name once for every record."""
         return list(self._step)

@@ -13,7 +13,7 @@ from bigrun.checkpoint.tensors import load_tensors
 from bigrun.errors import ExitCode
 
 EXACT: dict[str, Any] = {
-    "data": {"effective_batch": 8, "micro_batch": 2, "workers": 1},
+    "data": {"effective_batch": 8, "micro_batch": 2},
     "objective": {"koleo_weight": 0.1, "koleo_group": 2},
 }
 CLOSE = 2e-4

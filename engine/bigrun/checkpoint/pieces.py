@@ -86,7 +86,8 @@ class Pieces(Mapping[str, "Tensor"]):
     def __init__(self, checkpoint: Path, stem: str) -> None:
         """Raises: CheckpointError: a file cannot be read, or does not fit the others."""
         self._where = f"{checkpoint / stem}"
-        names, self._shapes = [stem], {}
+        names = [stem]
+        self._shapes: dict[str, tuple[int, ...]] = {}
         if is_in_pieces(checkpoint, stem):
             names, self._shapes = read_index(checkpoint, stem)
         self._files = [opened(checkpoint / f"{name}.safetensors") for name in names]

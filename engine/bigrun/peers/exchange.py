@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ class Exchange:
         self._events, self._checkpoints = [], []
         everybody = run.peers.gathered(mine)
         for rank, theirs in enumerate(everybody):
-            for reason in theirs["checkpoint"]:
+            for reason in (reason for reason in theirs["checkpoint"] if reason not in run.saver.reasons):
                 run.saver.request(reason)
             if rank != run.peers.rank:
                 take(run, rank, theirs)
@@ -92,7 +92,7 @@ class Exchange:
 
 
 def take(run: Run, rank: int, theirs: Mapping[str, Any]) -> None:
-    """What another process has reported, asked for or lost."""
+    """What a process, this one too, has asked for or lost. Taken by rank, it is in the same order on all."""
     from bigrun.plugins import Failure
 
     run.bad_images.learn(run, [Fault(**facts) for facts in theirs["bad_images"]])
@@ -104,15 +104,18 @@ def take(run: Run, rank: int, theirs: Mapping[str, Any]) -> None:
 
 
 def merged(run: Run, by_rank: Iterable[list[Anomaly]]) -> list[Anomaly]:
-    """Those of all processes, by rank; one that several have met is told once, with the evidence of whoever has some."""
-    found: dict[tuple[str, int], Anomaly] = {}
+    """Those of all processes, in the same order on all. What several have met, the same number of its kind in a step,
+    is one, with the evidence of the first that has some."""
+    found: dict[tuple[str, int, int], Anomaly] = {}
     for rank, anomalies in enumerate(by_rank):
+        counts: Counter[tuple[str, int]] = Counter()
         for anomaly in anomalies:
             if rank != run.peers.rank:
                 run.incidents.note(anomaly)
-            key = anomaly.kind, anomaly.step
-            if key not in found or (anomaly.evidence and not found[key].evidence):
-                found[key] = anomaly
+            place = (anomaly.kind, anomaly.step, counts[anomaly.kind, anomaly.step])
+            counts[place[:2]] += 1
+            if place not in found or (anomaly.evidence and not found[place].evidence):
+                found[place] = anomaly
     return list(found.values())
 
 

@@ -50,6 +50,7 @@ def together(run: Run, prepare: Callable[[], None]) -> None:
     try:
         check_alike(run)
         prepare()
+        run.peers.gathered(None)
     except BigrunError as error:
         if run.peers.say_failure(error):
             raise SaidElsewhere(str(error), int(error.exit_code)) from None
