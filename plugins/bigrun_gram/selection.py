@@ -14,7 +14,7 @@ from bigrun.errors import CheckpointError
 from bigrun_gram.candidates import Candidate, best, comparable, score_table, undominated
 from bigrun_gram.config import TABLE
 from bigrun_gram.scores import dense_score, label_free_scores, recorded
-from bigrun_gram.shelf import Shelf
+from bigrun_gram.shelf import Shelf, halves
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -44,13 +44,15 @@ def add_candidate(run: Run, state: State, step: int, *, has_learned: bool, choos
         scores = label_free_scores(run, backbone)
         dense = dense_score(run, backbone) if choose_by is None else None
 
+    tensors = halves(backbone, keep=run.is_main)
+
     def kept() -> dict[str, Any] | None:
         score = dense if choose_by is None else recorded(run, choose_by)
         if scores is None:
             run.event("gram-candidate", f"no candidate of step {step}: its features are not finite", "warning")
             return None
         try:
-            sha256 = shelf_of(run).put(step, backbone)
+            sha256 = shelf_of(run).put(step, tensors)
         except CheckpointError as error:
             run.event("gram-candidate", f"no candidate of step {step}: {error}", "warning")
             return None
