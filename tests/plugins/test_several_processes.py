@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bigrun.entry_points import installed
 from bigrun.testing.agreement import CALLED, check_finished, check_hooks
 from bigrun.testing.processes import Member, run_together
@@ -36,10 +38,10 @@ ALONE = {"ct-slices", "demo-photos", "learning-report", "mlflow", "reference-ban
 """They bring images, or need a second or a file of their own: their contracts have them in two processes."""
 
 
-def run(bigrunner: Runner, plugins: dict[str, dict[str, Any]]) -> tuple[list[Member], Path]:
+def run(bigrunner: Runner, plugins: dict[str, dict[str, Any]], strategy: str) -> tuple[list[Member], Path]:
     """Two steps, as those of the golden order."""
-    section = {"log_every_steps": 2, "checkpoint_every_steps": 2}
-    document, directory = bigrunner.document(plugins, steps=2, accumulate=2, run=section), bigrunner.tmp_path / "run"
+    tables = {"run": {"log_every_steps": 2, "checkpoint_every_steps": 2}, "parallel": {"strategy": strategy}}
+    document, directory = bigrunner.document(plugins, steps=2, accumulate=2, **tables), bigrunner.tmp_path / "run"
     return run_together(document, directory, SyntheticImages(), processes=2, timeout_seconds=120), directory
 
 
@@ -48,8 +50,9 @@ def test_every_built_in_plugin_is_tried_in_two_processes() -> None:
     assert TOGETHER.keys() | ALONE == built_in
 
 
-def test_they_call_the_hooks_of_one_process_and_the_main_one_writes(bigrunner: Runner) -> None:
-    members, directory = run(bigrunner, TOGETHER)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_they_call_the_hooks_of_one_process_and_the_main_one_writes(bigrunner: Runner, strategy: str) -> None:
+    members, directory = run(bigrunner, TOGETHER, strategy)
     check_finished(members)
     check_hooks(members, GOLDEN.read_text(encoding="utf-8").splitlines())
     main, other = ({call.partition(" ")[0] for call in member.hooks} & CALLED.keys() for member in members)

@@ -65,6 +65,8 @@ class FullySharded(SeveralProcesses):
         self.mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=names)
         self._shards_weights = parallel.shard == "full"
         self._root: Any = None
+        self._frozen: list[Any] = []
+        """Networks that are not the objective's."""
 
     def line(self) -> str:
         what = "weights, gradients" if self._shards_weights else "gradients"
@@ -73,23 +75,24 @@ class FullySharded(SeveralProcesses):
             f"fsdp over {self.world_size} processes: {what} and optimizer states in {self.mesh.size(-1)} shards{copies}"
         )
 
-    def place(self, module: nn.Module) -> nn.Module:
-        placed = super().place(module)
-        for network in (part for part in placed.modules() if isinstance(part, VisionTransformer)):
+    def put(self, module: nn.Module) -> nn.Module:
+        """Unit by unit: a GPU never has more than its shards and one unit that is whole."""
+        networks = [part for part in module.modules() if isinstance(part, VisionTransformer)]
+        for network in networks:
             learns = any(parameter.requires_grad for parameter in network.parameters())
             for block in network.blocks:
                 self._shard(block, reshard=self._shards_weights or not learns)
-        if isinstance(placed, Objective):
-            self._root = self._shard(Root(placed), reshard=False)
+        if isinstance(module, Objective):
+            self._root = self._shard(Root(module), reshard=False)
             self._root(lambda: None)  # the first to be called is the one that the others belong to
             self._reshard()
-            placed.whole = self.whole
+            module.whole = self.whole
         else:
-            for network in (part for part in placed.modules() if isinstance(part, VisionTransformer)):
-                self._shard(network, reshard=True)
-            if any(not is_sharded(parameter) for parameter in placed.parameters()):
-                self._shard(placed, reshard=True)
-        return placed
+            for network in networks:
+                self._frozen.append(self._shard(network, reshard=False))  # its norm is used on what its blocks gave
+            if any(not is_sharded(parameter) for parameter in module.parameters()):
+                self._shard(module, reshard=True)
+        return module
 
     def _shard(self, module: nn.Module, *, reshard: bool) -> Any:
         policy = MixedPrecisionPolicy(
@@ -115,9 +118,10 @@ class FullySharded(SeveralProcesses):
 
     def _reshard(self) -> None:
         """Leave nothing gathered, which the next update would make outdated."""
-        for module in self._root.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        for network in (self._root, *self._frozen):
+            for module in network.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
 
     @contextlib.contextmanager
     def micro_batch(self, *, synchronize: bool) -> Iterator[None]:

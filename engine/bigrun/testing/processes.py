@@ -48,10 +48,12 @@ class Member:
 
     @property
     def foreign(self) -> list[str]:
-        """What of `written` is the main process's to write: everything in whose path `rank-<rank>` does not stand."""
+        """What of `written` is the main process's to write: everything in whose path `rank-<rank>` does not stand, and
+        which is no piece of a checkpoint."""
         if self.rank == 0:
             return []
-        return [path for path in self.written if not re.search(rf"rank-{self.rank}(?!\d)", path)]
+        own = rf"rank-{self.rank}(?!\d)|-0*{self.rank + 1}-of-\d+\.safetensors"
+        return [path for path in self.written if not re.search(own, path)]
 
 
 def run_together(
