@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-__all__ = ["Shard", "is_sharded", "local", "own_rows", "place_like", "shard_of", "whole"]
+__all__ = ["Shard", "is_sharded", "local", "own_rows", "place_like", "rows_of", "shard_of", "whole"]
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -48,8 +48,13 @@ def shard_of(tensor: Any) -> Shard:
 def own_rows(tensor: Tensor) -> slice:
     """Which rows of the whole tensor this process has."""
     shard = shard_of(tensor)
-    rows = -(-len(tensor) // shard.count)
-    return slice(min(shard.number * rows, len(tensor)), min((shard.number + 1) * rows, len(tensor)))
+    return rows_of(len(tensor), shard.number, shard.count)
+
+
+def rows_of(count: int, number: int, shards: int) -> slice:
+    """Which of so many rows are those of a shard, counted from 0: as `torch.chunk` has them."""
+    each = -(-count // shards)
+    return slice(min(number * each, count), min((number + 1) * each, count))
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -139,9 +139,11 @@ def read_index(checkpoint: Path, stem: str) -> tuple[list[str], dict[str, tuple[
     """The names of the files' groups, and the shapes of the tensors that are in pieces."""
     facts = load_facts(checkpoint, index_of(stem))
     try:
-        shapes = {name: tuple(shape) for name, shape in facts["shapes"].items()}
+        if facts["pieces"] < 1:
+            raise ValueError(f"{facts['pieces']} pieces")
+        shapes = {name: tuple(map(int, shape)) for name, shape in facts["shapes"].items()}
         return [piece(stem, number, facts["pieces"]) for number in range(facts["pieces"])], shapes
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint / index_of(stem)}.json: is no index of pieces: {error!r}") from error
 
 
