@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import time
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -69,3 +71,24 @@ class Dies:
     def after_backward(self, run: Any, step: int) -> None:
         if step == 4 and str(run.strategy.rank) == os.environ["DIES"]:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class EndsLate:
+    """The main process has something to do when the others have ended."""
+
+    @hookimpl
+    def on_finish(self, run: Any) -> None:
+        if run.is_main:
+            time.sleep(float(os.environ["LATE_SECONDS"]))
+            Path("late").touch()
+
+
+class Waits:
+    """Steps are slow until somebody says `go`."""
+
+    observer = True
+
+    @hookimpl
+    def before_step(self) -> None:
+        if not Path("go").exists():
+            time.sleep(0.2)

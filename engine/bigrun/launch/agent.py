@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,13 +18,13 @@ from torch.distributed.elastic.agent.server.api import (
 )
 
 from bigrun.launch.group import Group
-from bigrun.process import STOP_SIGNALS
+from bigrun.supervisor.signals import next_signal
 
 __all__ = ["Agent"]
 
-EXIT_BARRIER_SECONDS = 60.0
-"""The machine where all meet is there for the others' last words; one that is lost is not waited for longer."""
-ABANDONED = "bigrun/abandoned"
+PARTING_SECONDS = 60.0
+"""So long the machine where all meet waits for those that have not said that they are done; one may be lost."""
+ABANDONED, DONE = "bigrun/abandoned", "bigrun/done/"
 
 
 class Agent(SimpleElasticAgent):
@@ -40,7 +41,7 @@ class Agent(SimpleElasticAgent):
             program: (rank, number on this machine) -> the words of a process.
             passed: a file descriptor that each process has, too.
         """
-        super().__init__(spec, exit_barrier_timeout=EXIT_BARRIER_SECONDS)
+        super().__init__(spec)
         self.group = group
         self._program = program
         self._passed = passed
@@ -95,6 +96,19 @@ class Agent(SimpleElasticAgent):
         except RuntimeError:  # the machine where all met is gone
             self.group.abandon()
 
+    def _exit_barrier(self) -> None:
+        """The machine where all meet is the last to go: its end would be a failure of the others. torch's own barrier
+        lets it go before the others have read that all have come."""
+        group: Any = self.get_worker_group()
+        store = group.store
+        with suppress(RuntimeError):
+            store.set(f"{DONE}{group.group_rank}", "1")
+            if group.group_rank == 0:
+                everybody = [f"{DONE}{rank}" for rank in range(group.group_world_size or 1)]
+                until = time.monotonic() + PARTING_SECONDS
+                while not store.check(everybody) and time.monotonic() < until:
+                    time.sleep(0.1)
+
     def _stop_workers(self, *_: Any, **__: Any) -> None:
         self.group.end()
 
@@ -104,13 +118,23 @@ class Agent(SimpleElasticAgent):
 
 @contextmanager
 def mortal() -> Iterator[None]:
-    """Stop signals, blocked otherwise, end this process at once: it waits in native code, and has started nobody."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
-    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    """A stop signal ends this process at once: it waits in native code, and has started nobody.
+
+    The signals stay blocked, for a thread that torch starts in here is born with the mask of this one, and would let
+    them in later.
+    """
+    has_met = threading.Event()
+    watcher = threading.Thread(target=end_of_signal, args=(has_met,), daemon=True)
+    watcher.start()
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in before.items():
-            with suppress(TypeError):  # set by native code
-                signal.signal(number, handler)
+        has_met.set()
+        watcher.join()
+
+
+def end_of_signal(has_met: threading.Event) -> None:
+    while not has_met.is_set():
+        number, _ = next_signal(0.1)
+        if number is not None:
+            os._exit(128 + number)

@@ -73,8 +73,11 @@ def launch(
 
         sys.exit(Supervisor(context, document).run())
     from bigrun.launch.launch import launch as start
+    from bigrun.supervisor.signals import blocked
 
-    end_as(start(context, document, place), is_supervised=bool(context.obj))
+    with blocked():
+        code = start(context, document, place)
+    end_as(code, is_supervised=bool(context.obj))
 
 
 def end_as(returncode: int, *, is_supervised: bool) -> None:

@@ -20,7 +20,6 @@ from bigrun.lock import RunLock
 from bigrun.supervisor.attempt import Attempt
 from bigrun.supervisor.command import words_of
 from bigrun.supervisor.history import describe_end
-from bigrun.supervisor.signals import blocked
 from bigrun.terminal import say
 
 __all__ = ["launch"]
@@ -31,7 +30,8 @@ MEETING_SECONDS = 900
 
 
 def launch(context: click.Context, document: Document, nodes: Nodes) -> int:
-    """
+    """To be called with stop signals blocked, before torch is imported: its threads would let them in.
+
     Args:
         context: of `bigrun launch` as it was given.
         document: its preset with all overrides.
@@ -63,8 +63,7 @@ def launch(context: click.Context, document: Document, nodes: Nodes) -> int:
 
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(max(usable_cores() // count, 1))
-    with blocked():
-        run_agent(nodes, count, group, program, attempt.descriptor)
+    run_agent(nodes, count, group, program, attempt.descriptor)
     tell_of_killed(group)
     return group.code
 
