@@ -100,7 +100,6 @@ def print_script(context: click.Context, document: Document, slurm: SlurmOptions
         UsageError, ConfigError: there is no such run, or an option cannot be repeated in each turn of a job.
     """
     given = context.params
-    config, _ = activate(document)
     for kind, why in ((ONCE, "is for a first start, and a job starts again"), (HERE, "is found in the job")):
         for parameter, option in kind.items():
             if given[parameter] not in (None, False, ()):
@@ -108,6 +107,8 @@ def print_script(context: click.Context, document: Document, slurm: SlurmOptions
     count = given["gpus"] or given["processes"]
     if count is None:
         raise UsageError("--slurm: say with --gpus N how many GPUs of each machine are to be used")
+    lines = resources(given, count, slurm, on_cpu=given["gpus"] is None)
+    config, _ = activate(document)
     facts = {
         "name": re.sub(r"[^\w.-]", "_", config.name, flags=re.ASCII)[:64],
         "nodes": given["nodes"],
@@ -116,7 +117,7 @@ def print_script(context: click.Context, document: Document, slurm: SlurmOptions
         "folder": shlex.quote(str(Path.cwd())),
         "usage": int(ExitCode.USAGE),
         "job_requeues": JOB_REQUEUES,
-        **resources(given, count, slurm, on_cpu=given["gpus"] is None),
+        **lines,
     }
     directory = choose_directory(config, given["run_dir"], fresh=False).absolute()
     script = DIRECTIVES.format(**facts) + BODY.format(
