@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,22 +13,19 @@ from bigrun.errors import ExitCode, UsageError
 from bigrun.shortage import shortages_told
 
 
-def test_a_folder_for_temporary_files_that_is_too_deep_for_sockets_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_a_folder_for_temporary_files_that_is_too_deep_for_sockets_is_named(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 80)
     deep.mkdir()
-    monkeypatch.setenv("TMPDIR", str(deep))
     training = Training(tmp_path, data={"workers": 1})
-    done = training()
+    environment = os.environ | {"TMPDIR": str(deep)}
+    done = subprocess.run(training.words(), cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == ExitCode.USAGE
     assert f"{deep}, whose path of {len(str(deep))} bytes is too long" in done.stderr
     assert "set TMPDIR to a shorter one" in done.stderr
-    assert done.stdout.count("warning: a process that decodes") == 0
-    monkeypatch.delenv("TMPDIR")
-    assert training().returncode == 0
+    assert "a process that decodes" not in done.stdout + done.stderr
 
 
-def test_other_work_in_processes_says_the_same() -> None:
-    with pytest.raises(UsageError, match="set TMPDIR"), shortages_told(""):
+def test_processes_whose_sockets_have_no_room_for_their_name_are_no_riddle() -> None:
+    with pytest.raises(UsageError, match="set TMPDIR to a shorter one"), shortages_told(""):
         raise OSError("AF_UNIX path too long")
