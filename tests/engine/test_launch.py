@@ -195,7 +195,7 @@ def test_nobody_is_killed_who_still_has_to_do_something(tmp_path: Path, monkeypa
     done = launched(endless(tmp_path), "--plugin", "one_of_many:Stops", "--plugin", "one_of_many:EndsLate")
     assert done.returncode == 143, done.stderr
     assert (tmp_path / "late").exists()
-    assert "stopped after step 4" in done.stdout
+    assert "stopped after step" in done.stdout
 
 
 @pytest.mark.slow
