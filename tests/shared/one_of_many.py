@@ -194,6 +194,20 @@ class Spikes:
 class Slow:
     """One process sleeps, in its hooks or for its images, as `SLOW` says."""
 
+
+class EndsLate:
+    """The main process has something to do when the others have ended."""
+
+    @hookimpl
+    def on_finish(self, run: Any) -> None:
+        if run.is_main:
+            time.sleep(float(os.environ["LATE_SECONDS"]))
+            Path("late").touch()
+
+
+class Waits:
+    """Steps are slow until somebody says `go`."""
+
     observer = True
 
     @hookimpl
@@ -302,3 +316,7 @@ class CompilesBlocks:
         for network in (objective.student, objective.teacher):
             for block in network.backbone.blocks:
                 block.compile(backend="aot_eager", dynamic=False)
+
+    def before_step(self) -> None:
+        if not Path("go").exists():
+            time.sleep(0.2)
