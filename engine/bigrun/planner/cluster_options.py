@@ -28,7 +28,9 @@ OPTIONS = {
     ),
     "nodes": click.option("--nodes", type=click.IntRange(min=1), metavar="M", help="Nodes.  [default: 1]"),
     "node_link": click.option(
-        "--node-link", type=click.Choice(list(NODE_LINKS)), help="What connects the GPUs of a node.  [default: that of --gpu]"
+        "--node-link",
+        type=click.Choice(list(NODE_LINKS)),
+        help="What connects the GPUs of a node.  [default: that of --gpu, else pcie4]",
     ),
     "node_gb_per_second": click.option(
         "--node-gb-per-second", type=ABOVE_ZERO, help="What a GPU sends to those of its node, as measured."
