@@ -26,7 +26,7 @@ def build_device(run: Run) -> None:
     hardware = run.config.hardware
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
-    run.strategy = choose_strategy(hardware, run.peers)
+    run.strategy = choose_strategy(hardware, run.config.parallel, run.peers)
     run.facts = read_facts(run.device, run.directory)
     run.hook.configure_device(run=run)
     choose_for_device(run)

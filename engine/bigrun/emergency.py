@@ -12,6 +12,7 @@ from bigrun.checkpoint.space import require_room
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.errors import CheckpointError
 from bigrun.flight import FLIGHT
+from bigrun.peers.peers import Peers, SaidElsewhere
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,23 +29,29 @@ KEPT = 2
 
 def keep_emergency(run: Run, anomaly: Anomaly) -> Path | None:
     """Save the state before the update, the diagnosis and the flight record; None, and an event, where the disk
-    refuses. The newest two of a run are kept."""
+    refuses. The newest two of a run are kept. All processes call it; those save that have a part of the state."""
     from bigrun.state import gather_state
 
+    if not (run.is_main or run.strategy.is_sharded):
+        return None
+    writers = run.peers if run.strategy.is_sharded else Peers()
     activity, run.activity = run.activity, "checkpoint"
     store = CheckpointStore(run.directory / EMERGENCY, before_publishing=run.checkpoints.before_publishing)
     state = gather_state(run)
     facts = {**state.facts, FLIGHT: run.flight.dump(), ANOMALY: as_facts(anomaly)}
     try:
-        require_room(store.directory, state.bytes)
-        path = store.save(state.step, state.tensors, facts, state.config_toml)
-        for old in by_age(store)[:-KEPT]:
-            store.delete(old)
+        writers.by_main(lambda: require_room(store.directory, state.bytes))
+        path = attrs.evolve(state, facts=facts).save(store, writers)
+        writers.by_main(lambda: keep_newest(store))
+    except SaidElsewhere:
+        return None
     except CheckpointError as error:
         run.event("emergency-failed", f"no emergency checkpoint could be kept: {error}", "error")
         return None
     finally:
         run.activity = activity
+    if not run.is_main:
+        return path
     run.event(
         "emergency-saved",
         f"the state after step {run.step} is kept as an emergency checkpoint: {path}",
@@ -53,6 +60,11 @@ def keep_emergency(run: Run, anomaly: Anomaly) -> Path | None:
         anomaly=anomaly.kind,
     )
     return path
+
+
+def keep_newest(store: CheckpointStore) -> None:
+    for old in by_age(store)[:-KEPT]:
+        store.delete(old)
 
 
 def by_age(store: CheckpointStore) -> list[int]:

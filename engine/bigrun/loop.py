@@ -60,7 +60,7 @@ def take_step(run: Run, step: int) -> None:
     window = next_window(run)
     run.hook.before_step(run=run, step=step)
     run.reseed(step, micro=-1)
-    with run.strategy.precision():
+    with run.strategy.precision(), run.strategy.whole():
         ask(run, "prepare", step, window)  # no grad: Sinkhorn sees the effective batch
     finite = [accumulate(run, step, micro, batch) for micro, batch in enumerate(window)]
     grad_norm = run.clip_gradients()

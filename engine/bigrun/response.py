@@ -70,7 +70,8 @@ def go_back_or_halt(run: Run, anomaly: Anomaly) -> None:
 def keep(run: Run, anomaly: Anomaly) -> None:
     from bigrun.emergency import keep_emergency
 
-    run.peers.by_main(lambda: str(keep_emergency(run, anomaly)))
+    keep_emergency(run, anomaly)
+    run.peers.by_main(lambda: None)  # torchrun ends all when the first one ends: nobody does before it is kept
 
 
 def report(run: Run, anomaly: Anomaly) -> str:

@@ -14,6 +14,7 @@ import attrs
 
 from bigrun.checkpoint.space import free_bytes, human_bytes, require_room
 from bigrun.errors import NotSavedError
+from bigrun.peers.peers import Peers, SaidElsewhere
 from bigrun.saved import note_saved
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Saver:
         self._pending: Pending | None = None
         self._written: list[tuple[int, Path]] = []
         self._staging: Any = None
+        self._writers = Peers()
+        """Who saves together: this process alone, unless the state is sharded."""
 
     def request(self, reason: str) -> None:
         """Make a checkpoint due after the step being taken."""
@@ -84,31 +87,36 @@ class Saver:
         return step % self.every_steps == 0 or bool(self.reasons)
 
     def save(self, run: Run) -> None:
-        """Begin to save the state after `run.step`; see `written`. All processes call it, and the main one saves."""
+        """Begin to save the state after `run.step`; see `written`. All processes call it; those save that have a part
+        of the state, which is the main one or all."""
         from bigrun.state import gather_state
 
         run.metrics.share()
-        if not run.is_main:
-            self.reasons.clear()
-            return
-        began, activity, run.activity = time.perf_counter(), run.activity, "checkpoint"
         self.reasons.clear()
+        if not (run.is_main or run.strategy.is_sharded):
+            return
+        if run.strategy.is_sharded and self._writers.size == 1:
+            self._writers = run.peers.beside()
+        began, activity, run.activity = time.perf_counter(), run.activity, "checkpoint"
         self._settle(run, wait=True)
         state = gather_state(run)
         try:
-            self._check_room(run, state.bytes)
+            self._writers.by_main(lambda: self._check_room(run, state.bytes))
         except NotSavedError as error:
             self._failed(run, run.step, error, state.bytes)
+        except SaidElsewhere:
+            pass
         else:
             copy = self._stage(run, state) if self.background else None
             anomalies = run.incidents.begin_interval()
-            future = self._writer.submit(publish, run.checkpoints, copy or state)
-            reading = self._reader.submit(read_older, run.checkpoints, self._closing)
+            future = self._writer.submit(publish, run.checkpoints, copy or state, self._writers)
+            reading = self._reader.submit(read_older, run.checkpoints, self._closing) if run.is_main else None
             stall = time.perf_counter() - began
             self._pending = Pending(run.step, began, stall, state.bytes, anomalies, future)
             if copy is None:
                 self._settle(run, wait=True)
-                reading.result()
+                if reading is not None:
+                    reading.result()
         run.activity = activity
 
     def written(self, run: Run, *, wait: bool = False) -> list[tuple[int, Path]]:
@@ -172,13 +180,16 @@ class Saver:
         except NotSavedError as error:
             run.incidents.give_back(pending.anomalies)
             self._failed(run, pending.step, error, pending.bytes)
+        except SaidElsewhere:
+            run.incidents.give_back(pending.anomalies)
         else:
             waited = time.perf_counter() - waited_since
             self.times = SaveTimes(pending.stall_seconds + waited, published - pending.began)
             self.failures = 0
             run.saved_step = pending.step
-            note_saved(run.directory, pending.step)
-            self._written.append((pending.step, path))
+            if run.is_main:
+                note_saved(run.directory, pending.step)
+                self._written.append((pending.step, path))
         finally:
             run.activity = activity
 
@@ -215,10 +226,9 @@ def sizes(run: Run, error: NotSavedError, size: int) -> str:
     return ""
 
 
-def publish(store: CheckpointStore, state: State) -> tuple[Path, float]:
+def publish(store: CheckpointStore, state: State, writers: Peers) -> tuple[Path, float]:
     """Write a state; returns its directory, and when it had its name."""
-    path = store.save(state.step, state.tensors, state.facts, state.config_toml)
-    return path, time.perf_counter()
+    return state.save(store, writers), time.perf_counter()
 
 
 def read_older(store: CheckpointStore, closing: threading.Event) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bigrun.checkpoint.layout import PROVENANCE
 from bigrun.checkpoint.optimizer_state import flatten, restore
+from bigrun.checkpoint.pieces import divide
 from bigrun.checkpoint.staging import count_bytes
 from bigrun.checkpoint.strict import load_strict
 from bigrun.data.split.apply import check_same_split, split_facts
@@ -26,6 +27,8 @@ from bigrun.strategy import is_meta
 from bigrun.values import did_you_mean
 
 if TYPE_CHECKING:
+    from bigrun.checkpoint.store import CheckpointStore
+    from bigrun.peers.peers import Peers
     from bigrun.run import Run
 
 __all__ = ["State", "gather_state", "gather_tensors", "restore_state"]
@@ -36,16 +39,18 @@ NEEDED = ("step", "position", "images", "optimizer", "metrics", "plugins", "sche
 
 @attrs.frozen(eq=False)
 class State:
-    """Everything that a checkpoint holds."""
+    """What this process has of a checkpoint; facts and configuration are the main one's to write."""
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     facts: Mapping[str, Any]
     config_toml: str
+    bytes: int
+    """Of all tensors, those of other processes too."""
 
-    @property
-    def bytes(self) -> int:
-        return count_bytes(tensor for members in self.tensors.values() for tensor in members.values())
+    def save(self, store: CheckpointStore, writers: Peers) -> Path:
+        """Publish it, together with the others that have a part of it; see `CheckpointStore.save`."""
+        return store.save(self.step, self.tensors, self.facts, self.config_toml, writers)
 
 
 def gather_state(run: Run) -> State:
@@ -72,7 +77,9 @@ def gather_state(run: Run) -> State:
         "tone": describe_tone(run.views.tone),
     }
     origin = {PROVENANCE: run.provenance} if run.provenance is not None else {}
-    return State(run.step, tensors, {"state": facts, **origin}, run.config.to_toml())
+    size = count_bytes(tensor for members in tensors.values() for tensor in members.values())
+    mine, pieces = divide(tensors, is_main=run.is_main)
+    return State(run.step, mine, {"state": facts, **origin, **pieces}, run.config.to_toml(), size)
 
 
 def gather_tensors(run: Run) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -40,6 +40,12 @@ class Strategy(abc.ABC):
     device: torch.device
     rank: int
     world_size: int
+    is_sharded = False
+    """Whether a process has a part of the networks only, so that all take part in a save."""
+
+    def line(self) -> str:
+        """How several processes share the networks, for the header."""
+        return f"{self.world_size} processes"
 
     @abc.abstractmethod
     def place(self, module: nn.Module) -> nn.Module:
@@ -53,6 +59,10 @@ class Strategy(abc.ABC):
     def micro_batch(self, *, synchronize: bool) -> AbstractContextManager[None]:
         """The context of one micro-batch's forward and backward pass; gradients are exchanged between processes only if
         `synchronize`."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        """The context in which networks may be used outside of `differentiate`; all processes enter it."""
+        return nullcontext()
 
     def differentiate(self, call: Callable[[], Tensor]) -> Tensor:
         """What `call` returns: the loss of a micro-batch, shape (), which `backward` is going to be called with."""

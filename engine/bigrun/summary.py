@@ -53,6 +53,7 @@ def plan(run: Run) -> list[str]:
     lines += [
         f"batch        effective {config.data.effective_batch} = micro {config.data.micro_batch} x accumulate "
         f"{run.accumulate} x processes {run.strategy.world_size}",
+        *([f"parallel     {run.strategy.line()}"] if run.strategy.world_size > 1 else []),
         f"length       {duration(config, len(run.dataset))}",
     ]
     summary = getattr(run.dataset, "summary", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,7 @@ class Shelf:
             raise CheckpointError(f"{self.path(step)}: not saved: {error}") from error
         return record.sha256
 
-    def get(self, step: int, sha256: str | None) -> dict[str, Tensor]:
+    def get(self, step: int, sha256: str | None) -> Mapping[str, Tensor]:
         """Read a backbone.
 
         Raises:

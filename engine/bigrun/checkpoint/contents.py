@@ -1,4 +1,4 @@
-"""What one checkpoint is made of, written file by file. Torch-free until tensors are written."""
+"""The files of a checkpoint, written one by one. Torch-free until tensors are written."""
 
 from __future__ import annotations
 
@@ -14,24 +14,30 @@ from bigrun.checkpoint.tensors import encode_tensors
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
 
-__all__ = ["copy_contents", "write_contents"]
+__all__ = ["copy_contents", "seal", "write_facts", "write_tensors"]
 
 
-def write_contents(
-    directory: Path,
-    step: int,
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    facts: Mapping[str, Any],
-    config_toml: str,
-) -> manifest.Manifest:
-    """Write every file of a checkpoint, the manifest last; returns the manifest that was meant."""
-    files = {name: disk.write(directory / name, chunks) for name, chunks in encode_files(tensors, facts, config_toml)}
-    return seal(directory, step, files)
+def write_tensors(directory: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, disk.FileRecord]:
+    """Write a file for each group of tensors; returns what was meant, by file name."""
+    files = {}
+    for stem, group in tensors.items():
+        name = check_name(f"{stem}.safetensors")
+        files[name] = disk.write(directory / name, encode_tensors(group, name))
+    return files
+
+
+def write_facts(directory: Path, facts: Mapping[str, Any], config_toml: str) -> dict[str, disk.FileRecord]:
+    """Write a file for each group of facts, and the configuration; returns what was meant, by file name."""
+    files = {}
+    for stem, document in facts.items():
+        name = check_name(f"{stem}.json")
+        files[name] = disk.write(directory / name, [encode_facts(document, name)])
+    return files | {CONFIG: disk.write(directory / CONFIG, [config_toml.encode()])}
 
 
 def copy_contents(source: Path, directory: Path, facts: Mapping[str, Any]) -> manifest.Manifest:
@@ -54,7 +60,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def seal(directory: Path, step: int, files: Mapping[str, disk.FileRecord]) -> manifest.Manifest:
-    """Write the manifest."""
+    """Write the manifest of a checkpoint, the last of its files; returns what was meant."""
     meant = manifest.Manifest(
         step=step,
         config_sha256=files[CONFIG].sha256,
@@ -63,19 +69,6 @@ def seal(directory: Path, step: int, files: Mapping[str, disk.FileRecord]) -> ma
     )
     manifest.write(directory, meant)
     return meant
-
-
-def encode_files(
-    tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any], config_toml: str
-) -> Iterator[tuple[str, Iterator[bytes | memoryview]]]:
-    """(file name, its bytes) of everything but the manifest."""
-    for stem, group in tensors.items():
-        name = check_name(f"{stem}.safetensors")
-        yield name, encode_tensors(group, name)
-    for stem, document in facts.items():
-        name = check_name(f"{stem}.json")
-        yield name, iter([encode_facts(document, name)])
-    yield CONFIG, iter([config_toml.encode()])
 
 
 def check_name(name: str) -> str:

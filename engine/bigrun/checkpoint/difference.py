@@ -13,6 +13,7 @@ import tomli
 from bigrun.checkpoint import disk, manifest
 from bigrun.checkpoint.facts import read_facts
 from bigrun.checkpoint.layout import CONFIG, PROVENANCE, holds_checkpoint
+from bigrun.checkpoint.pieces import group_of_file, is_index
 from bigrun.errors import CheckpointError, UsageError
 from bigrun.mistyped import did_you_mean_path
 from bigrun.refusals import reading
@@ -58,16 +59,17 @@ def compare(a: Path, b: Path) -> Difference:
     common = sorted(first & second)
     files = [f"{name}: only in the {where}" for name, where in one_sided(first, second)]
     texts = [name for name in common if name == CONFIG or name.endswith(".json")]
-    groups = [name for name in common if name.endswith(".safetensors")]
+    groups = [name for name in common if group_of_file(name)]
     tensors = {}
     if groups:
         from bigrun.checkpoint.tensor_difference import compare_tensors
 
-        tensors = {name: compare_tensors(a / name, b / name) for name in groups}
+        tensors = {name: compare_tensors(a, b, str(group_of_file(name))) for name in groups}
     return Difference(tuple(files), {name: compare_facts(a / name, b / name) for name in texts}, tensors)
 
 
 def file_names(checkpoint: Path) -> set[str]:
+    """Of its files; groups of tensors have the names that one process gives them, in however many pieces they are."""
     with reading(checkpoint):
         is_one = holds_checkpoint(checkpoint)
     if not is_one:
@@ -76,9 +78,14 @@ def file_names(checkpoint: Path) -> set[str]:
             "such as runs/my_run/checkpoints/step-00001000"
         )
     try:
-        return set(manifest.read(checkpoint).files)
+        files = manifest.read(checkpoint).files
     except CheckpointError as error:
         raise UsageError(str(error)) from error
+    return {
+        name if (group := group_of_file(name)) is None else f"{group}.safetensors"
+        for name in files
+        if not is_index(name)
+    }
 
 
 def one_sided(first: set[str], second: set[str]) -> Iterator[tuple[str, str]]:

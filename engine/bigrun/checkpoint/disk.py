@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["FileRecord", "hash_file", "read_text", "require_regular", "sync", "sync_directory", "write"]
+__all__ = ["FileRecord", "hash_file", "read_text", "require_regular", "sync", "sync_directory", "sync_files", "write"]
 
 PIECE_BYTES = 4 << 20  # hashed and written while it is still in the processor's cache
 
@@ -53,11 +53,16 @@ def sync(directory: Path) -> None:
     The cached pages are dropped, so that reading the files back reads the disk and not the memory that was
     just written.
     """
-    for path in directory.iterdir():
+    sync_files(directory.iterdir())
+    sync_directory(directory)
+
+
+def sync_files(paths: Iterable[Path]) -> None:
+    """Force files to the disk, and drop their cached pages; not their names: see `sync_directory`."""
+    for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    sync_directory(directory)
 
 
 def sync_directory(directory: Path) -> None:

@@ -17,9 +17,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from bigrun.checkpoint.pieces import shape_of
 from bigrun.checkpoint.staging import count_bytes
 from bigrun.checkpoint.strict import list_misfits
 from bigrun.errors import CheckpointError
+from bigrun.shards import is_sharded, place_like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,7 +123,10 @@ def restore(
         )
     if misfits:
         raise CheckpointError("\n".join(["the saved optimizer state does not fit the optimizer", *misfits]))
-    state = {name: {key: tensors[join(name, key)] for key in entry.tensors} for name, entry in saved.items()}
+    state = {
+        name: {key: fitted(tensors[join(name, key)], parameters[name]) for key in entry.tensors}
+        for name, entry in saved.items()
+    }
     packed = {
         index: {**state[name], **saved[name].values}
         for index, name in enumerate(parameters)
@@ -133,6 +138,11 @@ def restore(
             # load_state_dict has chosen the device, but it also casts to the parameter's dtype.
             loaded = optimizer.state[parameter]
             loaded[key] = tensor.to(loaded[key].device, copy=True)
+
+
+def fitted(tensor: Tensor, parameter: Parameter) -> Tensor:
+    """Of a tensor with a sharded parameter's shape, this process's rows."""
+    return place_like(tensor, parameter) if is_sharded(parameter) and tensor.shape == parameter.shape else tensor
 
 
 def named_parameters(optimizer: torch.optim.Optimizer, names: Mapping[Parameter, str]) -> dict[str, Parameter]:
@@ -169,9 +179,9 @@ def find_misfits(
     lines = list_misfits(parameters.keys(), saved.keys(), wrong)
     shapes = {join(name, key): shape for name, entry in saved.items() for key, shape in entry.tensors.items()}
     wrong = [
-        f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(shape)}"
+        f"{key} has shape {shape_of(tensors, key)}, expected {tuple(shape)}"
         for key, shape in shapes.items()
-        if key in tensors and list(tensors[key].shape) != shape
+        if key in tensors and list(shape_of(tensors, key)) != shape
     ]
     return lines + list_misfits(shapes.keys(), tensors.keys(), wrong)
 

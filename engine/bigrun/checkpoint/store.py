@@ -8,10 +8,11 @@ saved or loaded.
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigrun.checkpoint import disk, manifest
-from bigrun.checkpoint.contents import copy_contents, write_contents
+from bigrun.checkpoint import disk
+from bigrun.checkpoint.draft import begin_draft, complete_draft, copy_draft, refusals
 from bigrun.checkpoint.facts import load_facts
 from bigrun.checkpoint.layout import (
     Stale,
@@ -22,13 +23,14 @@ from bigrun.checkpoint.layout import (
     stale_name,
     step_name,
 )
+from bigrun.checkpoint.share import Share, write_share
 from bigrun.checkpoint.tensors import load_tensors
 from bigrun.checkpoint.verified import Verified, every_damaged, find_problems, has_manifest
-from bigrun.errors import CheckpointError, NotSavedError
+from bigrun.errors import CheckpointError
+from bigrun.peers.peers import Peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -60,6 +62,7 @@ class CheckpointStore:
         tensors: Mapping[str, Mapping[str, Tensor]],
         facts: Mapping[str, Any],
         config_toml: str,
+        writers: Peers | None = None,
     ) -> Path:
         """Publish a checkpoint; what stood at `step` before is replaced, and then removed.
 
@@ -68,16 +71,34 @@ class CheckpointStore:
             tensors: stem -> name -> tensor; each group becomes `<stem>.safetensors` (see `load_tensors`).
             facts: name -> JSON; each becomes `<name>.json` (see `load_facts`).
             config_toml: the resolved configuration, kept as `config.toml`.
+            writers: processes that write a checkpoint together: each calls this with its own groups of tensors, writes
+                and reads back its files, and the main one publishes when all have. None: one process.
 
         Returns:
             The directory of the published checkpoint.
 
         Raises:
             NotSavedError: the disk has refused (ENOSPC, EFBIG, EIO, ...; its cause is the OSError) or gives back other
-                bytes. Nothing was published, no temporary is left, older checkpoints are as they were.
+                bytes. Nothing was published, no temporary is left, older checkpoints are as they were. Of several
+                writers the main one raises it; the others raise `SaidElsewhere`.
             CheckpointError: the same, for a tensor or a fact that cannot be saved.
         """
-        return self._save(step, lambda directory: write_contents(directory, step, tensors, facts, config_toml))
+        writers = writers or Peers()
+        draft = Path(writers.by_main(lambda: str(begin_draft(self.directory, step))))
+        try:
+            share = write_share(draft, tensors)
+            told = writers.gathered(share.tell())
+            shares = [share, *(Share.told(said, rank) for rank, said in enumerate(told) if rank > 0)]
+
+            def publish() -> str:
+                with refusals(self.path(step)):
+                    complete_draft(draft, step, shares, facts, config_toml)
+                    return str(self._publish(draft, step))
+
+            return Path(writers.by_main(publish))
+        finally:
+            if writers.is_main:
+                shutil.rmtree(draft, ignore_errors=True)
 
     def amend(self, step: int, facts: Mapping[str, Any]) -> Path:
         """Save the checkpoint of `step` again with other facts; what is not given stays as it is, and its files are
@@ -86,25 +107,13 @@ class CheckpointStore:
         Raises:
             CheckpointError: as `save` does, or there is no such checkpoint.
         """
-        return self._save(step, lambda directory: copy_contents(self.path(step), directory, facts))
-
-    def _save(self, step: int, write: Callable[[Path], manifest.Manifest]) -> Path:
-        temporary = self.directory / stale_name(Stale.TEMPORARY, step)
+        draft = begin_draft(self.directory, step)
         try:
-            make_directory(self.directory)
-            temporary.mkdir()
-            meant = write(temporary)
-            disk.sync(temporary)
-            problems = manifest.verify(temporary)
-            if problems or manifest.read(temporary) != meant:
-                raise NotSavedError(f"{self.path(step)}: not saved: the disk gives back other bytes: {problems}")
-            path = self._publish(temporary, step)
-            self._verified.add(step, path)
-            return path
-        except OSError as error:
-            raise NotSavedError(f"{self.path(step)}: not saved: {error}") from error
+            with refusals(self.path(step)):
+                copy_draft(self.path(step), draft, facts)
+                return self._publish(draft, step)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
 
     def delete(self, step: int) -> None:
         """Remove the checkpoint of `step`. It is gone with the first rename, whatever happens after it.
@@ -205,7 +214,7 @@ class CheckpointStore:
         return None
 
     @staticmethod
-    def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:
+    def load_tensors(checkpoint: Path, stem: str) -> Mapping[str, Tensor]:
         """The tensors saved as `stem` in a checkpoint's directory, on the CPU: see `tensors.load_tensors`."""
         return load_tensors(checkpoint, stem)
 
@@ -235,6 +244,7 @@ class CheckpointStore:
         disk.sync_directory(self.directory)
         if replaces:
             shutil.rmtree(aside, ignore_errors=True)  # it is published: what remains is the next sweep's
+        self._verified.add(step, final)
         return final
 
     def _find_published(self) -> list[tuple[int, Path]]:
@@ -251,10 +261,3 @@ class CheckpointStore:
         entries = [(parse_stale(path.name), path) for path in self.directory.iterdir() if is_real_directory(path)]
         found = [(*parsed, path) for parsed, path in entries if parsed is not None]
         return sorted(found, key=lambda entry: list(Stale).index(entry[0]))
-
-
-def make_directory(directory: Path) -> None:
-    """Create the store's directory and force its name to the disk."""
-    if not directory.is_dir():
-        directory.mkdir(parents=True)
-        disk.sync_directory(directory.parent)

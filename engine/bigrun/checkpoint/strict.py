@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bigrun.checkpoint.pieces import shape_of
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ NAMES_SHOWN = 20
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy `tensors` into the module's parameters and buffers of the same names, converting to their dtype.
+    """Copy `tensors` into the module's parameters and buffers of the same names, converting to their dtype; of sharded
+    ones this process's rows.
 
     Args:
         module: its `state_dict()` names and shapes are what is expected.
@@ -27,16 +29,19 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
     Raises:
         CheckpointError: naming each key that is missing, unknown or of another shape. Nothing is copied then.
     """
+    from bigrun.shards import is_sharded, place_like
+
     expected = module.state_dict()
     shapes = [
-        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+        f"{name} has shape {shape_of(tensors, name)}, expected {tuple(tensor.shape)}"
         for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
+        if name in tensors and shape_of(tensors, name) != tuple(tensor.shape)
     ]
     misfits = list_misfits(expected.keys(), tensors.keys(), shapes)
     if misfits:
         raise CheckpointError("\n".join([f"{where}: does not fit {type(module).__name__}", *misfits]))
-    module.load_state_dict(tensors)
+    sharded = any(map(is_sharded, expected.values()))
+    module.load_state_dict({n: place_like(tensors[n], t) for n, t in expected.items()} if sharded else tensors)
 
 
 def list_misfits(expected: Collection[str], got: Collection[str], wrong: Collection[str] = ()) -> list[str]:

@@ -1,14 +1,14 @@
-"""How the tensors of two safetensors files differ, with the memory of one tensor of each. Imports torch when called."""
+"""How the tensors of two checkpoints differ, with the memory of one tensor of each. Imports torch when called."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
-from bigrun.checkpoint import disk
-from bigrun.errors import UsageError
+from bigrun.checkpoint.pieces import Pieces
+from bigrun.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +64,7 @@ class Change:
 
 @attrs.frozen
 class FileDifference:
-    """Two files of the same name: which tensors only one has or have another form, and what the others are like."""
+    """Two groups of the same name: which tensors only one has or have another form, and what the others are like."""
 
     misfits: tuple[str, ...]
     changes: tuple[Change, ...]
@@ -75,41 +75,27 @@ class FileDifference:
         return not self.misfits and not any(change.changed for change in self.changes)
 
 
-def compare_tensors(a: Path, b: Path) -> FileDifference:
-    """Compare two files tensor by tensor.
+def compare_tensors(a: Path, b: Path, stem: str) -> FileDifference:
+    """Compare a group of two checkpoints tensor by tensor, whatever files it is in.
 
     Raises:
         UsageError: one cannot be read.
     """
-    with opened(a) as first, opened(b) as second:
-        names, others = set(first.keys()), set(second.keys())
-        misfits = [f"{name}: only in the first" for name in sorted(names - others)]
-        misfits += [f"{name}: only in the second" for name in sorted(others - names)]
-        changes: dict[str, Change] = {}
-        for name in sorted(names & others):
-            before, after = form_of(first, name), form_of(second, name)
-            if before != after:
-                misfits.append(f"{name}: {before} -> {after}")
-                continue
-            group = group_of(name)
-            changes.setdefault(group, Change(group)).add(first.get_tensor(name), second.get_tensor(name))
-    return FileDifference(tuple(misfits), tuple(changes.values()))
-
-
-def opened(path: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        disk.require_regular(path)
-        return safe_open(path, framework="pt", device="cpu")
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
-
-
-def form_of(file: Any, name: str) -> str:
-    """Dtype and shape without reading the tensor: `F32 [4, 3]`."""
-    part = file.get_slice(name)
-    return f"{part.get_dtype()} {list(part.get_shape())}"
+        first, second = Pieces(a, stem), Pieces(b, stem)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
+    misfits = [f"{name}: only in the first" for name in sorted(first.keys() - second.keys())]
+    misfits += [f"{name}: only in the second" for name in sorted(second.keys() - first.keys())]
+    changes: dict[str, Change] = {}
+    for name in sorted(first.keys() & second.keys()):
+        before, after = first.form(name), second.form(name)
+        if before != after:
+            misfits.append(f"{name}: {before} -> {after}")
+            continue
+        group = group_of(name)
+        changes.setdefault(group, Change(group)).add(first[name], second[name])
+    return FileDifference(tuple(misfits), tuple(changes.values()))
 
 
 def group_of(name: str) -> str:

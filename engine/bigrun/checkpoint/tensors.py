@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from bigrun.checkpoint import disk
+from bigrun.checkpoint.pieces import Pieces, is_in_pieces
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -77,10 +78,11 @@ def view_bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:
+def load_tensors(checkpoint: Path, stem: str) -> Mapping[str, Tensor]:
     """The group of tensors that was saved as `stem` in the directory `checkpoint`, on the CPU.
 
-    The file is mapped copy-on-write: memory is used as tensors are read, changing them leaves the file alone.
+    The file is mapped copy-on-write: memory is used as tensors are read, changing them leaves the file alone. Of a
+    group that several processes have saved, each tensor is put together whenever it is asked for.
 
     Raises:
         CheckpointError: there is no such group, or the file is damaged.
@@ -88,6 +90,8 @@ def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if is_in_pieces(checkpoint, stem):
+        return Pieces(checkpoint, stem)
     path = checkpoint / f"{stem}.safetensors"
     try:
         disk.require_regular(path)

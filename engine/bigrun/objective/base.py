@@ -13,7 +13,8 @@ from bigrun.evaluation.undisturbed import undisturbed
 from bigrun.optimizer import parameter_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import torch.distributed as dist
 
@@ -61,6 +62,9 @@ class Objective(nn.Module, abc.ABC):
 
     student: Network
     teacher: Network
+    whole: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    """Where several processes have a share of each tensor: a context in which networks can be used outside of a step,
+    which all processes enter. Set by the engine."""
 
     def parts(self) -> dict[str, nn.Module]:
         """The child modules that have tensors, which a checkpoint holds, by the name of their file.
@@ -132,10 +136,10 @@ class Objective(nn.Module, abc.ABC):
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[VisionTransformer]:
         """The teacher's backbone in eval mode, without gradients and not compiled, for plugins that look at its
-        features.
+        features: on all processes, in the same order, as its weights may be shared among them.
 
         Afterwards it is as it was: a teacher that is the student goes on being trained.
         """
         backbone = self.teacher.backbone
-        with undisturbed(backbone):
+        with self.whole(), undisturbed(backbone):
             yield backbone

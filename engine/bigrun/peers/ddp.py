@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bigrun.objective.base import Objective
-from bigrun.strategy import Agreement, SingleProcess
+from bigrun.peers.several import SeveralProcesses
 
 if TYPE_CHECKING:
     from bigrun.peers.peers import Peers
@@ -38,22 +36,20 @@ class Caller(nn.Module):
         return call()
 
 
-class DataParallel(SingleProcess):
+class DataParallel(SeveralProcesses):
     """torch's DDP (arXiv 2006.15704) averages the gradients over the processes, in the last micro-batch of a step."""
 
     def __init__(self, hardware: Hardware, peers: Peers) -> None:
-        super().__init__(hardware)
-        self.peers = peers
-        self.rank, self.world_size = peers.rank, peers.size
+        super().__init__(hardware, peers)
         self._network: nn.Module | None = None
         self._parallel: DistributedDataParallel | None = None
         self._learning: list[nn.Parameter] = []
 
+    def line(self) -> str:
+        return f"ddp: {self.world_size} processes, each with whole networks"
+
     def place(self, module: nn.Module) -> nn.Module:
         placed = super().place(module)
-        if isinstance(placed, Objective):
-            assert dist.group.WORLD is not None, "the processes have not joined"
-            placed.share_step(dist.group.WORLD)
         if any(parameter.requires_grad for parameter in placed.parameters()):
             self._network = placed
         return placed
@@ -65,11 +61,6 @@ class DataParallel(SingleProcess):
     def differentiate(self, call: Callable[[], Tensor]) -> Tensor:
         loss: Tensor = self._reducer()(call)
         return loss
-
-    def agree(self, finite: Sequence[Tensor], *, stop: bool, failed: int) -> Agreement:
-        mine = super().agree(finite, stop=stop, failed=failed)
-        unhealthy, stops, failures = self.peers.bits([not mine.healthy, mine.stop, mine.failed])
-        return Agreement(not unhealthy, bool(stops), failures)
 
     def _reducer(self) -> DistributedDataParallel:
         """Made anew when other parameters learn than before: DDP knows those that did when it was made.

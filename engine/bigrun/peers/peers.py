@@ -42,6 +42,8 @@ class Peers:
         self.place = place or Place()
         self._is_joined = False
         self._known: BigrunError | None = None
+        self._patience = timedelta()
+        self._group: Any = None  # torch's default one
 
     @property
     def rank(self) -> int:
@@ -67,6 +69,7 @@ class Peers:
         import torch
         import torch.distributed as dist
 
+        self._patience = timedelta(seconds=patience_seconds)
         if uses_gpu:
             torch.cuda.set_device(self.place.local_rank)
         with mortal():
@@ -74,10 +77,21 @@ class Peers:
                 "cpu:gloo,cuda:nccl" if uses_gpu else "gloo",
                 rank=self.rank,
                 world_size=self.size,
-                timeout=timedelta(seconds=patience_seconds),
+                timeout=self._patience,
             )
             dist.barrier()
         self._is_joined = True
+
+    def beside(self) -> Peers:
+        """The same processes for another thread, which tells those of the others things while this one goes on. It
+        needs no `leave` of its own."""
+        other = Peers(self.place)
+        if self._is_joined:
+            import torch.distributed as dist
+
+            other._group = dist.new_group(backend="gloo", timeout=self._patience)
+            other._is_joined = True
+        return other
 
     def leave(self) -> None:
         """Say nothing more to the others."""
@@ -99,7 +113,7 @@ class Peers:
         import torch.distributed as dist
 
         found = torch.tensor(list(numbers), dtype=torch.int64)
-        dist.all_reduce(found, op=dist.ReduceOp.BOR)
+        dist.all_reduce(found, op=dist.ReduceOp.BOR, group=self._group)
         return found.tolist()
 
     def gathered(self, value: Any) -> list[Any]:
@@ -132,12 +146,12 @@ class Peers:
 
         mine = torch.tensor(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(sizes, torch.tensor([len(mine)]))
+        dist.all_gather(sizes, torch.tensor([len(mine)]), group=self._group)
         longest = int(max(sizes))
         padded = torch.zeros(longest, dtype=torch.uint8)
         padded[: len(mine)] = mine
         texts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(texts, padded)
+        dist.all_gather(texts, padded, group=self._group)
         return [json.loads(_text(text, int(size))) for text, size in zip(texts, sizes, strict=True)]
 
     def by_main(self, work: Callable[[], Any]) -> Any:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from bigrun.checkpoint import manifest
-from bigrun.errors import UsageError
+from bigrun.checkpoint.pieces import Pieces, is_in_pieces
+from bigrun.errors import CheckpointError, UsageError
 from bigrun.mistyped import did_you_mean_path
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Weights", "backbone_of", "is_checkpoint", "read_weights"]
 
-TEACHER = "teacher.safetensors"
+TEACHER = "teacher"
 # A backbone is where its patch embedding is: in a training checkpoint that is `teacher.backbone.`.
 ANCHORS = (
     "patch_embed.proj.weight",
@@ -46,7 +47,7 @@ class Weights:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether this is the directory of a checkpoint of bigrun's."""
-    return (path / TEACHER).is_file()
+    return (path / f"{TEACHER}.safetensors").is_file() or is_in_pieces(path, TEACHER)
 
 
 def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
@@ -67,7 +68,7 @@ def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
         problems = [] if meta else manifest.verify(path)
         if problems:
             raise UsageError(f"{path}: the checkpoint is damaged: {'; '.join(problems)}")
-        return _read_safetensors(path / TEACHER, meta)
+        return _read_teacher(path, meta)
     if path.is_dir():
         raise UsageError(f"{path}: is a directory, and no checkpoint{_newest_checkpoint(path)}; name a file")
     if not path.is_file():
@@ -109,6 +110,18 @@ def _newest_checkpoint(directory: Path) -> str:
     """A hint for who names a run's directory."""
     newest = max(directory.glob("checkpoints/step-*"), default=None)
     return f" (its newest is {newest})" if newest else ""
+
+
+def _read_teacher(checkpoint: Path, meta: bool) -> dict[str, Tensor]:
+    import torch
+
+    if not is_in_pieces(checkpoint, TEACHER):
+        return _read_safetensors(checkpoint / f"{TEACHER}.safetensors", meta)
+    try:
+        pieces = Pieces(checkpoint, TEACHER)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
+    return {name: torch.empty(pieces.shape(name), device="meta") if meta else pieces[name] for name in pieces}
 
 
 def _read_safetensors(path: Path, meta: bool) -> dict[str, Tensor]:

@@ -1,0 +1,172 @@
+"""Fully sharded data parallelism: every process has a share of the images of each step, and of all weights, gradients
+and optimizer states."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from bigrun.model.vit import VisionTransformer
+from bigrun.objective.base import Objective
+from bigrun.peers.several import SeveralProcesses
+from bigrun.peers.zeros import with_gradients
+from bigrun.shards import is_sharded, local
+
+if TYPE_CHECKING:
+    from bigrun.peers.peers import Peers
+    from bigrun.sections import Hardware, Parallel
+
+__all__ = ["FullySharded"]
+
+EPSILON = 1e-6
+"""That of torch's `clip_grads_with_norm_`."""
+
+
+class Root(nn.Module):
+    """Has what no block has, whole while it calls something."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.depth = 0
+        """Calls, and other times in which the weights are whole, that have begun and are not over."""
+
+    def forward(self, call: Callable[[], Any]) -> Any:
+        self.depth += 1
+        try:
+            return call()
+        finally:
+            self.depth -= 1
+
+
+class FullySharded(SeveralProcesses):
+    """torch's FSDP2 (`fully_shard`; arXiv 2304.11277): a block's weights are gathered when it computes, then freed.
+
+    A unit that is gathered at once is a block of a network; everything else of the objective (heads, embeddings, final
+    norms) is one unit more, whole from the beginning of a micro-batch to the end of its backward pass. Weights,
+    gradients and moments are fp32; in bf16 what is gathered is bf16, and gradients are summed in fp32.
+    """
+
+    is_sharded = True
+
+    def __init__(self, hardware: Hardware, parallel: Parallel, peers: Peers) -> None:
+        super().__init__(hardware, peers)
+        groups = parallel.replicate
+        shape, names = (
+            ((peers.size,), ("shard",)) if groups == 1 else ((groups, peers.size // groups), ("copy", "shard"))
+        )
+        self.mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=names)
+        self._shards_weights = parallel.shard == "full"
+        self._root: Any = None
+
+    def line(self) -> str:
+        what = "weights, gradients" if self._shards_weights else "gradients"
+        copies = f", {self.mesh.size(0)} copies" if self.mesh.ndim > 1 else ""
+        return (
+            f"fsdp over {self.world_size} processes: {what} and optimizer states in {self.mesh.size(-1)} shards{copies}"
+        )
+
+    def place(self, module: nn.Module) -> nn.Module:
+        placed = super().place(module)
+        for network in (part for part in placed.modules() if isinstance(part, VisionTransformer)):
+            learns = any(parameter.requires_grad for parameter in network.parameters())
+            for block in network.blocks:
+                self._shard(block, reshard=self._shards_weights or not learns)
+        if isinstance(placed, Objective):
+            self._root = self._shard(Root(placed), reshard=False)
+            self._root(lambda: None)  # the first to be called is the one that the others belong to
+            self._reshard()
+            placed.whole = self.whole
+        else:
+            for network in (part for part in placed.modules() if isinstance(part, VisionTransformer)):
+                self._shard(network, reshard=True)
+            if any(not is_sharded(parameter) for parameter in placed.parameters()):
+                self._shard(placed, reshard=True)
+        return placed
+
+    def _shard(self, module: nn.Module, *, reshard: bool) -> Any:
+        policy = MixedPrecisionPolicy(
+            param_dtype=None if self.dtype is torch.float32 else self.dtype,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,
+        )
+        return fully_shard(module, mesh=self.mesh, reshard_after_forward=reshard, mp_policy=policy)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        if self._root.depth:
+            yield
+            return
+        with torch.no_grad():
+            self._root(lambda: None)
+        self._root.depth += 1
+        try:
+            yield
+        finally:
+            self._root.depth -= 1
+            self._reshard()
+
+    def _reshard(self) -> None:
+        """Leave nothing gathered, which the next update would make outdated."""
+        for module in self._root.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    @contextlib.contextmanager
+    def micro_batch(self, *, synchronize: bool) -> Iterator[None]:
+        self._root.set_requires_gradient_sync(synchronize)
+        self._root.set_is_last_backward(synchronize)
+        yield
+
+    def differentiate(self, call: Callable[[], Tensor]) -> Tensor:
+        loss: Tensor = self._root(lambda: with_gradients(call(), self._learning()))
+        return loss
+
+    def _learning(self) -> list[nn.Parameter]:
+        """Of the unit that is no block, while it is whole."""
+        parameters = [parameter for parameter in self._root.parameters() if parameter.requires_grad]
+        return [parameter for parameter in parameters if not is_sharded(parameter)]
+
+    def clip_gradients(self, modules: Mapping[str, nn.Module], max_norm: float | None) -> dict[str, Tensor]:
+        """As one process does. A gradient that is exactly zero was nobody's (`with_gradients`), and is none: AdamW
+        leaves such a parameter as it is, decay included."""
+        learning = {name: with_gradient(module) for name, module in modules.items()}
+        squares = self._squares([parameter for members in learning.values() for parameter in members])
+        found, at = {}, 0
+        for name, members in learning.items():
+            own, at = squares[at : at + len(members)], at + len(members)
+            norm = found[name] = own.sum().sqrt()
+            if max_norm is not None and members:
+                factor = (max_norm / (norm + EPSILON)).clamp(max=1.0)
+                torch._foreach_mul_([local_gradient(parameter) for parameter in members], factor)
+        for parameter, square in zip(
+            (p for members in learning.values() for p in members), squares.tolist(), strict=True
+        ):
+            if square == 0:
+                parameter.grad = None
+        return found
+
+    def _squares(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """The squared norm of each whole gradient, (n,) float32."""
+        if not parameters:
+            return torch.zeros(0, device=self.device)
+        norms = torch._foreach_norm([local_gradient(parameter) for parameter in parameters])
+        squares = torch.stack(list(norms)).float().square()
+        dist.all_reduce(squares, group=self.mesh.get_group(self.mesh.ndim - 1))
+        return squares
+
+
+def with_gradient(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.grad is not None]
+
+
+def local_gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return local(parameter.grad)

@@ -1,0 +1,39 @@
+"""What every way of sharing a step among processes has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from bigrun.objective.base import Objective
+from bigrun.strategy import Agreement, SingleProcess
+
+if TYPE_CHECKING:
+    from bigrun.peers.peers import Peers
+    from bigrun.sections import Hardware
+
+__all__ = ["SeveralProcesses"]
+
+
+class SeveralProcesses(SingleProcess):
+    """Each has a share of the images of a step; the objective knows, and what one finds wrong is so for all."""
+
+    def __init__(self, hardware: Hardware, peers: Peers) -> None:
+        super().__init__(hardware)
+        self.peers = peers
+        self.rank, self.world_size = peers.rank, peers.size
+
+    def place(self, module: nn.Module) -> nn.Module:
+        placed = super().place(module)
+        if isinstance(placed, Objective):
+            assert dist.group.WORLD is not None, "the processes have not joined"
+            placed.share_step(dist.group.WORLD)
+        return placed
+
+    def agree(self, finite: Sequence[Tensor], *, stop: bool, failed: int) -> Agreement:
+        mine = super().agree(finite, stop=stop, failed=failed)
+        unhealthy, stops, failures = self.peers.bits([not mine.healthy, mine.stop, mine.failed])
+        return Agreement(not unhealthy, bool(stops), failures)
