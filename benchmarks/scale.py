@@ -23,7 +23,7 @@ from reporting import header, median_interval, positive, table
 from scale_groups import Group, Setup, link_speeds
 from scale_model import Prediction, predict_row
 
-GIB, GB = 2**30, 1e9
+MIB, GB = 2**20, 1e9
 ALONE, WHOLE, TWO_ALONE = "one, half of the batch", "one, the whole batch", "two alone, half each"
 SHARED = {
     "two, ddp": ["parallel.strategy=ddp"],
@@ -160,9 +160,9 @@ def memory_table(memory: Mapping[str, tuple[list[int], list[int]]], predictions:
     rows = []
     for name, (resident, peaks) in memory.items():
         planned_bytes, most = predictions[name].peak_bytes, max(peaks)
-        cells = [max(resident) / GIB, most / GIB, planned_bytes / GIB]
-        rows.append([name, *(f"{cell:.3f}" for cell in cells), f"{100 * (planned_bytes / most - 1):+.1f}"])
-    return table(("memory of a process", "RSS GiB", "torch GiB", "planned GiB", "off, %"), rows)
+        cells = [max(resident) / MIB, most / MIB, planned_bytes / MIB]
+        rows.append([name, *(f"{cell:.1f}" for cell in cells), f"{100 * (planned_bytes / most - 1):+.1f}"])
+    return table(("memory of a process", "RSS MiB", "torch MiB", "planned MiB", "off, %"), rows)
 
 
 def traffic_table(sent: Mapping[str, Mapping[str, int]], predictions: Mapping[str, Prediction]) -> str:

@@ -11,6 +11,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ FACTORS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}
 def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 gives reduce_scatter_tensor another name
     device = torch.device("cpu")
     if spec["backend"] == "nccl":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -10,7 +10,7 @@ and receives, of it
 (Patarasuk and Yuan, 2009, doi 10.1016/j.jpdc.2008.09.002; nccl-tests, doc/PERFORMANCE.md), and no algorithm in which
 processes only send to each other needs less. A switch that adds numbers itself (NVLink SHARP) does.
 
-Not counted: what is a few hundred bytes, as the squares of gradient norms, whether a step is finite, and metrics.
+Not counted: a few hundred bytes by which processes agree, as about whether a step is finite, and metrics.
 """
 
 from __future__ import annotations
@@ -94,6 +94,9 @@ def gathers(units: Units, sharing: Sharing, accumulate: int, compute_bytes: int)
         return Collective(what, "all-gather", times * sum(sizes), times * len(sizes), sharing.shards)
 
     yield gather("teacher's blocks", units.teacher, accumulate)
+    # Behind the student's first block in the order of forward passes is the teacher's last one, for which torch's
+    # prefetching in the backward pass takes it: once, in the first micro-batch of a step, in vain.
+    yield gather("teacher's last block, prefetched", units.teacher[-1:], 1)
     yield gather("student's blocks, forward", units.student, accumulate)
     if sharing.shard == "full":
         yield gather("student's blocks, backward", units.student, accumulate)
@@ -105,7 +108,8 @@ def gradients(units: Units, sharing: Sharing) -> Iterator[Collective]:
     """In fp32, in the last micro-batch of a step.
 
     DDP: all-reduce of all gradients, one number more included (`bigrun.peers.ddp.Caller`), and which ones are in use
-    is not counted. FSDP: reduce-scatter within a group, then all-reduce of the shards between groups.
+    is not counted. FSDP: reduce-scatter within a group, then all-reduce of the shards between groups; a number for
+    each tensor, to clip by.
     """
     if sharing.strategy == "ddp":
         yield Collective("gradients", "all-reduce", FP32 * (units.learning + 1), 1, sharing.processes)
@@ -114,6 +118,8 @@ def gradients(units: Units, sharing: Sharing) -> Iterator[Collective]:
     learning = [*units.student, units.root_learning]
     padded = FP32 * sum(unit.padded(sharing.shards) for unit in learning)
     yield Collective("gradients", "reduce-scatter", padded, len(learning), sharing.shards)
+    shapes = sum(len(unit.shapes) for unit in learning)
+    yield Collective("squares of their norms", "all-reduce", FP32 * shapes, 1, sharing.shards)
     shard = padded // sharing.shards
     yield Collective("shards of gradients", "all-reduce", shard, len(learning), sharing.groups, between_groups=True)
 

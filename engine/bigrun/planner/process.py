@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,10 +31,6 @@ class RehearsalProcess(SingleProcess):
 
     def share(self, run: Run) -> None:
         """Count what this process has of networks that are built and not labelled yet."""
-
-    def whole(self) -> AbstractContextManager[None]:
-        """The context in which networks are used outside of `differentiate`."""
-        return nullcontext()
 
     def updating(self) -> AbstractContextManager[None]:
         """The context of an update."""

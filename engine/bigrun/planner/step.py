@@ -37,7 +37,7 @@ def take_heaviest_step(run: Run, live: LiveBytes) -> None:
     run.begin_step(last)
     window = next_window(run)
     run.hook.before_step(run=run, step=last)
-    with one_block(run), run.strategy.precision(), rehearsed(run).whole():
+    with one_block(run), run.strategy.precision(), run.strategy.whole():
         ask(run, "prepare", last, window)
     if len(window) > 1:
         give_gradients(run, live)
