@@ -4,13 +4,14 @@ and optimizer states."""
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from bigrun.model.vit import VisionTransformer
@@ -58,11 +59,7 @@ class FullySharded(SeveralProcesses):
 
     def __init__(self, hardware: Hardware, parallel: Parallel, peers: Peers) -> None:
         super().__init__(hardware, peers)
-        groups = parallel.replicate
-        shape, names = (
-            ((peers.size,), ("shard",)) if groups == 1 else ((groups, peers.size // groups), ("copy", "shard"))
-        )
-        self.mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=names)
+        self._groups = parallel.replicate
         self._shards_weights = parallel.shard == "full"
         self._root: Any = None
         self._frozen: list[Any] = []
@@ -71,6 +68,13 @@ class FullySharded(SeveralProcesses):
         """Parameters of no block, by identity."""
         self._needed: set[str] = set()
         """Those of them that some micro-batch of the step has needed here, by name."""
+
+    @functools.cached_property
+    def mesh(self) -> DeviceMesh:
+        """Of processes that have joined; for a plan of several nobody does."""
+        size, groups = self.peers.size, self._groups
+        shape, names = ((size,), ("shard",)) if groups == 1 else ((groups, size // groups), ("copy", "shard"))
+        return init_device_mesh(self.device.type, shape, mesh_dim_names=names)
 
     def line(self) -> str:
         what = "weights, gradients" if self._shards_weights else "gradients"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bigrun.command_options import preset_options
+from bigrun.planner.cluster_options import ClusterOptions, cluster_options
 
 if TYPE_CHECKING:
+    from bigrun.planner.cluster import Cluster
     from bigrun.planner.gpus import Gpu
+    from bigrun.planner.plan import Plan
 
 __all__ = ["plan"]
 
@@ -35,7 +39,8 @@ __all__ = ["plan"]
 )
 @click.option("--ram", metavar="SIZE", help="Memory of the machine: 64GiB.  [default: that of this one]")
 @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Images of the data set, if it is not here.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@cluster_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; of several numbers of GPUs, a list.")
 def plan(
     preset: str,
     device_memory: str | None,
@@ -44,6 +49,7 @@ def plan(
     measured: Path | None,
     ram: str | None,
     images: int | None,
+    cluster: ClusterOptions,
     as_json: bool,
     **overrides: Any,
 ) -> None:
@@ -52,7 +58,7 @@ def plan(
     Networks, optimizer and plugins are built as in the run, and its heaviest step is taken with tensors that have no
     values. With the memory of the device known, plugins choose for it what nobody has set, as they would in the run,
     and the largest micro-batch that fits is sought, with and without activation checkpointing. Memory is that of one
-    process; see docs/how-to/does-it-fit.md for how near it is.
+    process, also with --gpus; see docs/how-to/does-it-fit.md for how near it is, and for what several send each other.
     """
     from bigrun.activation import activate
     from bigrun.config import read_preset
@@ -64,16 +70,18 @@ def plan(
     ram_bytes = None if ram is None else parse_bytes(ram, "--ram")
     document = read_preset(preset, **overrides)
     config, _ = activate(document)  # before torch: a typo is answered at once
+    sharings = cluster.sharings()
     known = None if gpu is None else named_gpu(gpu, config.hardware.device, knows_memory=memory is not None)
 
     from bigrun.planner.images import look_at_images
     from bigrun.planner.measured import read_speed, tuned_speed
     from bigrun.planner.predict import predict
-    from bigrun.planner.report import lines, to_json
+    from bigrun.planner.sharing import ALONE
 
     seen = look_at_images(document) if images is None else None
     backend = backend_of(known, config.hardware.device)
-    found = predict(
+    planned = partial(
+        predict,
         document,
         device=backend,
         device_memory_bytes=memory,
@@ -84,9 +92,25 @@ def plan(
         image_bytes=None if seen is None else seen.each_bytes,
         measured=partial(tuned_speed, config, backend, gpu) if measured is None else partial(read_speed, measured),
         tell=lambda line: say(line, error=True),
+        seeks=len(sharings) < 2,
     )
-    for line in [json.dumps(to_json(found))] if as_json else lines(found):
+    plans = [planned(sharing=sharing) for sharing in sharings or [ALONE]]
+    for line in said(plans, [cluster.cluster(plan) for plan in plans] if sharings else [], as_json=as_json):
         say(line)
+
+
+def said(plans: list[Plan], clusters: list[Cluster], *, as_json: bool) -> Iterator[str]:
+    """One plan, or a table of several."""
+    from bigrun.planner.cluster_report import cluster_table
+    from bigrun.planner.report import lines, to_json
+
+    if len(plans) == 1:
+        (found,), cluster = plans, clusters[0] if clusters else None
+        yield from [json.dumps(to_json(found, cluster))] if as_json else lines(found, cluster)
+    elif as_json:
+        yield json.dumps([to_json(found, cluster) for found, cluster in zip(plans, clusters, strict=True)])
+    else:
+        yield from cluster_table(clusters)
 
 
 def named_gpu(name: str, device: str, *, knows_memory: bool) -> Gpu | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from bigrun.planner.sharing import ALONE, Sharing
+
 if TYPE_CHECKING:
     from bigrun.config import Config
     from bigrun.devices.facts import Backend
@@ -45,7 +47,7 @@ ASSUMED_IMAGE_BYTES = 3 * MIB
 
 @attrs.frozen
 class HostMemory:
-    """What a run takes of it, for one process and its workers."""
+    """What a run takes of it: all of its processes on one machine, and their workers."""
 
     by_category: Mapping[str, int]
     ram_bytes: int
@@ -67,7 +69,12 @@ def pinned_bytes(size: int) -> int:
 
 
 def host_categories(
-    config: Config, backend: Backend, copy_bytes: int, moved: Mapping[str, int], image_bytes: int | None
+    config: Config,
+    backend: Backend,
+    copy_bytes: int,
+    moved: Mapping[str, int],
+    image_bytes: int | None,
+    sharing: Sharing = ALONE,
 ) -> dict[str, int]:
     """Bytes by what they hold.
 
@@ -75,14 +82,18 @@ def host_categories(
         copy_bytes: of a copy of the state.
         moved: what waits here instead of on the device, by what it is there.
         image_bytes: of a decoded image, on average.
+        sharing: among the processes of the run. Those of a machine have shards of the state to copy, or one of them
+            copies all of it.
     """
-    data = config.data
+    data, processes = config.data, sharing.per_node
     assert data.micro_batch is not None
     ahead = data.workers * data.prefetch * data.micro_batch
+    decoded = data.effective_batch // sharing.processes + ahead
+    copied = copy_bytes * processes // sharing.shards if sharing.strategy == "fsdp" else copy_bytes
     found = {
-        PROCESS: PROCESS_BYTES[backend],
-        WORKERS: data.workers * WORKER_BYTES,
-        IMAGES: (data.effective_batch + ahead) * (image_bytes or ASSUMED_IMAGE_BYTES),
-        COPY: copy_bytes if config.run.background_checkpoints else 0,
+        PROCESS: processes * PROCESS_BYTES[backend],
+        WORKERS: processes * data.workers * WORKER_BYTES,
+        IMAGES: processes * decoded * (image_bytes or ASSUMED_IMAGE_BYTES),
+        COPY: copied if config.run.background_checkpoints else 0,
     }
-    return found | {f"{name}, moved from the device": size for name, size in moved.items() if size > 0}
+    return found | {f"{name}, moved from the device": processes * size for name, size in moved.items() if size > 0}

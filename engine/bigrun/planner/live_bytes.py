@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -61,6 +62,12 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.rounding_bytes = rounding_bytes
         self.category = HEADS
         """Of what is allocated next."""
+        self.share = 1.0
+        """Of what is allocated next, this process's part."""
+        self.part_of: Callable[[Tensor, str], int | None] = lambda tensor, category: None
+        """Bytes that this process has of a tensor that is labelled; None: all of it."""
+        self.without_copies: frozenset[str] = frozenset()
+        """Categories of weights that are gathered in the compute type: nobody casts them."""
         self.device, self.host = Account(), Account()
         """`host` has what was allocated in `in_host_memory`."""
         self._live: dict[int, Allocation] = {}
@@ -74,17 +81,36 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             self.category = before
 
+    @contextlib.contextmanager
+    def shared(self, share: float) -> Iterator[None]:
+        """Of what is allocated inside this process has only a share."""
+        before, self.share = self.share, share
+        try:
+            yield
+        finally:
+            self.share = before
+
     def label(self, tensor: Tensor, category: str) -> None:
         """Say what a tensor that is alive is; one that is new is counted."""
         storage = tensor.untyped_storage()
         allocation = self._live.get(storage._cdata)
+        part = self.part_of(tensor, category)
         if allocation is None:
-            self._add(storage, category)
-        else:
-            account, size = allocation.account, allocation.bytes
-            account.now[allocation.category] -= size
-            account.now[category] = account.now.get(category, 0) + size
-            allocation.category = category
+            self._add(storage, category, part)
+            return
+        if part is not None:
+            self.resize(tensor, part)
+        account, size = allocation.account, allocation.bytes
+        account.now[allocation.category] -= size
+        account.now[category] = account.now.get(category, 0) + size
+        allocation.category = category
+
+    def resize(self, tensor: Tensor, size: int) -> None:
+        """Count a tensor that is alive as so many bytes from now on."""
+        allocation = self._live[tensor.untyped_storage()._cdata]
+        size = self._rounded(size)
+        allocation.account.add(allocation.category, size - allocation.bytes)
+        allocation.bytes = size
 
     def is_on_device(self, tensor: Tensor) -> bool:
         """Whether it is known, and not the host's."""
@@ -105,13 +131,19 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        category = self._category_of_copy(args[0]) if func is torch.ops.aten._to_copy.default else self.category
+        is_copy = func is torch.ops.aten._to_copy.default
+        category = self._category_of_copy(args[0]) if is_copy else self.category
+        part = 0 if is_copy and self._is_gathered(args[0]) else None
         for found in tree_iter(out):
             if isinstance(found, Tensor) and not found.is_meta:
                 storage = found.untyped_storage()
                 if storage._cdata not in self._live:
-                    self._add(storage, category)
+                    self._add(storage, category, part)
         return out
+
+    def _is_gathered(self, origin: Tensor) -> bool:
+        allocation = self._live.get(origin.untyped_storage()._cdata)
+        return allocation is not None and allocation.category in self.without_copies
 
     def _category_of_copy(self, origin: Tensor) -> str:
         """A weight's copy is one of another type; what comes from the host is what it is there."""
@@ -120,9 +152,12 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return allocation.category
         return COPIES if allocation is not None and allocation.category == WEIGHTS else self.category
 
-    def _add(self, storage: torch.UntypedStorage, category: str) -> None:
+    def _rounded(self, size: int) -> int:
+        return -(-size // self.rounding_bytes) * self.rounding_bytes
+
+    def _add(self, storage: torch.UntypedStorage, category: str, part: int | None = None) -> None:
         key, account = storage._cdata, self.host if is_in_host_memory() else self.device
-        size = -(-storage.nbytes() // self.rounding_bytes) * self.rounding_bytes
+        size = self._rounded(math.ceil(self.share * storage.nbytes()) if part is None else part)
         self._live[key] = Allocation(size, category, weakref.ref(storage, lambda _: self._free(key)), account)
         account.add(category, size)
 

@@ -10,7 +10,9 @@ import attrs
 __all__ = [
     "ACTIVATIONS",
     "BACKWARD",
+    "BUCKETS",
     "COPIES",
+    "GATHERED",
     "GRADIENTS",
     "GROWING_FACTOR",
     "HEADS",
@@ -40,6 +42,10 @@ ACTIVATIONS = "activations"
 """Of all backbones: what the backward pass needs, and what a pass without one has for a moment."""
 HEADS = "heads and losses"
 """Everything of a forward pass that is outside of the backbones."""
+BUCKETS = "gradients in buckets"
+"""That DDP sums over the processes: as large as all gradients, whether there are any yet or not."""
+GATHERED = "gathered weights"
+"""Of FSDP's units that compute, with the buffers through which they and their gradients travel."""
 BACKWARD = "backward pass"
 """Gradients of activations, and activations that are computed again."""
 INPUTS = "crops"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from bigrun.choices import Choice
+from bigrun.planner.communication import Collective
 from bigrun.planner.gpus import Gpu
 from bigrun.planner.host_memory import HostMemory
 from bigrun.planner.measured import Speed
@@ -16,6 +17,7 @@ from bigrun.planner.memory import Memory
 from bigrun.planner.regrouping import Regrouping
 from bigrun.planner.room import Room
 from bigrun.planner.savings import Saving
+from bigrun.planner.sharing import ALONE, Sharing
 
 if TYPE_CHECKING:
     from bigrun.devices.facts import Backend
@@ -76,6 +78,10 @@ class Plan:
     fits: tuple[Fit, ...] = ()
     """Empty where the memory of the device is not known."""
     notes: tuple[str, ...] = ()
+    sharing: Sharing = ALONE
+    """Among processes, of which the memory is the first one's."""
+    traffic: tuple[Collective, ...] = ()
+    """What each of them tells the others in a step."""
 
     @property
     def need_bytes(self) -> int:
@@ -97,7 +103,7 @@ class Plan:
 
     @property
     def images_per_second(self) -> float | None:
-        """At the stated TFLOP/s, else as measured."""
+        """Of one process, at the stated TFLOP/s, else as measured."""
         if self.flops_per_image is None:
             return None
         if self.tflops is not None:
@@ -128,8 +134,8 @@ class Plan:
 
     @property
     def hours(self) -> float | None:
-        """Of training alone, without the time for checkpoints and for waiting."""
-        speed = self.images_per_second
+        """Of training alone, without the time for checkpoints and for waiting; of one process."""
+        speed = self.images_per_second if self.sharing.processes == 1 else None
         return self.images_seen / speed / 3600 if speed and self.images_seen is not None else None
 
     @property

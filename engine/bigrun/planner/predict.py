@@ -10,11 +10,13 @@ import attrs
 from bigrun.config import Config, Document
 from bigrun.devices.defaults import BY_DEVICE
 from bigrun.devices.host import read_host
+from bigrun.planner.communication import Collective, traffic
 from bigrun.planner.device import imagined, with_ram
 from bigrun.planner.gpus import find_gpu
 from bigrun.planner.host_memory import HostMemory
 from bigrun.planner.plan import Fit, Plan
 from bigrun.planner.rehearsals import Rehearsals
+from bigrun.planner.sharing import ALONE, Sharing
 
 if TYPE_CHECKING:
     from bigrun.devices import DeviceFacts
@@ -40,6 +42,8 @@ def predict(
     images: int | None = None,
     image_bytes: int | None = None,
     measured: Callable[[float | None], Speed | None] = lambda flops_per_image: None,
+    sharing: Sharing = ALONE,
+    seeks: bool = True,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Predict memory, time and disk of a run, without a GPU and without its images.
@@ -57,6 +61,8 @@ def predict(
         images: of the data set.
         image_bytes: of a decoded image, on average.
         measured: what is known of the device's speed, from the model FLOPs of an image where these are known.
+        sharing: for how many processes; `[parallel]` says how they share the networks. Memory is that of one.
+        seeks: whether the largest micro-batch is sought where the memory of the device is known.
         tell: hears what is being done, some seconds each.
 
     Raises:
@@ -73,12 +79,12 @@ def predict(
         device = facts.backend
     elif device != "cpu":
         facts = imagined(known, gpu, device, device_memory_bytes, host)
-    rehearsals = Rehearsals(source, device, tell, facts, image_bytes)
+    rehearsals = Rehearsals(source, device, tell, facts, image_bytes, sharing)
     found = rehearsals.own()
     room = HostMemory(rehearsals.host_bytes(found), host.ram_total_bytes, ram_bytes is None, image_bytes)
     plan = describe(source, found, device, room)
     fits: tuple[Fit, ...] = ()
-    if device_memory_bytes is not None:
+    if device_memory_bytes is not None and seeks:
         modes = dict.fromkeys([*MODES, found.config.hardware.activation_checkpointing])
         fits = tuple(rehearsals.fit(mode, device_memory_bytes, host.ram_total_bytes) for mode in modes)
     return attrs.evolve(
@@ -122,11 +128,22 @@ def describe(document: Document, found: Rehearsal, device: Backend, host: HostMe
         choices=tuple(choice for choice in config.choices if choice.path in BY_DEVICE),
         savings=found.savings,
         notes=tuple(notes_of(found)),
+        sharing=found.sharing,
+        traffic=traffic_of(found),
     )
+
+
+def traffic_of(found: Rehearsal) -> tuple[Collective, ...]:
+    config = found.config
+    objective = None if "objective" in config.replaced else config.objective
+    compute_bytes = 2 if config.hardware.precision == "bf16" else 4
+    return traffic(found.units, found.sharing, found.accumulate, compute_bytes, objective)
 
 
 def notes_of(found: Rehearsal) -> Iterator[str]:
     """What the plan does not know."""
+    if found.sharing.processes > 1 and "objective" in found.config.replaced:
+        yield f"what {found.config.replaced['objective']} balances over processes is not known, and not counted as sent"
     for name, why in found.refused.items():
         yield (
             f"{name}: its frozen modules are counted, but neither memory nor compute of its part in the step, which "

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import attrs
 import torch
@@ -28,12 +29,16 @@ from bigrun.planner.labels import label_state
 from bigrun.planner.live_bytes import LiveBytes
 from bigrun.planner.memory import Memory, has_growing_segments
 from bigrun.planner.process import RehearsalProcess
+from bigrun.planner.replicas import RehearsedReplica
 from bigrun.planner.saved import copy_bytes, saved_bytes
 from bigrun.planner.savings import Saving, savings_of
+from bigrun.planner.shards import RehearsedShard, units_of
+from bigrun.planner.sharing import ALONE, PlannedPeers, Sharing
 from bigrun.planner.stand_in import NoDataSet, StandInViews, stand_in_samples
 from bigrun.planner.step import take_heaviest_step
 from bigrun.planner.storage import give_storage
-from bigrun.process import preserved_random_state, preserved_threads
+from bigrun.planner.units import Units
+from bigrun.process import Process, preserved_random_state, preserved_threads
 from bigrun.run import Run
 from bigrun.session import tear_down
 from bigrun.summary import count_parameters
@@ -70,6 +75,8 @@ class Rehearsal:
     """Plugins that would choose values for the device if its memory were known."""
     segments_grow: bool = False
     """Of torch's allocator, which then wastes less."""
+    sharing: Sharing = ALONE
+    units: Units = attrs.field(factory=Units)
 
     def need_bytes(self, backend: Backend) -> int:
         """What the device must have."""
@@ -83,7 +90,7 @@ class RehearsedRun(Run):
         give_storage(module)
 
 
-def rehearse(document: Document, device: str, facts: DeviceFacts | None = None) -> Rehearsal:
+def rehearse(document: Document, device: str, facts: DeviceFacts | None = None, sharing: Sharing = ALONE) -> Rehearsal:
     """Build the run that a document describes and take its heaviest step, as on `device` (cpu; cuda for any GPU).
 
     Neither a GPU nor images are needed. The step is the last of the run (where it has no end, one in the far future),
@@ -91,6 +98,7 @@ def rehearse(document: Document, device: str, facts: DeviceFacts | None = None) 
 
     Args:
         facts: of the device, which plugins may go by; those of the processor that is here if not given.
+        sharing: among so many processes; the step is that of the first one, and `[parallel]` says how.
 
     Raises:
         BigrunError: as the run itself would before its first step.
@@ -102,7 +110,7 @@ def rehearse(document: Document, device: str, facts: DeviceFacts | None = None) 
         stack.enter_context(preserved_random_state())
         stack.enter_context(preserved_threads())
         stack.enter_context(imitating(device))
-        run = RehearsedRun(config, Path(folder), plugins)
+        run = RehearsedRun(config, Path(folder), plugins, Process(PlannedPeers(sharing.processes)))
         stack.callback(gc.collect)  # objective and plugins refer to each other
         stack.callback(tear_down, run)
         run.hook = hooks = RehearsedHooks(plugins, facts)
@@ -111,7 +119,7 @@ def rehearse(document: Document, device: str, facts: DeviceFacts | None = None) 
         run.loader = stand_in_samples(run.config.data.micro_batch)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         live = stack.enter_context(LiveBytes(ROUNDING_BYTES[device]))
-        build(run, live, device)
+        build(run, live, device, sharing.under(config.parallel))
         flops = count_frozen(run)
         try:
             take_heaviest_step(run, live)
@@ -130,19 +138,24 @@ def rehearse(document: Document, device: str, facts: DeviceFacts | None = None) 
             refused=dict(hooks.refused),
             facts=run.facts,
             moved=live.host.peak.by_category,
-            savings=savings_of(run, live.is_on_device),
+            savings=savings_of(run, live.is_on_device) if sharing.processes == 1 else (),
             has_no_choice=hooks.has_no_choice,
             segments_grow=grows(run),
+            sharing=sharing.under(config.parallel),
+            units=units_of(run),
         )
 
 
-def build(run: Run, live: LiveBytes, device: str) -> None:
+def build(run: Run, live: LiveBytes, device: str, sharing: Sharing) -> None:
     """Networks and optimizer: first without storage, which takes no time, then with storage without values."""
-    run.strategy = RehearsalProcess(run.config.hardware, live)
+    process = process_of(run, live, sharing)
+    run.strategy = process
     run.flight = FlightRecorder()
     run.strategy.device = torch.device("meta")
     with torch.device("meta"):
         build_objective(run, fresh=False)
+    if sharing.processes > 1:
+        run.objective.share_step(cast("Any", None))  # refuses what several cannot do; there is no group
     run.strategy.device = torch.device("cpu")
     for module in (run.objective, *run.frozen.values()):
         give_storage(module)
@@ -155,7 +168,16 @@ def build(run: Run, live: LiveBytes, device: str) -> None:
     run.views = StandInViews(run.views, live, with_spacing=run.config.model.scale_embedding)  # type: ignore[assignment]
     run.hook.on_start(run=run)
     run.hook.rehearse(run=run)  # type: ignore[attr-defined]
+    process.share(run)
     label_state(run, live)
+
+
+def process_of(run: Run, live: LiveBytes, sharing: Sharing) -> RehearsalProcess:
+    """The first of those that share the networks."""
+    if sharing.strategy == "fsdp":
+        return RehearsedShard(run.config.hardware, live, sharing)
+    kind = RehearsedReplica if sharing.strategy == "ddp" else RehearsalProcess
+    return kind(run.config.hardware, live, sharing.processes)
 
 
 def count_frozen(run: Run) -> list[float]:

@@ -15,6 +15,7 @@ from bigrun.planner.plan import Fit
 from bigrun.planner.regrouping import regrouping
 from bigrun.planner.room import Room
 from bigrun.planner.search import largest_fitting
+from bigrun.planner.sharing import ALONE, Sharing
 
 if TYPE_CHECKING:
     from bigrun.devices import DeviceFacts
@@ -34,18 +35,21 @@ class Rehearsals:
         tell: Callable[[str], None],
         facts: DeviceFacts | None = None,
         image_bytes: int | None = None,
+        sharing: Sharing = ALONE,
     ) -> None:
         """
         Args:
             tell: hears what is rehearsed, before it is.
             facts: of a device that is not here.
             image_bytes: of a decoded image.
+            sharing: for how many processes.
         """
         self.document = Document(document.source, document.name, override(document.tables, ["hardware.device='cpu'"]))
         self.device = device
         self.tell = tell
         self.facts = facts
         self.image_bytes = image_bytes
+        self.sharing = sharing
         self.made: dict[tuple[str, int], Rehearsal] = {}
         """The preset's own is the first."""
 
@@ -60,18 +64,18 @@ class Rehearsals:
     def rehearse(self, document: Document) -> Rehearsal:
         from bigrun.planner.rehearsal import rehearse
 
-        return rehearse(document, "cpu" if self.device == "cpu" else "cuda", self.facts)
+        return rehearse(document, "cpu" if self.device == "cpu" else "cuda", self.facts, self.sharing)
 
     def changed(self, mode: str, micro_batch: int) -> Document:
         sets = [f"data.micro_batch={micro_batch}", f"hardware.activation_checkpointing='{mode}'"]
         return attrs.evolve(self.document, tables=override(self.document.tables, sets))
 
     def micro_batches(self, effective_batch: int) -> list[int]:
-        """Those with which the preset is valid: divisors of the effective batch."""
+        """Those with which the preset is valid: divisors of the images of a process."""
         from bigrun.activation import activate
 
-        valid = []
-        for size in (d for d in range(1, effective_batch + 1) if effective_batch % d == 0):
+        valid, own = [], effective_batch // self.sharing.processes
+        for size in (d for d in range(1, own + 1) if own % d == 0):
             try:
                 activate(self.changed("none", size))
             except ConfigError:
@@ -91,8 +95,10 @@ class Rehearsals:
         return self.made_with(mode, micro_batch).need_bytes(self.device)
 
     def host_bytes(self, found: Rehearsal) -> dict[str, int]:
-        """Of the machine's memory, by what it holds."""
-        return host_categories(found.config, self.device, found.copy_bytes, found.moved, self.image_bytes)
+        """Of the machine's memory, by what it holds, for all processes of a machine."""
+        return host_categories(
+            found.config, self.device, found.copy_bytes, found.moved, self.image_bytes, found.sharing
+        )
 
     def taken_bytes(self, mode: str, micro_batch: int) -> int:
         """Of the memory that the device has."""
@@ -121,4 +127,10 @@ class Rehearsals:
         best = largest_fitting(sizes, lambda micro: self.excess_bytes(mode, micro, memory_bytes, ram_bytes), 0, start)
         if best is None:
             return Fit(mode, None, None, self.taken_bytes(mode, sizes[0]))
-        return Fit(mode, best, effective // best, self.taken_bytes(mode, best), regrouping(config, best))
+        return Fit(
+            mode,
+            best,
+            effective // (best * self.sharing.processes),
+            self.taken_bytes(mode, best),
+            regrouping(config, best),
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -12,11 +12,12 @@ from torch import nn
 from bigrun import loop
 from bigrun.answers import ask
 from bigrun.planner.labels import label_frozen, trained
-from bigrun.planner.memory import GRADIENTS, OPTIMIZER
+from bigrun.planner.memory import GRADIENTS
 from bigrun.window import next_window
 
 if TYPE_CHECKING:
     from bigrun.planner.live_bytes import LiveBytes
+    from bigrun.planner.process import RehearsalProcess
     from bigrun.run import Run
 
 __all__ = ["take_heaviest_step"]
@@ -36,13 +37,13 @@ def take_heaviest_step(run: Run, live: LiveBytes) -> None:
     run.begin_step(last)
     window = next_window(run)
     run.hook.before_step(run=run, step=last)
-    with one_block(run), run.strategy.precision():
+    with one_block(run), run.strategy.precision(), run.strategy.whole():
         ask(run, "prepare", last, window)
     if len(window) > 1:
         give_gradients(run, live)
     finite = [loop.accumulate(run, last, len(window) - 1, window[-1])]
     run.agree([*finite, run.clip_gradients().isfinite()])
-    with live.during(OPTIMIZER):
+    with rehearsed(run).updating():
         loop.update(run, last)
 
 
@@ -50,11 +51,15 @@ def settle(run: Run, live: LiveBytes, step: int) -> None:
     """Update once with any gradients: the optimizer has its state from then on, and plugins have what they keep."""
     run.begin_step(step)
     give_gradients(run, live)
-    with live.during(OPTIMIZER):
+    with rehearsed(run).updating():
         loop.update(run, step)
     run.optimizer.zero_grad(set_to_none=True)
     run.end_step(step)
     label_frozen(run, live)  # one may have been given storage
+
+
+def rehearsed(run: Run) -> RehearsalProcess:
+    return cast("RehearsalProcess", run.strategy)
 
 
 def give_gradients(run: Run, live: LiveBytes) -> None:
