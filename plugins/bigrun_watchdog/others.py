@@ -1,8 +1,8 @@
-"""What the watchdogs of the processes of one run know of each other: who stands still, and who only waits for that one."""
+"""What the watchdogs of the processes of one run know of each other: who stands still, and who only waits for it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 

@@ -1,4 +1,4 @@
-"""The reliability bar with several processes: what happens to one of them costs what it would cost a run in one process.
+"""The reliability bar with several processes: what happens to one of them costs what it costs a run in one process.
 
 Rows 16, 27, 33 and kills in the middle of a step are in tests/engine/test_peers.py and test_peers_apart.py as well.
 """

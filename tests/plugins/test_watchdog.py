@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import psutil
 import attrs
+import psutil
 import pytest
 
 from bigrun import hookimpl

@@ -104,7 +104,7 @@ def take(run: Run, rank: int, theirs: Mapping[str, Any]) -> None:
 
 
 def merged(run: Run, by_rank: Iterable[list[Anomaly]]) -> list[Anomaly]:
-    """Those of all processes, by rank; one that several have met is told once, with the evidence of whoever has some."""
+    """Those of all processes, by rank; what several have met is told once, with the evidence of whoever has some."""
     found: dict[tuple[str, int], Anomaly] = {}
     for rank, anomalies in enumerate(by_rank):
         for anomaly in anomalies:

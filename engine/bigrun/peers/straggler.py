@@ -70,7 +70,7 @@ def excess(spells: Sequence[Spell], rank: int, seconds: Callable[[Spell], float]
 def tell(run: Run, rank: int, cause: str, seconds: float, step_seconds: float, share: float) -> None:
     what = {
         "data": f"waits {seconds:.3g} s longer for its images in each step: look at its disk, network and workers",
-        "compute": f"works {seconds:.3g} s longer in each step: look at its device, its clocks and what else runs there",
+        "compute": f"works {seconds:.3g} s longer in each step: look at its device, clocks and what else runs there",
     }
     run.event(
         "straggler",
