@@ -77,8 +77,10 @@ def go_back_or_halt(run: Run, anomaly: Anomaly) -> None:
 
 def keep(run: Run, anomaly: Anomaly) -> None:
     from bigrun.emergency import keep_emergency
+    from bigrun.flight import of_all
 
-    run.peers.by_main(lambda: str(keep_emergency(run, anomaly)))
+    flight = of_all(run.peers.gathered(run.flight.dump()))
+    run.peers.by_main(lambda: str(keep_emergency(run, anomaly, flight)))
 
 
 def report(run: Run, anomaly: Anomaly) -> str:
