@@ -285,8 +285,8 @@ class Hooks(Protocol):
 
         When: after `before_update` for what was reported until then, which holds the update back; after `on_metrics`
             and before the save for what was reported since, when `SKIP` comes too late and is the same as `WARN`.
-        Called: once per anomaly, on every process with the same arguments, until one plugin answers. Of several
-            anomalies at a time the strongest answer is done.
+        Called: once per anomaly, on every process with the same arguments, until one plugin answers. The answers of the
+            main process are done on all: of several anomalies at a time the strongest.
         Result: from the weakest to the strongest `Action.WARN` (say so; a step that is not finite is left out all the
             same), `SKIP` (leave the update out; the step counts), `SAVE` (as `SKIP`, and keep an emergency checkpoint),
             `ROLL_BACK` (go on from the newest verified checkpoint before `anomaly.onset`, behind the images of today;
