@@ -81,8 +81,10 @@ def go_back_or_halt(run: Run, anomaly: Anomaly) -> None:
 
 def keep(run: Run, anomaly: Anomaly) -> None:
     from bigrun.emergency import keep_emergency
+    from bigrun.flight import of_all
 
-    keep_emergency(run, anomaly)
+    flight = of_all(run.peers.gathered(run.flight.dump()))
+    keep_emergency(run, anomaly, flight)
     run.peers.by_main(lambda: None)  # torchrun ends all when the first one ends: nobody does before it is kept
 
 

@@ -1,4 +1,4 @@
-"""What the watchdogs of the processes of one run know of each other: who stands still, and who only waits for that one."""
+"""What the watchdogs of the processes of one run know of each other: who stands still, and who only waits for it."""
 
 from __future__ import annotations
 

@@ -195,6 +195,9 @@ def test_an_anomaly_on_one_process_halts_all_and_is_said_once(tmp_path: Path) ->
     assert "halted at step 3: something is odd" in main.stderr
     assert other.stderr == ""
     assert len(training.events("anomaly")) == len(training.events("emergency-saved")) == 1
+    (kept,) = (training.run / "emergency").iterdir()
+    last = json.loads((kept / "flight.json").read_text())[-1]
+    assert sum(map(len, last["images"])) == 4, "the images of both processes"
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], ["--supervise"], ["--set", "hardware.on_oom=halve"]])

@@ -52,6 +52,7 @@ def test_what_ends_one_process_in_a_step_is_said_by_the_main_one_and_in_the_log(
     assert checkpoints(training) == ["step-00000002"]
 
 
+@pytest.mark.slow
 def test_images_that_only_the_main_process_misses_end_all(tmp_path: Path) -> None:
     """The others are somewhere else, and take part in no last checkpoint."""
     training = training_with(tmp_path)
@@ -62,6 +63,7 @@ def test_images_that_only_the_main_process_misses_end_all(tmp_path: Path) -> Non
     assert checkpoints(training) == ["step-00000002"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_one_process_asks_for_is_saved_when_all_know(tmp_path: Path) -> None:
     training = training_with(tmp_path, run={"checkpoint_every_steps": 100})
     main, other = training.together(2, "--plugin", "one_of_many:AsksLate")
@@ -83,6 +85,7 @@ def test_the_answers_of_the_main_process_are_those_of_all(
     assert anomaly["facts"]["action"] == answers.split()[0]
 
 
+@pytest.mark.slow
 def test_processes_that_have_not_the_same_images_are_refused(tmp_path: Path) -> None:
     training = training_with(tmp_path)
     main, other = training.together(2, "--plugin", "one_of_many:OtherImages")
@@ -104,6 +107,7 @@ def test_processes_with_other_options_are_refused(tmp_path: Path) -> None:
     assert not training.run.exists()
 
 
+@pytest.mark.slow
 def test_a_process_whose_others_never_begin_says_so(tmp_path: Path) -> None:
     training_with(tmp_path, run={"first_step_limit_seconds": 1.0, "save_limit_seconds": 1.0})
     with socket.socket() as free:
@@ -116,6 +120,7 @@ def test_a_process_whose_others_never_begin_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_bad_images_of_all_processes_count_and_are_in_the_checkpoint(tmp_path: Path) -> None:
     tables = {"data": {"effective_batch": 16, "max_bad_fraction": 0.2}}
     training = training_with(tmp_path, **tables)

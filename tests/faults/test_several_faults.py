@@ -1,4 +1,4 @@
-"""The reliability bar with several processes: what happens to one of them costs what it would cost a run in one process.
+"""The reliability bar with several processes: what happens to one of them costs what it costs a run in one process.
 
 Rows 16, 27, 33 and kills in the middle of a step are in tests/engine/test_peers.py and test_peers_apart.py as well.
 """
@@ -200,7 +200,8 @@ def test_bar_33_a_critical_plugin_that_fails_on_one_process_ends_all(
     assert saved(training) == [2]
 
 
-@pytest.mark.parametrize("rank", ["1", pytest.param("0", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_process_without_memory_ends_all_with_its_message(
     tmp_path: Path, rank: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

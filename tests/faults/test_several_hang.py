@@ -1,5 +1,6 @@
-"""Bar 31 with several processes: one hangs, and the others wait for it. All write down where they stand, it is said which
-one it is, all end with the exit code of a hang, and the same command continues. Whoever waits for a long save is no hang."""
+"""Bar 31 with several processes: one hangs, and the others wait for it. All write down where they stand, it is said
+which one it is, all end with the exit code of a hang, and the same command continues. A long save is no hang.
+"""
 
 from __future__ import annotations
 

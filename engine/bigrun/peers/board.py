@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch.distributed as dist
+    from torch._C._distributed_c10d import Store
 
 __all__ = ["Board"]
 
@@ -22,9 +22,10 @@ class Board:
     torchrun. Any thread may call any method. None raises: whoever has the board may be gone, and what was read from it
     before is still known."""
 
-    def __init__(self, store: dist.Store, rank: int, size: int) -> None:
+    def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-        self._store = store.clone()  # a connection of its own: the other one may be waiting for somebody
+        shared: Any = store  # of whose methods torch describes to mypy only some
+        self._store: Any = shared.clone()  # a connection of its own: the other one may be waiting for somebody
         self._store.set_timeout(timedelta(seconds=ANSWER_SECONDS))
         self._lock = threading.Lock()
         self._heard: dict[str, str] = {}

@@ -247,7 +247,7 @@ class Peers:
         where torch does not tell."""
         import torch.distributed as dist
 
-        group = dist.group.WORLD if self._is_joined else None
+        group: Any = dist.group.WORLD if self._is_joined else None
         try:
             return None if group is None else int(group._get_sequence_number_for_group())
         except (AttributeError, RuntimeError):

@@ -24,8 +24,8 @@ RANKS = (
 """Names of what `of_ranks` gives."""
 TOO_MUCH, LITTLE = 0.1, 0.05
 """Share of a step that all wait for one; and from which on it is over, so that the next time is said again."""
-ROWS, STEPS = 2, 10
-"""So many in a row: a single slow step is nobody's fault."""
+ROWS, STEPS = 3, 10
+"""So many in a row: on a busy machine one is slower for a while, and then another one."""
 
 
 def of_ranks(spells: Sequence[Spell]) -> dict[str, float]:
@@ -70,7 +70,7 @@ def excess(spells: Sequence[Spell], rank: int, seconds: Callable[[Spell], float]
 def tell(run: Run, rank: int, cause: str, seconds: float, step_seconds: float, share: float) -> None:
     what = {
         "data": f"waits {seconds:.3g} s longer for its images in each step: look at its disk, network and workers",
-        "compute": f"works {seconds:.3g} s longer in each step: look at its device, its clocks and what else runs there",
+        "compute": f"works {seconds:.3g} s longer in each step: look at its device, clocks and what else runs there",
     }
     run.event(
         "straggler",
