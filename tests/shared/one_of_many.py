@@ -69,3 +69,76 @@ class Dies:
     def after_backward(self, run: Any, step: int) -> None:
         if step == 4 and str(run.strategy.rank) == os.environ["DIES"]:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Passes:
+    """Writes down whose forward passes each process has made, in their order."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    @hookimpl(tryfirst=True)
+    def on_start(self, run: Any) -> None:
+        networks = {"student": run.objective.student, "teacher": run.objective.teacher, **run.frozen}
+        for name, network in networks.items():
+            for module in network.modules():
+                if hasattr(module, "blocks"):
+                    module.blocks[0].register_forward_pre_hook(lambda *_, name=name: self.made.append(name))
+
+    @hookimpl
+    def before_step(self, step: int) -> None:
+        self.made.append(f"step {step}")
+
+    @hookimpl(trylast=True)
+    def on_finish(self, run: Any) -> None:
+        path = run.path_for("passes") / f"rank-{run.peers.rank}"
+        path.write_text("\n".join(self.made), encoding="utf-8")
+
+
+class AsksAlone:
+    """One process asks for a checkpoint."""
+
+    @hookimpl
+    def after_step(self, run: Any, step: int) -> None:
+        if step == 3 and is_other(run):
+            run.request_checkpoint("one of two wants it")
+
+
+class FailsAtEnd:
+    """On the process that is not the main one, in its last hooks; and nothing is told there."""
+
+    observer = True
+
+    @hookimpl
+    def on_event(self, run: Any) -> None:
+        assert run.is_main
+
+    @hookimpl
+    def on_picture(self, run: Any) -> None:
+        assert run.is_main
+
+    @hookimpl
+    def on_finish(self, run: Any) -> None:
+        run.picture("nothing", run.directory / "nothing.png")
+        if is_other(run):
+            raise ValueError("in the last hook")
+
+
+class FailsInTeardown:
+    @hookimpl
+    def teardown(self, run: Any) -> None:
+        if is_other(run):
+            raise ValueError("behind the last hook")
+
+
+class FailsInHeader:
+    @hookimpl
+    def header_lines(self) -> list[str]:
+        raise ValueError("on the main process alone")
+
+
+class FailsInStart:
+    @hookimpl
+    def on_start(self, run: Any) -> None:
+        if is_other(run):
+            raise ValueError("on another process alone")
