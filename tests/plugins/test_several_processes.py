@@ -61,6 +61,7 @@ def test_they_call_the_hooks_of_one_process_and_the_main_one_writes(bigrunner: R
     assert main - other == {name for name, who in CALLED.items() if who == "the main one"} - {"measurements"}
     assert other <= main
     assert len(list((directory / "tensorboard").iterdir())) == 1
+    assert {path.name for path in directory.glob("telemetry*.jsonl")} == {"telemetry.jsonl", "telemetry-rank-1.jsonl"}
     mine, others = ((directory / "passes" / f"rank-{rank}").read_text().splitlines() for rank in (0, 1))
     assert {"student", "teacher", "gram_teacher"} < {*mine}
     assert mine == others, "a network that is spread over processes would wait for ever"
