@@ -25,7 +25,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "feature-health": {"every_steps": 1, "images": 4},
     "gram-anchoring": {"start_step": 2, "candidates_every_steps": 1},
     "health-report": {},
-    "memory-guard": {},
+    "memory-guard": {"host_free_fraction": 0.999},
     "memory-savers": {"optimizer_states": "bf16"},
     "metrics-log": {},
     "probes": {"images": 8},
@@ -53,6 +53,14 @@ def test_every_built_in_plugin_is_tried_in_two_processes() -> None:
     assert TOGETHER.keys() | ALONE == built_in
 
 
+def test_images_that_cannot_be_sent_are_refused(bigrunner: Runner) -> None:
+    class Local(SyntheticImages):
+        pass
+
+    with pytest.raises(TypeError, match="the data set is sent to other processes"):
+        bigrunner.together("console", dataset=Local())
+
+
 def test_they_call_the_hooks_of_one_process_and_the_main_one_writes(bigrunner: Runner) -> None:
     members, directory = run(bigrunner, {**TOGETHER, "one_of_many:Passes": {}})
     check_finished(members)
@@ -62,6 +70,7 @@ def test_they_call_the_hooks_of_one_process_and_the_main_one_writes(bigrunner: R
     assert other <= main
     assert len(list((directory / "tensorboard").iterdir())) == 1
     assert {path.name for path in directory.glob("telemetry*.jsonl")} == {"telemetry.jsonl", "telemetry-rank-1.jsonl"}
+    assert [event["kind"] for event in members[0].events].count("memory-low") == 1
     mine, others = ((directory / "passes" / f"rank-{rank}").read_text().splitlines() for rank in (0, 1))
     assert {"student", "teacher", "gram_teacher"} < {*mine}
     assert mine == others, "a network that is spread over processes would wait for ever"
