@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import one_of_many
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from training import Training, merge
 
+from bigrun.anomaly import Anomaly
 from bigrun.data.course import Course
 from bigrun.errors import ExitCode, UsageError
 from bigrun.metrics import shared
+from bigrun.peers.exchange import merged
 from bigrun.peers.place import Place
 from bigrun.peers.straggler import RANKS
 from bigrun.sections import Data
@@ -198,6 +201,42 @@ def test_an_anomaly_on_one_process_halts_all_and_is_said_once(tmp_path: Path) ->
     (kept,) = (training.run / "emergency").iterdir()
     last = json.loads((kept / "flight.json").read_text())[-1]
     assert sum(map(len, last["images"])) == 4, "the images of both processes"
+
+
+def test_what_one_process_loses_or_wants_at_the_end_is_told(tmp_path: Path) -> None:
+    """A checkpoint that it asks for, an observer that fails in its last hook, a plugin that fails in `teardown`."""
+    shutil.copy(ONE_OF_MANY, tmp_path)
+    plugins = {f"one_of_many:{name}": {} for name in ("AsksAlone", "FailsAtEnd", "FailsInTeardown")}
+    training = Training(tmp_path, run={"max_steps": 4, "checkpoint_every_steps": 4}, plugins=plugins)
+    main, other = training.together(2)
+    assert main.returncode == other.returncode == ExitCode.QUARANTINED, main.stderr + other.stderr
+    assert [event["step"] for event in training.events("checkpoint")] == [3, 4]
+    (failed,) = training.events("observer-failed")
+    assert (failed["facts"]["hook"], failed["facts"]["rank"]) == ("on_finish", 1)
+    assert other.stderr.splitlines()[0].startswith("process 1: error: one_of_many:FailsInTeardown failed in teardown")
+    assert (other.stdout, main.stderr, training.events("plugin-error")) == ("", "", [])
+
+
+@pytest.mark.parametrize("name", ["FailsInHeader", pytest.param("FailsInStart", marks=pytest.mark.slow)])
+def test_what_one_process_cannot_begin_nobody_begins(tmp_path: Path, name: str) -> None:
+    shutil.copy(ONE_OF_MANY, tmp_path)
+    training = Training(tmp_path)
+    done = training.together(2, "--plugin", f"one_of_many:{name}")
+    assert [each.returncode for each in done] == [ExitCode.ERROR] * 2
+    assert sum("process alone" in each.stderr for each in done) == 1
+    assert not any("is gone" in each.stderr for each in done)
+    assert training.metrics() == []
+
+
+def test_each_anomaly_is_one_on_all_processes() -> None:
+    def report(*messages: str, **evidence: float) -> list[dict[str, Any]]:
+        return [attrs.asdict(Anomaly("odd", 3, message, evidence)) for message in messages]
+
+    several = merged([report("first", "second"), report("first", rank=1), report()])
+    assert [(anomaly.message, dict(anomaly.evidence)) for anomaly in several] == [
+        ("first", {"rank": 1}),
+        ("second", {}),
+    ]
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], ["--supervise"], ["--set", "hardware.on_oom=halve"]])

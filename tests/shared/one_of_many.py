@@ -194,20 +194,6 @@ class Spikes:
 class Slow:
     """One process sleeps, in its hooks or for its images, as `SLOW` says."""
 
-
-class EndsLate:
-    """The main process has something to do when the others have ended."""
-
-    @hookimpl
-    def on_finish(self, run: Any) -> None:
-        if run.is_main:
-            time.sleep(float(os.environ["LATE_SECONDS"]))
-            Path("late").touch()
-
-
-class Waits:
-    """Steps are slow until somebody says `go`."""
-
     observer = True
 
     @hookimpl
@@ -307,13 +293,103 @@ class DiesAtRandom:
             self._timer.start()
 
 
+class EndsLate:
+    """The main process has something to do when the others have ended."""
+
+    @hookimpl
+    def on_finish(self, run: Any) -> None:
+        if run.is_main:
+            time.sleep(float(os.environ["LATE_SECONDS"]))
+            Path("late").touch()
+
+
+class Waits:
+    """Steps are slow until somebody says `go`."""
+
+    observer = True
+
+    @hookimpl
+    def before_step(self) -> None:
+        if not Path("go").exists():
+            time.sleep(0.2)
+
+
+class Passes:
+    """Writes down whose forward passes each process has made, in their order."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    @hookimpl(tryfirst=True)
+    def on_start(self, run: Any) -> None:
+        networks = {"student": run.objective.student, "teacher": run.objective.teacher, **run.frozen}
+        for name, network in networks.items():
+            for module in network.modules():
+                if hasattr(module, "blocks"):
+                    module.blocks[0].register_forward_pre_hook(lambda *_, name=name: self.made.append(name))
+
+    @hookimpl
+    def before_step(self, step: int) -> None:
+        self.made.append(f"step {step}")
+
+    @hookimpl(trylast=True)
+    def on_finish(self, run: Any) -> None:
+        path = run.path_for("passes") / f"rank-{run.peers.rank}"
+        path.write_text("\n".join(self.made), encoding="utf-8")
+
+
+class AsksAlone:
+    """One process asks for a checkpoint."""
+
+    @hookimpl
+    def after_step(self, run: Any, step: int) -> None:
+        if step == 3 and is_other(run):
+            run.request_checkpoint("one of two wants it")
+
+
+class FailsAtEnd:
+    """On the process that is not the main one, in its last hooks; and nothing is told there."""
+
+    observer = True
+
+    @hookimpl
+    def on_event(self, run: Any) -> None:
+        assert run.is_main
+
+    @hookimpl
+    def on_picture(self, run: Any) -> None:
+        assert run.is_main
+
+    @hookimpl
+    def on_finish(self, run: Any) -> None:
+        run.picture("nothing", run.directory / "nothing.png")
+        if is_other(run):
+            raise ValueError("in the last hook")
+
+
+class FailsInTeardown:
+    @hookimpl
+    def teardown(self, run: Any) -> None:
+        if is_other(run):
+            raise ValueError("behind the last hook")
+
+
+class FailsInHeader:
+    @hookimpl
+    def header_lines(self) -> list[str]:
+        raise ValueError("on the main process alone")
+
+
+class FailsInStart:
+    @hookimpl
+    def on_start(self, run: Any) -> None:
+        if is_other(run):
+            raise ValueError("on another process alone")
+
+
 class CompilesBlocks:
     @hookimpl
     def configure_model(self, run: Any, objective: Any) -> None:
         for network in (objective.student, objective.teacher):
             for block in network.backbone.blocks:
                 block.compile(backend="aot_eager", dynamic=False)
-
-    def before_step(self) -> None:
-        if not Path("go").exists():
-            time.sleep(0.2)

@@ -15,7 +15,7 @@ from bigrun.events import Event
 if TYPE_CHECKING:
     from bigrun.run import Run
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "merged"]
 
 REMEMBERED = 1000
 

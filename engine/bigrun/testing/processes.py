@@ -64,6 +64,9 @@ def run_together(
     Args:
         dataset: as for `Runner.run`; it is pickled.
         timeout_seconds: what takes longer is killed, with exit code -9.
+
+    Raises:
+        TypeError: the data set cannot be pickled.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -72,12 +75,22 @@ def run_together(
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "job").write_bytes(pickle.dumps((document, directory, dataset)))
+        (folder / "job").write_bytes(pickled((document, directory, dataset)))
         environments = [{**os.environ, **place, **rank} for rank in ranks]
         codes = start_together(
             "bigrun.testing.processes:take_part", folder, environments, timeout_seconds=timeout_seconds
         )
         return [member_of(folder, rank, code) for rank, code in enumerate(codes)]
+
+
+def pickled(job: Any) -> bytes:
+    try:
+        return pickle.dumps(job)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(
+            f"the data set is sent to other processes, and cannot be ({error}): expected an object that can be "
+            "pickled, of a class at the top of a module"
+        ) from error
 
 
 def member_of(folder: Path, rank: int, code: int) -> Member:
