@@ -47,7 +47,7 @@ class Shelf:
         return self.folder / f"{step_name(step)}.safetensors"
 
     def put(self, step: int, tensors: Mapping[str, Tensor]) -> str:
-        """Write a backbone's tensors, replacing what an earlier attempt at this step has left; returns the file's sha256.
+        """Write a backbone's tensors over what an earlier attempt at this step has left; returns the file's sha256.
 
         Raises:
             CheckpointError: it cannot be written.

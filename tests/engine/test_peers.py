@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import one_of_many
 import pytest
 from hypothesis import given
@@ -229,8 +228,8 @@ def test_what_one_process_cannot_begin_nobody_begins(tmp_path: Path, name: str) 
 
 
 def test_each_anomaly_is_one_on_all_processes() -> None:
-    def report(*messages: str, **evidence: float) -> list[dict[str, Any]]:
-        return [attrs.asdict(Anomaly("odd", 3, message, evidence)) for message in messages]
+    def report(*messages: str, **evidence: float) -> list[Anomaly]:
+        return [Anomaly("odd", 3, message, evidence) for message in messages]
 
     several = merged([report("first", "second"), report("first", rank=1), report()])
     assert [(anomaly.message, dict(anomaly.evidence)) for anomaly in several] == [

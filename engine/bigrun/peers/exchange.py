@@ -68,7 +68,10 @@ class Exchange:
                 take(run, rank, theirs)
                 self._tell(run, rank, theirs["events"])
         self._known = self._state(run)
-        return merged(run, [[anomaly_of(facts) for facts in theirs["anomalies"]] for theirs in everybody])
+        by_rank = [[anomaly_of(facts) for facts in theirs["anomalies"]] for theirs in everybody]
+        for anomaly in (a for rank, theirs in enumerate(by_rank) if rank != run.peers.rank for a in theirs):
+            run.incidents.note(anomaly)
+        return merged(by_rank)
 
     def _state(self, run: Run) -> tuple[set[str], bool]:
         return set(run.plugins.failures), run.stop_reason is not None
@@ -103,15 +106,13 @@ def take(run: Run, rank: int, theirs: Mapping[str, Any]) -> None:
         run.stop_reason = f"{reason}, on process {rank}"
 
 
-def merged(run: Run, by_rank: Iterable[list[Anomaly]]) -> list[Anomaly]:
+def merged(by_rank: Iterable[Iterable[Anomaly]]) -> list[Anomaly]:
     """Those of all processes, in the same order on all. What several have met, the same number of its kind in a step,
     is one, with the evidence of the first that has some."""
     found: dict[tuple[str, int, int], Anomaly] = {}
-    for rank, anomalies in enumerate(by_rank):
+    for anomalies in by_rank:
         counts: Counter[tuple[str, int]] = Counter()
         for anomaly in anomalies:
-            if rank != run.peers.rank:
-                run.incidents.note(anomaly)
             place = (anomaly.kind, anomaly.step, counts[anomaly.kind, anomaly.step])
             counts[place[:2]] += 1
             if place not in found or (anomaly.evidence and not found[place].evidence):
