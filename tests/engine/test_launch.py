@@ -108,12 +108,22 @@ def group_of(*scripts: str, grace_seconds: float = 60.0) -> Group:
     ],
 )
 def test_the_code_is_that_of_the_first_failure_or_of_the_main_process(scripts: list[str], code: int) -> None:
-    assert group_of(*scripts).code == code
+    assert group_of(*scripts, grace_seconds=0.5).code == code
 
 
 def test_who_cannot_go_on_and_does_not_end_is_killed_when_its_time_is_up() -> None:
     group = group_of("trap '' TERM; sleep 60 & wait; sleep 60", "exit 1", grace_seconds=0.5)
     assert group.ended == [(1, 1), (0, -9)]
+
+
+def test_a_group_that_lost_another_machine_does_not_say_that_it_was_killed() -> None:
+    group = Group(0.1)
+    with blocked():
+        group.start([sys.executable, "-c", SHELL, "sleep 60"], os.environ, [])
+        group.abandon()
+        while group.look():
+            time.sleep(0.02)
+    assert (group.failure, group.code) == (None, ExitCode.ERROR)
 
 
 # -- real runs -------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from bigrun.supervisor.signals import next_signal
 
 __all__ = ["Group"]
 
+NOTICE_SECONDS = 5.0
+"""So long a process has to notice itself that another one is gone, and to say so."""
 ORDERLY = {
     ExitCode.FINISHED,
     ExitCode.STOPPED,
@@ -27,9 +29,9 @@ class Group:
     """Child processes, by their number on this machine. Torch-free.
 
     Nobody is killed because another has ended well: the main process may still be saving, which takes minutes for a
-    large network. When one has failed or was killed the others cannot go on. They are told to stop, which ends those
-    that still wait for it to join; those that train notice the loss themselves, and have `grace_seconds` to end: on
-    GPUs a process may wait for ever for one that is gone.
+    large network. When one has failed or was killed the others cannot go on. Those that train notice the loss
+    themselves, at once on a CPU; those that still wait for it to join are told to stop; and all have `grace_seconds` to
+    end: on GPUs a process may wait for ever for one that is gone.
     """
 
     def __init__(self, grace_seconds: float) -> None:
@@ -37,7 +39,10 @@ class Group:
         self.ended: list[tuple[int, int]] = []
         """(number, return code) in the order of their ends; minus n for one that signal n killed."""
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._kill_at: float | None = None
+        self._abandoned_at: float | None = None
+        self._is_told = False
+        self._ended_alone: int | None = None
+        """So many had ended when the others were told to stop, or all."""
 
     def start(self, words: Sequence[str], environment: Mapping[str, str], passed: Sequence[int]) -> int:
         """Start one more; returns its process id. Input and output are those of this process.
@@ -60,17 +65,23 @@ class Group:
         new = [(number, code) for number, code in enumerate(p.poll() for p in self._processes) if code is not None]
         self.ended += sorted((end for end in new if end[0] not in known), key=lambda end: (end[1] >= 0, end[0]))
         left = len(self.ended) < len(self._processes)
-        if left and self._kill_at is None and self.failure is not None:
+        if left and self.failure is not None:
             self.abandon()
-        if left and self._kill_at is not None and time.monotonic() >= self._kill_at:
-            self.send(signal.SIGKILL)
+        if left and self._abandoned_at is not None:
+            self._hurry(time.monotonic() - self._abandoned_at)
         return left
 
     def abandon(self) -> None:
-        """The others of the run are lost: who is left is to end, and is killed when its time is up."""
-        if self._kill_at is None:
-            self._kill_at = time.monotonic() + self.grace_seconds
+        """Another process of the run is lost, here or on another machine: who is left is to end."""
+        if self._abandoned_at is None:
+            self._abandoned_at = time.monotonic()
+
+    def _hurry(self, seconds: float) -> None:
+        if seconds >= min(NOTICE_SECONDS, self.grace_seconds) and not self._is_told:
+            self._is_told, self._ended_alone = True, len(self.ended)
             self.send(signal.SIGTERM)
+        if seconds >= self.grace_seconds:
+            self.send(signal.SIGKILL)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to all that have not ended."""
@@ -86,12 +97,14 @@ class Group:
 
     @property
     def failure(self) -> int | None:
-        """The return code of the first one that did not end together with the others."""
-        return next((code for _, code in self.ended if code not in ORDERLY), None)
+        """The return code of the first one that did not end together with the others, and not by this group."""
+        return next((code for _, code in self.ended[: self._ended_alone] if code not in ORDERLY), None)
 
     @property
     def code(self) -> int:
         """The return code of the run: that of the first failure, which the others follow from; else of the main
-        process."""
+        process; else, where another machine has lost a process, an error."""
         failure = self.failure
+        if failure is None and self._abandoned_at is not None:
+            return ExitCode.ERROR
         return dict(self.ended)[0] if failure is None else failure
