@@ -20,9 +20,6 @@ from bigrun.planner.rehearsal import Rehearsal, rehearse
 from bigrun.planner.sharing import Sharing
 from bigrun.planner.units import padded_numbers, shard_numbers
 
-SMALL_BYTES = 64
-"""Of what is not planned."""
-
 
 def planned(training: Training, processes: int, *sets: str) -> Rehearsal:
     return rehearse(read_preset(str(training.folder / "tiny.toml"), list(sets)), "cpu", None, Sharing(processes))
@@ -65,7 +62,7 @@ def test_an_all_reduce_sends_what_a_reduce_scatter_and_an_all_gather_send(size: 
 WIDE: dict[str, Any] = {
     "run": {"max_steps": 2},
     "data": {"effective_batch": 8, "micro_batch": 2},
-    "model": {"width": 256, "heads": 4, "ffn_hidden": 1024, "depth": 6},
+    "model": {"width": 256, "heads": 4, "ffn_hidden": 1024, "depth": 6, "drop_path_fraction": 0.0},
     "objective": {"prototypes": 512, "head_hidden": 128},
 }
 
@@ -75,7 +72,10 @@ def training_in(folder: Path) -> Training:
     return Training(folder, **WIDE)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+EVERY = [pytest.param(name, marks=[] if name == "fsdp full" else pytest.mark.slow) for name in STRATEGIES]
+
+
+@pytest.mark.parametrize("strategy", EVERY)
 def test_what_processes_send_is_planned_to_the_byte(tmp_path: Path, strategy: str) -> None:
     training = training_in(tmp_path)
     done = training.together(2, "--plugin", "measured_step:Traffic", *sets(*STRATEGIES[strategy]))
@@ -86,9 +86,7 @@ def test_what_processes_send_is_planned_to_the_byte(tmp_path: Path, strategy: st
         expected[collective.operation] += collective.payload_bytes
     for rank in range(2):
         measured = told(training.run, "traffic", rank)
-        large = {name: sum(size for size in sizes) for name, sizes in measured.items()}
-        print(measured, expected)
-        assert large == expected
+        assert {operation: sum(sizes) for operation, sizes in measured.items()} == expected
 
 
 def peaks(training: Training, processes: int, *options: str) -> list[int]:
@@ -102,8 +100,8 @@ def peaks(training: Training, processes: int, *options: str) -> list[int]:
 @pytest.mark.parametrize("micro_batch", [2, 4])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_several_processes_take_what_is_planned(tmp_path: Path, strategy: str, micro_batch: int) -> None:
-    """More or less than one process that has the same images, whose heap has the same of Python and of kernels; gloo's
-    own buffers, which a GPU has not, are as large as the largest tensors that travel."""
+    """More or less than one process with as many images, whose heap has the same of Python and of kernels. Nothing is
+    left out at random, of which the plan takes the most that can be left in."""
     training = training_in(tmp_path)
     one, two = "data.effective_batch=4", f"data.micro_batch={micro_batch}"
     (alone,) = peaks(training, 1, one, two)
@@ -111,7 +109,6 @@ def test_several_processes_take_what_is_planned(tmp_path: Path, strategy: str, m
     shutil.rmtree(training.run)
     together = peaks(training, 2, *STRATEGIES[strategy], two)
     found = planned(training, 2, *STRATEGIES[strategy], two)
-    print(alone - planned_alone, [t - found.memory.peak_bytes for t in together], found.memory)
     expected = found.memory.peak_bytes - planned_alone
     for measured in together:
-        assert measured - alone == pytest.approx(expected, abs=0.08 * found.memory.peak_bytes)
+        assert measured - alone == pytest.approx(expected, abs=0.03 * found.memory.peak_bytes)

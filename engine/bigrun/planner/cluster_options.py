@@ -77,11 +77,10 @@ class ClusterOptions:
         from bigrun.planner.sharing import Sharing
 
         if self.gpus is None:
-            others = [f"--{name.replace('_', '-')}" for name, value in attrs.asdict(self).items() if value is not None]
-            if others:
-                raise UsageError(
-                    f"{', '.join(others)}: has a meaning with --gpus only: the number of GPUs on each node"
-                )
+            typed = [name for name, value in attrs.asdict(self).items() if value is not None]
+            if typed:
+                others = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
+                raise UsageError(f"{others}: needs --gpus, the number of GPUs on each node")
             return []
         words = self.gpus.split(",")
         if not all(word.strip().isdecimal() and int(word) > 0 for word in words):

@@ -39,16 +39,13 @@ def ring_bytes_per_second(collective: Collective, sharing: Sharing, links: Links
     processes, or in a group of whole nodes, there is one; in a group that begins within a node and ends in another
     there may be two; between groups there is one for each shard that the node has.
     """
-    if sharing.nodes == 1:
+    is_within_nodes = not collective.between_groups and sharing.per_node % collective.members == 0
+    if sharing.nodes == 1 or is_within_nodes:
         return links.node_bytes_per_second
     if collective.between_groups:
         rings = min(sharing.shards, sharing.per_node)
-    elif collective.members == sharing.processes or collective.members % sharing.per_node == 0:
-        rings = 1
-    elif sharing.per_node % collective.members == 0:
-        return links.node_bytes_per_second
     else:
-        rings = 2
+        rings = 1 if collective.members % sharing.per_node == 0 else 2
     return min(links.node_bytes_per_second, links.network_bytes_per_second / rings)
 
 

@@ -1,0 +1,134 @@
+"""How long several processes talk, as bounds; and `bigrun plan --gpus` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from test_planner_cli import PRESET
+
+from bigrun.cli import main
+from bigrun.planner.communication import Collective, sent_bytes, traffic
+from bigrun.planner.efficiency import Efficiency, ring_bytes_per_second
+from bigrun.planner.gpus import find_gpu
+from bigrun.planner.links import Links, links_for
+from bigrun.planner.sharing import Sharing
+from bigrun.planner.units import Unit, Units
+
+BLOCK, HEAD = Unit(((64, 32), (64,))), Unit(((128, 16), (1, 1, 8)))
+NETWORKS = Units(student=(BLOCK, BLOCK), teacher=(BLOCK, BLOCK), root=HEAD, root_learning=HEAD)
+LINKS = Links(100.0, 40.0, "", "")
+
+
+def fsdp(per_node: int, nodes: int = 1, **options: Any) -> Sharing:
+    return Sharing(per_node, nodes, "fsdp", **options)
+
+
+@given(st.floats(1e-6, 1e6), st.floats(0, 1e6))
+def test_the_bounds_hold_whatever_overlaps(computing: float, sending: float) -> None:
+    found = Efficiency(computing, sending)
+    assert 0 < found.least <= found.most <= 1
+    assert found.shortest_seconds <= found.longest_seconds <= 2 * found.shortest_seconds
+
+
+@given(st.integers(2, 64), st.integers(1, 8))
+def test_gathering_again_and_more_micro_batches_send_more(processes: int, accumulate: int) -> None:
+    def sent(shard: Any, micro_batches: int) -> float:
+        return sent_bytes(traffic(NETWORKS, fsdp(processes, shard=shard), micro_batches, 2, None))
+
+    assert sent("grads", accumulate) < sent("full", accumulate) < sent("full", accumulate + 1)
+
+
+def test_groups_within_nodes_leave_the_network_to_shards_of_gradients() -> None:
+    found = {c.what: c for c in traffic(NETWORKS, fsdp(8, 4, groups=4), 1, 2, None)}
+    between = found["shards of gradients"]
+    assert between.payload_bytes == found["gradients"].payload_bytes / 8
+    assert [ring_bytes_per_second(c, fsdp(8, 4, groups=4), LINKS) for c in (found["gradients"], between)] == [100, 5]
+
+
+@pytest.mark.parametrize(
+    ("sharing", "members", "speed"),
+    [
+        (fsdp(8), 8, 100),
+        (fsdp(8, 4), 32, 40),  # the one ring of all processes has the whole network of a node
+        (fsdp(8, 4, groups=2), 16, 40),
+        (fsdp(6, 2, groups=3), 4, 20),  # a node has parts of two groups
+    ],
+)
+def test_a_ring_is_as_fast_as_its_slowest_link(sharing: Sharing, members: int, speed: float) -> None:
+    assert ring_bytes_per_second(Collective("", "all-gather", 1, 1, members), sharing, LINKS) == speed
+
+
+def test_what_is_stated_of_links_counts_and_what_is_assumed_is_said() -> None:
+    known = links_for(find_gpu("H100"), network_gbit_per_second=3200)
+    assert (known.node_bytes_per_second, known.network_bytes_per_second) == (450e9, 400e9)
+    assert (known.node, known.network) == ("450 GB/s (nvlink4, nominal)", "3200 Gbit/s a node (stated)")
+    assert "assumed" in links_for(None).node
+
+
+@pytest.fixture
+def preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_run.toml").write_text(PRESET)
+    return "my_run.toml"
+
+
+def plan(*words: str) -> Result:
+    return CliRunner().invoke(main, ["plan", *words])
+
+
+def test_more_gpus_need_less_memory_each_and_the_range_is_printed(preset: str) -> None:
+    words = ("--gpus", "1,2,4", "--set", "parallel.strategy=fsdp", "--step-seconds", "2", "--json")
+    result = plan(preset, *words)
+    assert result.exit_code == 0, result.output
+    one, two, four = json.loads(result.stdout)
+    assert [found["accumulate"] for found in (one, two, four)] == [4, 2, 1]
+    for name in ("weights", "teacher", "optimizer"):
+        sizes = [found["memory"]["by_category"][name] for found in (one, two, four)]
+        assert sizes[0] > sizes[1] > sizes[2]
+    assert one["cluster"]["sent_bytes"] == 0
+    assert four["cluster"]["computing"]["seconds"] == 0.5
+    assert 0 < four["cluster"]["efficiency"]["least"] < four["cluster"]["efficiency"]["most"] == 1
+
+
+@pytest.mark.slow
+def test_one_number_of_gpus_is_the_plan_of_each_process(preset: str) -> None:
+    words = ("--gpus", "2", "--nodes", "2", "--gpu", "H100", "--set", "parallel.strategy=fsdp")
+    lines = plan(preset, *words, "--set", "parallel.replicate=2").stdout.splitlines()
+    text = "\n".join(lines)
+    assert "on each of 4 processes (fsdp in 2 groups), which have shards of 1/2" in text
+    assert "450 GB/s (nvlink4, nominal); 100 Gbit/s a node (ethernet-100, nominal, assumed)" in text
+    assert "0.4 of the H100's peak of 989 TFLOP/s, an assumption" in text
+    assert "if nothing overlaps to " in text
+    assert "shards of gradients: all-reduce among 2" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpus", "0"], "--gpus 0: expected a number above zero"),
+        (["--gpus", "two"], "--gpus two: expected a number above zero"),
+        (["--nodes", "2"], "--nodes: needs --gpus"),
+        (["--mfu", "0.3", "--step-seconds", "1"], "--step-seconds, --mfu: needs --gpus"),
+        (["--gpus", "3"], "cannot be divided among 3 processes: take 1, 2, 4, 8 or 16 processes"),
+        (["--gpus", "8"], "each has 2 images of a step; set data.micro_batch to a divisor of 2"),
+        (
+            ["--gpus", "2", "--set", "parallel.strategy=single"],
+            "parallel.strategy = 'single', but there are 2 processes",
+        ),
+        (
+            ["--gpus", "2", "--set", "objective.queue_steps=1"],
+            "objective.queue_steps: not possible with several processes",
+        ),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused(preset: str, words: list[str], message: str) -> None:
+    result = plan(preset, *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not result.stdout
