@@ -199,6 +199,17 @@ def test_the_exit_code_is_that_of_the_run(
 
 
 @pytest.mark.slow
+def test_several_processes_begin_at_a_checkpoint_of_another_run(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    assert training("--set", "run.max_steps=2").returncode == 0
+    source = training.run / "checkpoints" / "step-00000002"
+    done = training.together(2, "--from", str(source), "--run-dir", "runs/branch", "--set", "run.max_steps=4")
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr + done[1].stderr
+    checkpoints = tmp_path / "runs" / "branch" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000002", "step-00000004"]
+
+
+@pytest.mark.slow
 def test_nobody_is_killed_who_still_has_to_do_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun's agent would kill the main process 30 seconds after the other has ended with 143."""
     monkeypatch.setenv("LATE_SECONDS", "33")

@@ -19,6 +19,78 @@ ended."""
 GRACE_SECONDS = 600.0
 WARNING_SECONDS = 600
 
+# The last one is the first in the help.
+SIZE = (
+    click.option(
+        "--grace-seconds",
+        type=click.FloatRange(min=0),
+        default=GRACE_SECONDS,
+        show_default=True,
+        help="When a process was lost: so long the others may take to end, as for a checkpoint that is being "
+        "written, before they are killed.",
+    ),
+    click.option(
+        "--rendezvous",
+        metavar="HOST:PORT",
+        help="With --nodes: machine 0, and a port that is free there. The same on all.",
+    ),
+    click.option(
+        "--node-rank",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="With --nodes: the number of this machine, from 0; the main process is on 0.  [default: SLURM_NODEID]",
+    ),
+    click.option(
+        "--nodes",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=1,
+        show_default=True,
+        help="Machines; the command is given on each of them.",
+    ),
+    click.option(
+        "--processes",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="The same as --gpus, also where there are none: so many processes on the CPU.",
+    ),
+    click.option(
+        "--gpus",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="GPUs to use on each machine, by a process each.  [default: all that torch sees]",
+    ),
+)
+SLURM = (
+    click.option(
+        "--sbatch",
+        multiple=True,
+        metavar="OPTION",
+        help="With --slurm: one more option of sbatch, as --sbatch=--account=lab.",
+    ),
+    click.option(
+        "--warning-seconds",
+        type=click.IntRange(min=1, max=65535),
+        metavar="N",
+        help="With --slurm: so long before its time is up the job is told, which must be enough for a step and a "
+        f"checkpoint.  [default: {WARNING_SECONDS}]",
+    ),
+    click.option(
+        "--cpus",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="With --slurm: cores of each machine.  [default: 8 for each process]",
+    ),
+    click.option("--partition", metavar="NAME", help="With --slurm: the partition.  [default: the cluster's]"),
+    click.option("--time", metavar="TIME", help="With --slurm: the job's time, as 24:00:00 or 2-00:00:00."),
+    click.option(
+        "--slurm",
+        is_flag=True,
+        help="Start nothing; print a script for sbatch, to be read and submitted, whose job goes back into the "
+        "queue when its time is up or it is preempted, and continues.",
+    ),
+)
+
 
 @attrs.frozen
 class SlurmOptions:
@@ -36,47 +108,7 @@ class SlurmOptions:
 def size_options(command: F) -> F:
     """--gpus, --processes, --nodes, --node-rank, --rendezvous and --grace-seconds."""
     decorated: Any = command
-    for decorate in (
-        click.option(
-            "--grace-seconds",
-            type=click.FloatRange(min=0),
-            default=GRACE_SECONDS,
-            show_default=True,
-            help="When a process was lost: so long the others may take to end, as for a checkpoint that is being "
-            "written, before they are killed.",
-        ),
-        click.option(
-            "--rendezvous",
-            metavar="HOST:PORT",
-            help="With --nodes: machine 0, and a port that is free there. The same on all.",
-        ),
-        click.option(
-            "--node-rank",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="With --nodes: the number of this machine, from 0; the main process is on 0.  [default: SLURM_NODEID]",
-        ),
-        click.option(
-            "--nodes",
-            type=click.IntRange(min=1),
-            metavar="N",
-            default=1,
-            show_default=True,
-            help="Machines; the command is given on each of them.",
-        ),
-        click.option(
-            "--processes",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="The same as --gpus, also where there are none: so many processes on the CPU.",
-        ),
-        click.option(
-            "--gpus",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="GPUs to use on each machine, by a process each.  [default: all that torch sees]",
-        ),
-    ):
+    for decorate in SIZE:
         decorated = decorate(decorated)
     result: F = decorated
     return result
@@ -104,35 +136,7 @@ def slurm_options(command: F) -> F:
         return command(*args, slurm=given, **options)
 
     decorated: Any = with_slurm
-    for decorate in (
-        click.option(
-            "--sbatch",
-            multiple=True,
-            metavar="OPTION",
-            help="With --slurm: one more option of sbatch, as --sbatch=--account=lab.",
-        ),
-        click.option(
-            "--warning-seconds",
-            type=click.IntRange(min=1, max=65535),
-            metavar="N",
-            help="With --slurm: so long before its time is up the job is told, which must be enough for a step and a "
-            f"checkpoint.  [default: {WARNING_SECONDS}]",
-        ),
-        click.option(
-            "--cpus",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="With --slurm: cores of each machine.  [default: 8 for each process]",
-        ),
-        click.option("--partition", metavar="NAME", help="With --slurm: the partition.  [default: the cluster's]"),
-        click.option("--time", metavar="TIME", help="With --slurm: the job's time, as 24:00:00 or 2-00:00:00."),
-        click.option(
-            "--slurm",
-            is_flag=True,
-            help="Start nothing; print a script for sbatch, to be read and submitted, whose job goes back into the "
-            "queue when its time is up or it is preempted, and continues.",
-        ),
-    ):
+    for decorate in SLURM:
         decorated = decorate(decorated)
     result: F = decorated
     return result
