@@ -28,7 +28,7 @@ from bigrun.plugins import Plugins
 from bigrun.rules import RULES, EngineConfig
 
 REFERENCE = Path(__file__).parent / "reference"
-PROMISES = ("When", "Called", "Result", "If it raises")
+PROMISES = ("When", "Called", "Processes", "Result", "If it raises")
 NOTE = "*This page is generated from the code by `docs/generate.py`.*"
 
 HOOKS_INTRO = f"""\
@@ -94,7 +94,7 @@ def signature_of(name: str, spec: Any) -> str:
 
 
 def promises_of(spec: Any) -> dict[str, str]:
-    """The four lines of a hook's docstring: When, Called, Result, If it raises."""
+    """The lines of a hook's docstring: When, Called, Processes, Result, If it raises."""
     promises: dict[str, str] = {}
     for line in (inspect.getdoc(spec) or "").splitlines():
         label, colon, text = line.partition(": ")
@@ -107,8 +107,14 @@ def promises_of(spec: Any) -> dict[str, str]:
 
 
 def summary_of(spec: Any) -> str:
-    """What stands above the four lines."""
+    """What stands above these lines."""
     return re.split(r"^When: ", inspect.getdoc(spec) or "", maxsplit=1, flags=re.MULTILINE)[0].strip()
+
+
+def processes_of(spec: Any) -> tuple[str, str]:
+    """Which processes call a hook, and whether collectives are allowed in it."""
+    who, _, collectives = promises_of(spec)["Processes"].rstrip(".").partition("; ")
+    return who, "allowed" if collectives == "collectives are allowed" else collectives.replace("no collectives", "no")
 
 
 def hooks_page() -> Iterator[str]:
@@ -117,6 +123,9 @@ def hooks_page() -> Iterator[str]:
     yield from fenced(docstring_block(Hooks, "build_x", "The run calls"))
     yield from ("", "The run calls the hooks in this order (in brackets: what the engine does in between):", "")
     yield from fenced(docstring_block(Hooks, "configure_hooks", "Implement a hook"))
+    yield from ("", "## Several processes", "", " ".join(docstring_block(Hooks, "A run may have", None).split()), "")
+    yield from ("| hook | processes | collectives |", "|---|---|---|")
+    yield from (f"| `{name}` | {' | '.join(processes_of(spec))} |" for name, spec in hook_specs().items())
     for name, spec in hook_specs().items():
         yield from ("", f"## `{signature_of(name, spec)}`", "", summary_of(spec), "")
         yield from (f"- *{label}*: {text}" for label, text in promises_of(spec).items())
@@ -131,11 +140,11 @@ def implementations(cls: type) -> set[str]:
     return {name for name in dir(cls) if manager.parse_hookimpl_opts(cls, name) is not None}
 
 
-def docstring_block(obj: Any, first: str, after: str) -> str:
-    """The part of a docstring from the line that begins with `first` to the one before `after`."""
+def docstring_block(obj: Any, first: str, after: str | None) -> str:
+    """The part of a docstring from the line that begins with `first` to the one before `after`, or to its end."""
     lines = (inspect.getdoc(obj) or "").splitlines()
     begin = next(i for i, line in enumerate(lines) if line.strip().startswith(first))
-    end = next(i for i, line in enumerate(lines) if line.startswith(after))
+    end = len(lines) if after is None else next(i for i, line in enumerate(lines) if line.startswith(after))
     return textwrap.dedent("\n".join(lines[begin:end])).strip("\n")
 
 

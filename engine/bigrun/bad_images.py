@@ -33,6 +33,8 @@ class BadImages:
 
     def __init__(self) -> None:
         self.faults: dict[str, Fault] = {}
+        self._new: list[Fault] = []
+        """Other processes do not know of them yet."""
         self._list_failed = False
 
     def begin(self, run: Run) -> None:
@@ -52,7 +54,8 @@ class BadImages:
             run.event("images-repaired", text, files=len(repaired))
         self._begin_list(run)
         self._add(run, at_start.values())
-        self._check(run)
+        self.check(run)
+        self._new = []  # all processes have read the same
 
     def meet(self, run: Run, faults: Iterable[Fault]) -> None:
         """Tell of each file that is new, write it down, and stop the run when there are too many.
@@ -61,7 +64,18 @@ class BadImages:
             DataError: more than `data.max_bad_fraction` of the data set's files cannot be used.
         """
         if self._add(run, faults):
-            self._check(run)
+            self.check(run)
+
+    def take_new(self) -> list[Fault]:
+        """Those that were met here since this was asked last."""
+        new, self._new = self._new, []
+        return new
+
+    def learn(self, run: Run, faults: Iterable[Fault]) -> None:
+        """Count what another process has met, and has told of; see `check`."""
+        new = [fault for fault in faults if fault.path not in self.faults]
+        self.faults.update({fault.path: fault for fault in new})
+        self._append(run, new)
 
     def _add(self, run: Run, faults: Iterable[Fault]) -> bool:
         """Whether there are new ones among them."""
@@ -74,9 +88,11 @@ class BadImages:
             facts = {name: value for name, value in attrs.asdict(fault).items() if name != "message"}
             run.event("image-skipped", f"skipped {fault.message}{taken}", "warning", **facts)
         self._append(run, new.values())
+        self._new += new.values()
         return bool(new)
 
-    def _check(self, run: Run) -> None:
+    def check(self, run: Run) -> None:
+        """Raises: DataError: more than `data.max_bad_fraction` of the data set's files cannot be used."""
         if len(self.faults) > limit(run):
             raise DataError(too_many(run, self.faults.values()))
 

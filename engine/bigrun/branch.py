@@ -14,7 +14,7 @@ import attrs
 from bigrun.checkpoint import disk, facts, manifest
 from bigrun.checkpoint.layout import MANIFEST, holds_checkpoint
 from bigrun.directory import replace_file
-from bigrun.errors import CheckpointError, RunDirectoryError, UsageError
+from bigrun.errors import CheckpointError, DamagedCheckpointError, RunDirectoryError, UsageError
 from bigrun.mistyped import did_you_mean_path
 from bigrun.refusals import reading
 
@@ -45,7 +45,7 @@ def starting_point(run: Run, newest: Path | None, source: Path | None) -> Path |
         UsageError: `source` is no checkpoint, or has no step left to take.
         RunDirectoryError: the directory has checkpoints that do not come from `source`, or it was to be a branch and
             the start was cut short.
-        CheckpointError: `source` is damaged.
+        DamagedCheckpointError: `source` is damaged.
     """
     record = read_branch(run.directory)
     if source is None:
@@ -115,7 +115,7 @@ def check_source(run: Run, source: Path) -> None:
         )
     problems = manifest.verify(source)
     if problems:
-        raise CheckpointError(f"--from {source}: the checkpoint is damaged: {'; '.join(problems)}")
+        raise DamagedCheckpointError(f"--from {source}: the checkpoint is damaged: {'; '.join(problems)}")
     step = manifest.read(source).step
     if run.max_steps is not None and step >= run.max_steps:
         raise UsageError(

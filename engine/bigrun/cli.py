@@ -13,12 +13,13 @@ import click
 
 from bigrun.added_commands import ExtensibleGroup
 from bigrun.checkpoints_cli import checkpoints
-from bigrun.command_options import complete_preset, device_option, preset_options
+from bigrun.command_options import complete_preset, device_option, preset_options, training_options
 from bigrun.data_cli import data
 from bigrun.doctor.command import doctor
 from bigrun.drill.command import drill
 from bigrun.dry_run.options import DryRunOptions, dry_run_options
 from bigrun.evaluation.monitor_command import monitor
+from bigrun.launch.command import launch
 from bigrun.planner.command import plan
 from bigrun.replay.command import replay
 from bigrun.tuner.command import tune
@@ -65,35 +66,7 @@ def main() -> None:
 @main.command()
 @preset_options
 @device_option
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<preset>]")
-@click.option("--fresh", is_flag=True, help="Leave an existing run alone and start beside it (name-2, name-3, ...).")
-@click.option(
-    "--from",
-    "source",
-    type=click.Path(path_type=Path),
-    metavar="CHECKPOINT",
-    help="Begin a new run directory at a checkpoint of another run, which stays as it is.",
-)
-@click.option("--max-hours", type=float, help="Stop after so many hours, with a checkpoint: --set run.max_hours=...")
-@click.option(
-    "--drop-plugin", "drop_plugins", multiple=True, metavar="NAME", help="Resume without a plugin's saved state."
-)
-@click.option(
-    "--allow-change",
-    "allowed_changes",
-    multiple=True,
-    metavar="KEY",
-    help="Resume although this option, which a resumed run has to keep, is another now: --allow-change data.path.",
-)
-@click.option(
-    "--supervise", is_flag=True, help="Start the run again from its newest checkpoint when it crashed or hung."
-)
-@click.option(
-    "--max-restarts",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="With --supervise: give up after so many restarts without a newer checkpoint.  [default: 3]",
-)
+@training_options
 @dry_run_options
 @click.pass_context
 def run(
@@ -103,7 +76,6 @@ def run(
     run_dir: Path | None,
     fresh: bool,
     source: Path | None,
-    max_hours: float | None,
     drop_plugins: tuple[str, ...],
     allowed_changes: tuple[str, ...],
     supervise: bool,
@@ -115,8 +87,6 @@ def run(
     from bigrun.config import read_preset
     from bigrun.output import Output
 
-    if max_hours is not None:
-        overrides["sets"] += (f"run.max_hours={max_hours}",)
     document = read_preset(preset, **overrides)
     if dry.wanted:
         sys.exit(dry.run(ctx, document))
@@ -233,6 +203,7 @@ main.add_command(checkpoints)
 main.add_command(data)
 main.add_command(doctor)
 main.add_command(drill)
+main.add_command(launch)
 main.add_command(monitor)
 main.add_command(plan)
 main.add_command(replay)

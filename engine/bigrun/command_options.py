@@ -9,9 +9,53 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["complete_plugin", "complete_preset", "device_option", "overridden", "preset_options", "source_options"]
+__all__ = [
+    "complete_plugin",
+    "complete_preset",
+    "device_option",
+    "overridden",
+    "preset_options",
+    "source_options",
+    "training_options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+TRAINING_OPTIONS = (
+    click.option("--run-dir", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<preset>]"),
+    click.option(
+        "--fresh", is_flag=True, help="Leave an existing run alone and start beside it (name-2, name-3, ...)."
+    ),
+    click.option(
+        "--from",
+        "source",
+        type=click.Path(path_type=Path),
+        metavar="CHECKPOINT",
+        help="Begin a new run directory at a checkpoint of another run, which stays as it is.",
+    ),
+    click.option(
+        "--max-hours", type=float, help="Stop after so many hours, with a checkpoint: --set run.max_hours=..."
+    ),
+    click.option(
+        "--drop-plugin", "drop_plugins", multiple=True, metavar="NAME", help="Resume without a plugin's saved state."
+    ),
+    click.option(
+        "--allow-change",
+        "allowed_changes",
+        multiple=True,
+        metavar="KEY",
+        help="Resume although this option, which a resumed run has to keep, is another now: --allow-change data.path.",
+    ),
+    click.option(
+        "--supervise", is_flag=True, help="Start the run again from its newest checkpoint when it crashed or hung."
+    ),
+    click.option(
+        "--max-restarts",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="With --supervise: give up after so many restarts without a newer checkpoint.  [default: 3]",
+    ),
+)
 
 
 def complete_preset(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -58,6 +102,22 @@ def device_option(command: F) -> F:
 
     kinds = click.Choice(["auto", "cuda", "rocm", "cpu"])
     return click.option("--device", type=kinds, help="Where to compute: --set hardware.device=...")(with_device)  # type: ignore[return-value]
+
+
+def training_options(command: F) -> F:
+    """Where a run is, how it begins, and how long it may go on; --max-hours is in `sets`, behind those of --set."""
+
+    @functools.wraps(command)
+    def with_hours(*args: Any, max_hours: float | None, **options: Any) -> Any:
+        if max_hours is not None:
+            options["sets"] += (f"run.max_hours={max_hours}",)
+        return command(*args, **options)
+
+    decorated: Any = with_hours
+    for decorate in reversed(TRAINING_OPTIONS):
+        decorated = decorate(decorated)
+    result: F = decorated
+    return result
 
 
 def overridden(command: F) -> F:

@@ -9,6 +9,7 @@ from bigrun.anomaly import Action, Anomaly
 from bigrun.data.wait import DataWait
 from bigrun.errors import NoImagesError, UsageError
 from bigrun.markers import hookimpl
+from bigrun.peers.straggler import Straggler
 from bigrun.time_limit import TimeLimit
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Defaults"]
 
 
-class Defaults(TimeLimit, DataWait):
+class Defaults(TimeLimit, DataWait, Straggler):
     """A folder of images, DINO, AdamW; skip a bad step and halt after several."""
 
     @hookimpl(trylast=True)

@@ -3,7 +3,7 @@ it came there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -27,7 +27,7 @@ ANOMALY = "anomaly"
 KEPT = 2
 
 
-def keep_emergency(run: Run, anomaly: Anomaly) -> Path | None:
+def keep_emergency(run: Run, anomaly: Anomaly, flight: list[dict[str, Any]]) -> Path | None:
     """Save the state before the update, the diagnosis and the flight record; None, and an event, where the disk
     refuses. The newest two of a run are kept. All processes call it; those save that have a part of the state."""
     from bigrun.state import gather_state
@@ -38,7 +38,7 @@ def keep_emergency(run: Run, anomaly: Anomaly) -> Path | None:
     activity, run.activity = run.activity, "checkpoint"
     store = CheckpointStore(run.directory / EMERGENCY, before_publishing=run.checkpoints.before_publishing)
     state = gather_state(run)
-    facts = {**state.facts, FLIGHT: run.flight.dump(), ANOMALY: as_facts(anomaly)}
+    facts = {**state.facts, FLIGHT: flight, ANOMALY: as_facts(anomaly)}
     try:
         writers.by_main(lambda: require_room(store.directory, state.bytes))
         path = attrs.evolve(state, facts=facts).save(store, writers)

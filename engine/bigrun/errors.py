@@ -11,6 +11,7 @@ __all__ = [
     "BigrunError",
     "CheckpointError",
     "ConfigError",
+    "DamagedCheckpointError",
     "DataError",
     "DataIndexError",
     "ExitCode",
@@ -87,6 +88,12 @@ class NoImagesError(DataError):
 
 class CheckpointError(BigrunError):
     """A checkpoint is missing, damaged or does not fit."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that a command was given cannot be read, or is not what was written."""
+
+    exit_code = ExitCode.USAGE
 
 
 class NotSavedError(CheckpointError):

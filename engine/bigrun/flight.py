@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from bigrun.data.dataset import Samples
 
-__all__ = ["FLIGHT", "FlightRecorder"]
+__all__ = ["FLIGHT", "FlightRecorder", "of_all"]
 
 FLIGHT = "flight"
 """Name of the record among the facts of an emergency checkpoint."""
@@ -68,3 +69,21 @@ class FlightRecorder:
             }
             for entry in self._entries
         ]
+
+
+def of_all(dumps: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One record of those of all processes, by rank, each of the same steps: all images, and the values' means."""
+    return [
+        {
+            **entries[0],
+            "images": [micro for entry in entries for micro in entry["images"]],
+            "values": {name: mean_of(entries, name) for name in entries[0]["values"]},
+        }
+        for entries in zip(*dumps, strict=True)
+    ]
+
+
+def mean_of(entries: Sequence[dict[str, Any]], name: str) -> float | str:
+    known = [float(entry["values"][name]) for entry in entries if name in entry["values"]]
+    mean = sum(known) / len(known)
+    return mean if math.isfinite(mean) else str(mean)

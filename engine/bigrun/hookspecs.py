@@ -56,6 +56,13 @@ class Hooks(Protocol):
     Implement a hook as a method of the same name, marked with `bigrun.hookimpl`, with any subset of its
     parameters, as ordinary parameters without defaults. Return types here are what the caller gets: for a
     contribution the list of all answers, of which an implementation returns one.
+
+    A run may have several processes. `Processes` says of a hook which of them call it, and whether collectives are
+    allowed in it. A collective is whatever waits for the same call of all processes: methods of `run.peers`,
+    torch.distributed, and the forward pass of a network that is spread over several GPUs. So whoever looks at features
+    does it on all processes in the same step, and writes files on the main one; what a clock or a file decides is
+    decided there and told (`run.peers.by_main`). An observer that fails on one process is silent there at once, on the
+    others from the next step on: what may fail on one process alone belongs behind its last collective.
     """
 
     # -- before the run ---------------------------------------------------------------------------------------
@@ -65,7 +72,8 @@ class Hooks(Protocol):
         """Add hooks of your own, with `plugins.add_hooks(Class)`, for other plugins to implement.
 
         When: right after the plugins were created, before anything else.
-        Called: once, on every process.
+        Called: once.
+        Processes: all; no collectives: they have not met yet.
         Result: none.
         If it raises: the run does not start.
         """
@@ -76,7 +84,8 @@ class Hooks(Protocol):
         """Set up the process: environment variables, allocator, matmul precision, process-wide flags.
 
         When: before the device is chosen and before any tensor exists; `run` has only config and directory.
-        Called: once, on every process.
+        Called: once.
+        Processes: all; no collectives: they have not met yet.
         Result: none; undo in `teardown` what should not outlive the run.
         If it raises: the run does not start.
         """
@@ -87,7 +96,8 @@ class Hooks(Protocol):
         """Set up the device: precision of matrix products, kernels of attention, libraries, limits.
 
         When: after the device is chosen and its facts are read (`run.device`, `run.facts`), before anything is on it.
-        Called: once, on every process.
+        Called: once.
+        Processes: all, in the same order; collectives are allowed.
         Result: none; report what was set with `run.record_setting`, and undo in `teardown` what should not outlive the
             run.
         If it raises: the run does not start.
@@ -100,7 +110,8 @@ class Hooks(Protocol):
 
         When: after `configure_device`; from here on they are in `run.config`. `bigrun plan` asks for a GPU that is not
             there, with its facts in `run.facts` and without `configure_device`: go by the facts alone.
-        Called: once, on every process; all answers are collected, names must differ.
+        Called: once; all answers are collected, names must differ.
+        Processes: all, in the same order; collectives are allowed.
         Result: option -> (value, why), of `data.micro_batch`, `data.workers`, `data.prefetch`,
             `hardware.activation_checkpointing` and `hardware.pin_memory`, on which what is learnt does not depend.
         If it raises: the run does not start.
@@ -112,7 +123,8 @@ class Hooks(Protocol):
         """Bring the images: a map from index to one decoded image `(C, H, W)`, uint8, uint16 or float32.
 
         When: after the device is known.
-        Called: once, on every process, until one plugin answers.
+        Called: once, until one plugin answers.
+        Processes: all, in the same order; collectives are allowed.
         Result: a `Dataset`, or None to leave it to the next; the default reads the folder `data.path`.
         If it raises: the run does not start.
         """
@@ -123,7 +135,8 @@ class Hooks(Protocol):
         """Say what stored values mean: the straight line that brings them to [0, 1], for each view of each image.
 
         When: after the data set is built and before a split divides it: `run.dataset` is what `build_dataset` gave.
-        Called: once, on every process, until one plugin answers.
+        Called: once, until one plugin answers.
+        Processes: all, in the same order; collectives are allowed.
         Result: a `Tone` (`bigrun.data.tone`), or None to leave it to the next, as for a data set of somebody else's;
             the default is the whole range of the stored type. It is asked of samples by their indices in the whole data
             set. Extra views have the tone of their global crop.
@@ -136,7 +149,8 @@ class Hooks(Protocol):
         """Ask for more crops of each image: the boxes and flips of the global crops at another size.
 
         When: after the data set is known.
-        Called: once, on every process; all answers are collected, names must differ.
+        Called: once; all answers are collected, names must differ.
+        Processes: all, in the same order; collectives are allowed.
         Result: name -> `ExtraView(factor, distorted)`; `factor` x the side of the global crops in use must be
             whole; with `distorted` the crops also share colours, blur and solarisation. They arrive, normalised,
             as `batch.extra[name]`, `(G*b, C, side, side)`.
@@ -149,7 +163,8 @@ class Hooks(Protocol):
         """Build what is trained: networks, targets and losses.
 
         When: after the data set and the views; the engine has seeded the random generators.
-        Called: once, on every process, until one plugin answers.
+        Called: once, until one plugin answers.
+        Processes: all, in the same order; collectives are allowed.
         Result: an `Objective` on any device (the engine moves it), or None; the default is DINO.
         If it raises: the run does not start.
         """
@@ -160,7 +175,8 @@ class Hooks(Protocol):
         """Hand over modules that are not trained; the engine places them and keeps them in every checkpoint.
 
         When: after the objective exists, before anything is moved to the device.
-        Called: once, on every process; all answers are collected, names must differ.
+        Called: once; all answers are collected, names must differ.
+        Processes: all, in the same order; collectives are allowed.
         Result: name -> module. A module on the meta device is not saved until the plugin gives it storage
             (`run.materialise(module)`); it comes back with its tensors on resume.
         If it raises: the run does not start.
@@ -172,7 +188,8 @@ class Hooks(Protocol):
         """Change how the networks compute: attention kernels, compilation, activation checkpointing.
 
         When: after all modules exist, before they are moved to the device and the optimizer exists.
-        Called: once, on every process.
+        Called: once.
+        Processes: all, in the same order; collectives are allowed.
         Result: none; parameter names must stay as they are.
         If it raises: the run does not start.
         """
@@ -183,7 +200,8 @@ class Hooks(Protocol):
         """Build the optimizer from parameter groups (`params`, `lr_factor`, `weight_decay_factor`, `last_layer`).
 
         When: after `configure_model`.
-        Called: once, on every process, until one plugin answers.
+        Called: once, until one plugin answers.
+        Processes: all, in the same order; collectives are allowed.
         Result: an optimizer that keeps the groups' extra keys, or None; the default is AdamW.
         If it raises: the run does not start.
         """
@@ -194,7 +212,8 @@ class Hooks(Protocol):
         """Deliver decoded micro-batches for ever, beginning after `position` images of this run's order.
 
         When: after a checkpoint was restored, so that the position is known.
-        Called: once, on every process, until one plugin answers.
+        Called: once, until one plugin answers.
+        Processes: all, in the same order; collectives are allowed.
         Result: an iterator of `Samples` (its `close()`, if any, is called at the end), or None.
         If it raises: the run does not start.
         """
@@ -204,7 +223,8 @@ class Hooks(Protocol):
         """Say in a few lines what people should know before the first step.
 
         When: everything is built and restored.
-        Called: once, on the main process; all answers are collected.
+        Called: once; all answers are collected.
+        Processes: the main one; no collectives.
         Result: lines of text.
         If it raises: critical plugin: the run does not start; observer: it is quarantined.
         """
@@ -214,7 +234,8 @@ class Hooks(Protocol):
         """The run is complete and about to take the step `run.step + 1`.
 
         When: after `header_lines`.
-        Called: once, on every process.
+        Called: once.
+        Processes: all, in the same order; collectives are allowed.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -226,7 +247,8 @@ class Hooks(Protocol):
         """A step begins; its schedules are applied and its micro-batches are fetched.
 
         When: before the teacher's targets.
-        Called: once per step, on every process.
+        Called: once per step.
+        Processes: all, in the same order; collectives are allowed.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -239,7 +261,8 @@ class Hooks(Protocol):
         """Add terms to the loss: what is minimised is the sum of all terms.
 
         When: after the student's forward pass, inside autocast, with gradients.
-        Called: once per micro-batch (`micro` counts from 0), on every process; all answers are collected.
+        Called: once per micro-batch (`micro` counts from 0); all answers are collected.
+        Processes: all, in the same order; collectives are allowed.
         Result: name -> weighted scalar of this micro-batch, shape `()`, float32; an empty mapping adds nothing.
         If it raises: the run ends.
         """
@@ -249,7 +272,8 @@ class Hooks(Protocol):
         """Gradients of one micro-batch were added. There are no outputs here, so nothing can keep the graph alive.
 
         When: after the backward pass of a micro-batch.
-        Called: once per micro-batch, on every process.
+        Called: once per micro-batch.
+        Processes: all, in the same order; collectives are allowed.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -261,8 +285,8 @@ class Hooks(Protocol):
         When: after clipping and the step's agreement; the update waits for the answer to every anomaly that is
             reported (`run.report_anomaly`) until this hook has returned. `run.metrics.pending(names)` has the values
             of the step.
-        Called: once per step whose numbers are finite, on every process; `grad_norm` is the norm before clipping,
-            shape `()`.
+        Called: once per step whose numbers are finite; `grad_norm` is the norm before clipping, shape `()`.
+        Processes: all, in the same order; collectives are allowed.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -272,7 +296,8 @@ class Hooks(Protocol):
         """Student and teacher have their new weights.
 
         When: after the optimizer and the teacher's moving average.
-        Called: once per step that was not skipped, on every process.
+        Called: once per step that was not skipped.
+        Processes: all, in the same order; collectives are allowed.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -285,8 +310,9 @@ class Hooks(Protocol):
 
         When: after `before_update` for what was reported until then, which holds the update back; after `on_metrics`
             and before the save for what was reported since, when `SKIP` comes too late and is the same as `WARN`.
-        Called: once per anomaly, on every process with the same arguments, until one plugin answers. Of several
-            anomalies at a time the strongest answer is done.
+        Called: once per anomaly, with the same arguments on all processes, until one plugin answers. Of several
+            processes the answer of the main one is done, of several anomalies at a time the strongest.
+        Processes: all, in the same order; collectives are allowed.
         Result: from the weakest to the strongest `Action.WARN` (say so; a step that is not finite is left out all the
             same), `SKIP` (leave the update out; the step counts), `SAVE` (as `SKIP`, and keep an emergency checkpoint),
             `ROLL_BACK` (go on from the newest verified checkpoint before `anomaly.onset`, behind the images of today;
@@ -301,7 +327,8 @@ class Hooks(Protocol):
         """The step is over, updated or skipped; `run.step == step`.
 
         When: after gradients are cleared.
-        Called: once per step, on every process.
+        Called: once per step.
+        Processes: all, in the same order; collectives are allowed.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -311,7 +338,8 @@ class Hooks(Protocol):
         """The averages since the last call were fetched from the device.
 
         When: every `run.log_every_steps` and at the last step.
-        Called: on the main process.
+        Called: once; the values are means over all processes.
+        Processes: the main one; no collectives.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -323,8 +351,9 @@ class Hooks(Protocol):
         When: checkpoints are saved every `run.checkpoint_every_steps`, on request, and when the run stops or finishes.
             They are written while training goes on: this comes at the end of the first step that finds one published,
             at the end of the run after waiting for it. `step` is that of the checkpoint; `run.step` may be beyond it.
-        Called: at most once per checkpoint, by the thread of the loop, on the main process. One that the disk has
-            refused is the event `checkpoint-failed` instead; of one that was published just before a kill nobody hears.
+        Called: at most once per checkpoint, by the thread of the loop. One that the disk has refused is the event
+            `checkpoint-failed` instead; of one that was published just before a kill nobody hears.
+        Processes: the main one; no collectives.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -337,7 +366,8 @@ class Hooks(Protocol):
 
         When: `bigrun monitor` has opened a checkpoint: data, objective and frozen modules are there with its state,
             and `run.step` is its step. There is no optimizer, `on_start` is not called, and nothing is trained.
-        Called: once, on the main process; all answers are collected, names must differ.
+        Called: once; all answers are collected, names must differ.
+        Processes: the main one; no collectives.
         Result: name -> number; files go to `run.path_for(plugin)`, in a directory of the visit.
         If it raises: critical plugin: the command ends; observer: it is quarantined.
         """
@@ -348,8 +378,10 @@ class Hooks(Protocol):
     def on_event(self, run: Run, event: Event) -> None:
         """Something that is not a number happened: resumed, an anomaly, a save that failed, quarantined, asked to stop.
 
-        When: at once; what happened on another process than the main one, when its step is over.
-        Called: on the main process.
+        When: at once; what happened on another process than the main one, when its step is over. What fails there when
+            the run has ended is on that process's standard error.
+        Called: once per event.
+        Processes: the main one; no collectives.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -359,8 +391,9 @@ class Hooks(Protocol):
         """A plugin has drawn a picture, which may be shown elsewhere too.
 
         When: at once, by `run.picture(name, path)`.
-        Called: on the main process. `name` is the same for each picture of a series, as `attention-maps/03-scan.png`
-            without its step; `path` is a PNG file.
+        Called: once per picture. `name` is the same for each of a series, as `attention-maps/03-scan.png` without its
+            step; `path` is a PNG file.
+        Processes: the main one; no collectives.
         Result: none.
         If it raises: critical plugin: the run ends; observer: it is quarantined.
         """
@@ -370,7 +403,8 @@ class Hooks(Protocol):
         """The run reached its last step, or was asked to stop; its checkpoint is saved.
 
         When: after the last `on_checkpoint`; `run.finished` tells the two apart.
-        Called: once, on every process.
+        Called: once.
+        Processes: all, in the same order; collectives are allowed.
         Result: none.
         If it raises: critical plugin: the run ends with an error; observer: it is quarantined.
         """
@@ -380,7 +414,8 @@ class Hooks(Protocol):
         """The run ends with an error.
 
         When: instead of `on_finish`.
-        Called: once, on every process that failed; every plugin hears it, even if another one raises here.
+        Called: once; every plugin hears it, even if another one raises here.
+        Processes: each that fails; no collectives.
         Result: none.
         If it raises: it is logged as an event.
         """
@@ -390,7 +425,8 @@ class Hooks(Protocol):
         """Release what the plugin holds: files, threads, process-wide flags. May be called twice.
 
         When: last of all, whatever happened; for a quarantined observer, at its quarantine.
-        Called: on every process; every plugin hears it, even if another one raises here.
+        Called: every plugin hears it, even if another one raises here.
+        Processes: all, each on its own; no collectives: others may be gone.
         Result: none.
         If it raises: it is logged as an event.
         """

@@ -28,6 +28,10 @@ class Incidents:
 
     def report(self, anomaly: Anomaly) -> None:
         self.reported.append(anomaly)
+        self.note(anomaly)
+
+    def note(self, anomaly: Anomaly) -> None:
+        """The next checkpoint is to say so."""
         if anomaly.kind not in self.since_checkpoint:
             self.since_checkpoint.append(anomaly.kind)
         onset = anomaly.step if anomaly.onset is None else anomaly.onset

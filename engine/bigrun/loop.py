@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from bigrun.anomaly import Action, nonfinite
 from bigrun.answers import ask, merged
-from bigrun.errors import CheckpointError, DataError
-from bigrun.response import respond
+from bigrun.errors import DataError
+from bigrun.response import answered, respond
 from bigrun.window import next_window
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ def train(run: Run) -> None:
     """Take steps until the run has all of them or is asked to stop; the last state is always saved."""
     try:
         take_steps(run)
-    except DataError:
-        save_reached(run)  # nothing is wrong with the weights
+    except DataError as error:
+        if run.peers.knows(error):  # all are here, and nothing is wrong with the weights
+            save_reached(run)
         raise
     save_last(run)
 
@@ -60,7 +61,7 @@ def take_step(run: Run, step: int) -> None:
     window = next_window(run)
     run.hook.before_step(run=run, step=step)
     run.reseed(step, micro=-1)
-    with run.strategy.precision(), run.strategy.whole():
+    with run.peers.pace.together(), run.strategy.whole(), run.strategy.precision():
         ask(run, "prepare", step, window)  # no grad: Sinkhorn sees the effective batch
     finite = [accumulate(run, step, micro, batch) for micro, batch in enumerate(window)]
     grad_norm = run.clip_gradients()
@@ -117,8 +118,7 @@ def skip(run: Run) -> None:
 
 def judge(run: Run) -> Action:
     """Ask what to do about everything that was reported, and do it; WARN where nothing was."""
-    run.exchange(run)
-    return respond(run, [(anomaly, run.hook.on_anomaly(run=run, anomaly=anomaly)) for anomaly in run.incidents.take()])
+    return respond(run, answered(run, run.exchange(run)))
 
 
 def save_last(run: Run) -> None:
@@ -128,7 +128,7 @@ def save_last(run: Run) -> None:
         run.saver.save(run)
         announce_checkpoints(run, wait=True)
     if not is_saved(run):
-        raise CheckpointError(f"the last state, after step {run.step}, could not be saved; see the message above")
+        raise run.peers.alike(run.saver.lost(run.step))
 
 
 def save_reached(run: Run) -> None:
@@ -141,7 +141,7 @@ def save_reached(run: Run) -> None:
 
 def is_saved(run: Run) -> bool:
     """Whether a checkpoint has the state after `run.step`, as the main process knows."""
-    return bool(run.peers.by_main(lambda: run.saved_step == run.step))
+    return run.saver.is_saved(run)
 
 
 def announce_checkpoints(run: Run, *, wait: bool = False) -> None:

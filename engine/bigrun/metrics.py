@@ -6,10 +6,13 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
+from bigrun.peers.pace import Spell
 from bigrun.peers.peers import Peers
+from bigrun.peers.straggler import of_ranks
 from bigrun.throughput import TIMINGS, Throughput
 
 __all__ = ["TIMINGS", "Metrics", "means"]
@@ -33,6 +36,8 @@ class Metrics:
         self.throughput = Throughput(images_per_step)
         self._step: list[tuple[str, Tensor | float]] = []
         self._window: list[tuple[str, Tensor | float]] = []
+        self.spells: list[Spell] = []
+        """How fast each process was by itself up to the last `flush`, by rank; of several."""
         self.latest: dict[str, float] = {}
         """What the last `flush` gave, without the timings; of what was recorded when its step was over, the value of
         that step and not the mean. A measurement that is made for a checkpoint is of the checkpoint's networks."""
@@ -72,6 +77,11 @@ class Metrics:
         Synchronises with the device."""
         return means([item for item in self._step if names is None or item[0] in names])
 
+    def agreed(self, names: Collection[str] | None = None) -> dict[str, float]:
+        """`pending`, as means over all processes, which call it together and get the same."""
+        told = self.peers.gathered(self.pending(names))
+        return means([item for values in told for item in values.items()])
+
     def items(self) -> list[tuple[str, Tensor | float]]:
         """What was recorded in the step being taken, where it is; a name once for every record."""
         return list(self._step)
@@ -97,19 +107,22 @@ class Metrics:
     def flush(self) -> dict[str, float]:
         """Averages since the last flush, and the throughput over that time: TIMINGS."""
         # The step that is over may have recorded after its commit (in after_update, after_step).
-        self.share()
+        self.share(self.peers.pace.take())
         items = _fetch(self._window + self._step)
         values = means(items)
         self.latest = values | means(items[len(self._window) :])
         self._step, self._window = [], []
-        return values | self.throughput.flush()
+        return values | self.throughput.flush() | (of_ranks(self.spells) if self.spells else {})
 
-    def share(self) -> None:
+    def share(self, spell: Spell | None = None) -> None:
         """Put the mean of all processes in place of each value that was recorded since the last flush. All processes
         call it; those of a value that some do not record are the others."""
         if self.peers.size > 1:
-            told = self.peers.gathered([_fetch(self._window), _fetch(self._step)])
-            self._window, self._step = (shared(items) for items in zip(*told, strict=True))
+            mine = None if spell is None else attrs.astuple(spell)
+            told = self.peers.gathered([_fetch(self._window), _fetch(self._step), mine])
+            windows, steps, spells = zip(*told, strict=True)
+            self._window, self._step = shared(windows), shared(steps)
+            self.spells = [Spell(*of_rank) for of_rank in spells if of_rank is not None]
 
     def measured(self, *, with_step: bool = True) -> dict[str, float]:
         """The newest values: `latest`, and what was recorded since the last commit (in `after_update`, `after_step`).

@@ -73,7 +73,7 @@ def relieve(run: Run, error: Exception) -> OutOfMemory | None:
     step, text = run.plugins.step, first_sentence(error)
     forget_step(run, error)
     saved = save_before_step(run)
-    if run.saved_step == run.step and stops(run):
+    if run.peers.size == 1 and run.saved_step == run.step and stops(run):
         return None
     micro = run.config.data.micro_batch
     assert micro is not None

@@ -15,16 +15,20 @@ if TYPE_CHECKING:
 
     from bigrun.run import Run
 
-__all__ = ["respond"]
+__all__ = ["answered", "respond"]
 
 
 def respond(run: Run, answers: Sequence[tuple[Anomaly, Action]]) -> Action:
-    """Say every anomaly with its answer, and do the strongest answer; returns it.
+    """Say every anomaly with its answer, and do the strongest answer; returns it. Of several processes, whose plugins
+    may remember different things, the main one answers for all.
 
     Raises:
         RollBack: the run is to go on from an older checkpoint.
         TrainingHalted: the run ends.
     """
+    if answers:
+        agreed = run.peers.by_main(lambda: [action.value for _, action in answers])
+        answers = [(anomaly, Action(value)) for (anomaly, _), value in zip(answers, agreed, strict=True)]
     for anomaly, action in answers:
         say(run, anomaly, action)
     action = strongest(action for _, action in answers)
@@ -35,8 +39,16 @@ def respond(run: Run, answers: Sequence[tuple[Anomaly, Action]]) -> Action:
         go_back_or_halt(run, first)
     keep(run, first)
     if action is Action.HALT:
-        raise TrainingHalted(report(run, first))
+        raise run.peers.alike(TrainingHalted(report(run, first)))
     return action
+
+
+def answered(run: Run, anomalies: Sequence[Anomaly]) -> list[tuple[Anomaly, Action]]:
+    """Every process asks its plugins, whose counts go on; the answers of the main process's are those of all: what one
+    plugin has seen may differ from process to process, and only together can they skip, go back or end."""
+    answers = [run.hook.on_anomaly(run=run, anomaly=anomaly).value for anomaly in anomalies]
+    told = run.peers.by_main(lambda: answers) if answers else []
+    return [(anomaly, Action(answer)) for anomaly, answer in zip(anomalies, told, strict=True)]
 
 
 def say(run: Run, anomaly: Anomaly, action: Action) -> None:
@@ -64,13 +76,15 @@ def go_back_or_halt(run: Run, anomaly: Anomaly) -> None:
         assert target is not None
         raise RollBack(anomaly, target, run.position + run.images_taken)
     keep(run, anomaly)
-    raise TrainingHalted(f"{report(run, anomaly)}\nThe run does not go back: {why_not}.")
+    raise run.peers.alike(TrainingHalted(f"{report(run, anomaly)}\nThe run does not go back: {why_not}."))
 
 
 def keep(run: Run, anomaly: Anomaly) -> None:
     from bigrun.emergency import keep_emergency
+    from bigrun.flight import of_all
 
-    keep_emergency(run, anomaly)
+    flight = of_all(run.peers.gathered(run.flight.dump()))
+    keep_emergency(run, anomaly, flight)
     run.peers.by_main(lambda: None)  # torchrun ends all when the first one ends: nobody does before it is kept
 
 

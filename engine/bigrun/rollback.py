@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bigrun.checkpoint.layout import step_name
+from bigrun.saver import saving
 
 if TYPE_CHECKING:
     from bigrun.anomaly import Anomaly
@@ -35,19 +36,18 @@ class RollBack(Exception):
 
 def rollback_target(run: Run, anomaly: Anomaly) -> int | None:
     """The step of the newest verified checkpoint before the anomaly showed; None when there is none."""
-    found: int | None = run.peers.by_main(lambda: newest_before(run, anomaly))
+    with saving(run):
+        found: int | None = run.peers.by_main(lambda: newest_before(run, anomaly))
     return found
 
 
 def newest_before(run: Run, anomaly: Anomaly) -> int | None:
-    activity, run.activity = run.activity, "checkpoint"
     run.saver.written(run, wait=True)  # one that is being written may be it; it is announced no more
     step: int | None = anomaly.step if anomaly.onset is None else anomaly.onset
     while step is not None:
         step = run.checkpoints.newest_before(step)
         if step is None or run.checkpoints.is_whole(step):  # once more: nothing is removed for one that has rotted
             break
-    run.activity = activity
     return step
 
 
@@ -67,7 +67,8 @@ def refusal(run: Run, target: int | None) -> str | None:
 
 def go_back(run: Run, rollback: RollBack) -> None:
     """Go on from the older checkpoint, which the main process makes the newest."""
-    run.peers.by_main(lambda: make_newest(run, rollback))
+    with saving(run):
+        run.peers.by_main(lambda: make_newest(run, rollback))
     run.process.went_back = True
     run.process.failures.update(run.plugins.failures)
 
@@ -76,7 +77,6 @@ def make_newest(run: Run, rollback: RollBack) -> None:
     """Make the older checkpoint the newest. A kill in between leaves the run as it was, or without some of the newer
     checkpoints, from where it meets the same trouble and goes back again, or as it is to be."""
     store, target = run.checkpoints, rollback.target
-    run.activity = "checkpoint"
     for step in reversed(store.steps()):
         if step > target:
             store.delete(step)

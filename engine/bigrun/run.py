@@ -90,9 +90,18 @@ class Run(RunFacts):
             self.stop_reason = reason
             self.event("stop-requested", f"stopping after this step: {reason}")
 
-    def request_checkpoint(self, reason: str) -> None:
-        """Save a checkpoint after the current step."""
-        self.saver.request(reason)
+    def request_checkpoint(self, reason: str, *, by_all: bool = False) -> None:
+        """Save a checkpoint after the current step.
+
+        Args:
+            by_all: every process of the run asks for it, in the same hook: whoever measures for each checkpoint knows
+                of it at once. What one process asks for is known behind the next exchange of all: before the update,
+                and after `on_metrics`.
+        """
+        if by_all:
+            self.saver.request(reason)
+        else:
+            self.exchange.checkpoint(self, reason)
 
     def report_anomaly(self, anomaly: Anomaly) -> None:
         """Say what is wrong; `on_anomaly` decides what is done about it.
@@ -111,12 +120,13 @@ class Run(RunFacts):
         self.exchange.event(self, self.config.redactor().event(Event(kind, message, step, level, facts)))
 
     def picture(self, name: str, path: Path) -> None:
-        """Show a picture that was drawn, a PNG file, to whoever shows such (`on_picture`).
+        """Show a picture that was drawn, a PNG file, to whoever shows such (`on_picture`), on the main process.
 
         Args:
             name: of the series that the picture is the newest of.
         """
-        self.hook.on_picture(run=self, step=self.step, name=name, path=path)
+        if self.is_main:
+            self.hook.on_picture(run=self, step=self.step, name=name, path=path)
 
     def put(self, value: object) -> None:
         """Keep a value for other plugins under its type."""
@@ -144,6 +154,7 @@ class Run(RunFacts):
         from bigrun.weights.freeze import hold_backbone
 
         self.plugins.step = step
+        self.peers.pace.begin_step()
         self.metrics.begin_step()
         self.metrics.throughput.begin_step(step)
         self.schedules.apply(step)
@@ -154,6 +165,7 @@ class Run(RunFacts):
 
     def end_step(self, step: int) -> None:
         """Count the step and its images."""
+        self.peers.pace.end_step()
         self.step, self.activity, self.is_updating = step, "observe", False
         self.position += self.images_taken
         self.images_taken = 0

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from bigrun.checkpoint.space import free_bytes, human_bytes, require_room
-from bigrun.errors import NotSavedError
+from bigrun.errors import CheckpointError, NotSavedError
 from bigrun.peers.peers import Peers, SaidElsewhere
 from bigrun.saved import note_saved
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from bigrun.run import Run
     from bigrun.state import State
 
-__all__ = ["SaveTimes", "Saver"]
+__all__ = ["SaveTimes", "Saver", "saving"]
 
 WORTH_SAYING_SECONDS = 0.5
 
@@ -67,7 +68,7 @@ class Saver:
         self.failures = 0
         """Saves in a row that the disk has refused."""
         self.reasons: list[str] = []
-        """Why the next one is due before its time."""
+        """Why the next one is due before its time; the same on all processes."""
         self._low = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="verify")
@@ -88,16 +89,25 @@ class Saver:
 
     def save(self, run: Run) -> None:
         """Begin to save the state after `run.step`; see `written`. All processes call it; those save that have a part
-        of the state, which is the main one or all."""
-        from bigrun.state import gather_state
-
+        of the state, which is the main one or all. The others wait, and whoever watches them knows for what."""
         run.metrics.share()
         self.reasons.clear()
-        if not (run.is_main or run.strategy.is_sharded):
-            return
+        with saving(run):
+            if run.is_main or run.strategy.is_sharded:
+                self._begin(run)
+            run.peers.any(False)
+
+    def is_saved(self, run: Run) -> bool:
+        """Whether a checkpoint has the state after `run.step`, as the main process knows."""
+        with saving(run):
+            return bool(run.peers.by_main(lambda: run.saved_step == run.step))
+
+    def _begin(self, run: Run) -> None:
+        from bigrun.state import gather_state
+
         if run.strategy.is_sharded and self._writers.size == 1:
             self._writers = run.peers.beside()
-        began, activity, run.activity = time.perf_counter(), run.activity, "checkpoint"
+        began = time.perf_counter()
         self._settle(run, wait=True)
         state = gather_state(run)
         try:
@@ -117,7 +127,6 @@ class Saver:
                 self._settle(run, wait=True)
                 if reading is not None:
                     reading.result()
-        run.activity = activity
 
     def written(self, run: Run, *, wait: bool = False) -> list[tuple[int, Path]]:
         """Step and directory of every checkpoint that was published since the last call.
@@ -140,6 +149,11 @@ class Saver:
         self._reader.shutdown()
         if self._staging is not None:
             self._staging.release()
+
+    @staticmethod
+    def lost(step: int) -> CheckpointError:
+        """What to raise when the run has ended in a state that could not be saved."""
+        return CheckpointError(f"the last state, after step {step}, could not be saved; see the message above")
 
     def _stage(self, run: Run, state: State) -> State | None:
         """The state as it is now, whatever the next steps do to the networks; None where there is no memory for it."""
@@ -173,10 +187,10 @@ class Saver:
         if pending is None or not (wait or pending.future.done()):
             return
         self._pending = None
-        activity, run.activity = run.activity, "checkpoint"
         waited_since = time.perf_counter()
         try:
-            path, published = pending.future.result()
+            with saving(run):
+                path, published = pending.future.result()
         except NotSavedError as error:
             run.incidents.give_back(pending.anomalies)
             self._failed(run, pending.step, error, pending.bytes)
@@ -190,8 +204,6 @@ class Saver:
             if run.is_main:
                 note_saved(run.directory, pending.step)
                 self._written.append((pending.step, path))
-        finally:
-            run.activity = activity
 
     def _failed(self, run: Run, step: int, error: NotSavedError, size: int) -> None:
         self.failures += 1
@@ -213,6 +225,16 @@ class Saver:
             checkpoint_bytes=size,
             failures_in_a_row=self.failures,
         )
+
+
+@contextlib.contextmanager
+def saving(run: Run) -> Iterator[None]:
+    """What the process does meanwhile is a save, or to wait for one."""
+    activity, run.activity = run.activity, "checkpoint"
+    try:
+        yield
+    finally:
+        run.activity = activity
 
 
 def sizes(run: Run, error: NotSavedError, size: int) -> str:

@@ -16,8 +16,10 @@ from bigrun.checkpoint.facts import read_config
 from bigrun.checkpoint.layout import CHECKPOINTS, EMERGENCY
 from bigrun.config import Document
 from bigrun.directory import check_directory, check_unused, choose_directory, make_directory, write_config
-from bigrun.errors import ExitCode, NoImagesError, PluginError, UsageError
+from bigrun.ending import exit_code, finish, report, tear_down
+from bigrun.errors import ExitCode, NoImagesError, UsageError
 from bigrun.lock import RunLock
+from bigrun.peers.ending import ending, is_told_here
 from bigrun.peers.peers import Peers
 from bigrun.peers.place import Place
 from bigrun.peers.start import join, newest_checkpoint, together
@@ -29,7 +31,6 @@ from bigrun.process import (
     preserved_threads,
     release_memory,
 )
-from bigrun.redaction import redact_error
 from bigrun.rollback import RollBack, go_back
 from bigrun.room import check_room
 from bigrun.run import Run
@@ -105,13 +106,13 @@ def attempt(run: Run, lock: RunLock, start: Start) -> bool:
             back = train(run)
             run.activity = "end"
             if not back:
-                run.plugins.hook.on_finish(run=run)
+                finish(run)
         except BaseException as error:
-            run.activity = "end"
-            if (shared := run.peers.shared(error)) is not None:
-                raise shared from error
-            redact_error(error, run.config.redactor())
-            report(run, run.plugins.notify("on_error", run=run, error=error))
+            run.activity, ended = "end", ending(run, error)
+            if is_told_here(run, ended):
+                report(run, run.plugins.notify("on_error", run=run, error=ended))
+            if ended is not error:
+                raise ended from error
             raise
     return back
 
@@ -149,8 +150,8 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
     run.loader = run.hook.build_loader(run=run, dataset=run.dataset, position=run.position)
     if not run.finished:
         begin_compute(run)
-    if run.is_main:
-        run.header = [line for lines in run.hook.header_lines(run=run) for line in lines]
+    header = run.peers.by_main(lambda: [line for lines in run.hook.header_lines(run=run) for line in lines])
+    run.header = header if run.is_main else []
     run.hook.on_start(run=run)
     if start:
         announce_jumps(run, start)
@@ -224,37 +225,3 @@ def train(run: Run) -> bool:
     if failure is None:  # it was asked to stop in that step, and has saved
         return False
     raise failure
-
-
-def exit_code(run: Run) -> ExitCode | int:
-    """What the process says when it ends without an error."""
-    if run.stop_signal is not None and not run.finished:
-        return 128 + run.stop_signal
-    if run.stop_reason is not None and not run.finished:
-        return ExitCode.STOPPED
-    return ExitCode.QUARANTINED if run.plugins.failures else ExitCode.FINISHED
-
-
-def tear_down(run: Run) -> None:
-    """Stop the loader and let every plugin release what it holds."""
-    with contextlib.ExitStack() as stack:
-        stack.callback(lambda: report(run, run.plugins.notify("teardown", run=run)))
-        if hasattr(run, "saver"):
-            stack.callback(run.saver.close, run)
-        close = getattr(getattr(run, "loader", None), "close", None)
-        if close:
-            stack.callback(close)
-
-
-def report(run: Run, errors: list[tuple[str, BaseException]]) -> None:
-    for name, error in errors:
-        event = run.config.redactor().event(_event_of(run, name, error))
-        run.plugins.notify("on_event", run=run, event=event)
-
-
-def _event_of(run: Run, name: str, error: BaseException) -> Any:
-    from bigrun.events import Event
-
-    if isinstance(error, PluginError):
-        return Event("plugin-error", str(error), run.step, "error", {"plugin": name, "hook": error.hook})
-    return Event("plugin-error", f"{name}: {error!r}", run.step, "error", {"plugin": name})

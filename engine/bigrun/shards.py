@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-__all__ = ["Shard", "is_sharded", "local", "own_rows", "place_like", "shard_of"]
+__all__ = ["Shard", "is_sharded", "local", "own_rows", "place_like", "rows_of", "shard_of", "whole"]
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -48,18 +48,34 @@ def shard_of(tensor: Any) -> Shard:
 def own_rows(tensor: Tensor) -> slice:
     """Which rows of the whole tensor this process has."""
     shard = shard_of(tensor)
-    rows = -(-len(tensor) // shard.count)
-    return slice(min(shard.number * rows, len(tensor)), min((shard.number + 1) * rows, len(tensor)))
+    return rows_of(len(tensor), shard.number, shard.count)
 
 
-def place_like(whole: Tensor, target: Tensor) -> Tensor:
-    """A copy of a whole tensor with the target's shape, on its device and sharded as it is; the type is kept."""
+def rows_of(count: int, number: int, shards: int) -> slice:
+    """Which of so many rows are those of a shard, counted from 0: as `torch.chunk` has them."""
+    each = -(-count // shards)
+    return slice(min(number * each, count), min((number + 1) * each, count))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All rows, from the processes that have them: each calls this, in the same order."""
+    if not is_sharded(tensor):
+        return tensor
+    gathered: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
+    return gathered
+
+
+def place_like(tensor: Tensor, target: Tensor) -> Tensor:
+    """A copy of a whole tensor with the target's shape, on its device and sharded as it is; the type is kept. One that
+    is sharded is left as it is."""
+    if is_sharded(tensor):
+        return tensor
     if not is_sharded(target):
-        return whole.to(target.device, copy=True)
+        return tensor.to(target.device, copy=True)
     from torch.distributed.tensor import DTensor
 
     layout: Any = target
-    mine = whole[own_rows(target)].to(local(target).device, copy=True)
+    mine = tensor[own_rows(target)].to(local(target).device, copy=True)
     return DTensor.from_local(
-        mine, layout.device_mesh, layout.placements, run_check=False, shape=whole.shape, stride=whole.stride()
+        mine, layout.device_mesh, layout.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import resource
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bigrun.data.formats.opening import is_of_machine
-from bigrun.errors import BigrunError
+from bigrun.errors import BigrunError, UsageError
 
-__all__ = ["describe_shortage", "shortages_told", "too_many_files"]
+__all__ = ["describe_shortage", "refuse_long_sockets", "shortages_told", "too_many_files"]
 
 
 @contextmanager
@@ -26,6 +27,7 @@ def shortages_told(advice: str) -> Iterator[None]:
     try:
         yield
     except (OSError, MemoryError) as error:
+        refuse_long_sockets(error)
         if not is_of_machine(error):
             raise
         raise BigrunError("; ".join(filter(None, (describe_shortage(error), advice)))) from error
@@ -36,6 +38,22 @@ def describe_shortage(error: OSError | MemoryError) -> str:
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
         return too_many_files()
     return f"the system has no more memory or open files for this process ({type(error).__name__}: {error})"
+
+
+def refuse_long_sockets(error: BaseException) -> None:
+    """To be called with what starting a process has raised; returns when it was something else.
+
+    Raises:
+        UsageError: the folder for temporary files has too long a path: `sun_path` of a socket's address has 108 bytes
+            (`unix(7)`), and multiprocessing takes 35 of them for a folder and a name of its own.
+    """
+    if isinstance(error, OSError) and "AF_UNIX path too long" in str(error):
+        folder = tempfile.gettempdir()
+        raise UsageError(
+            "no process can be started to work for this one: their sockets are in the folder for temporary files, "
+            f"{folder}, whose path of {len(folder.encode())} bytes is too long for that (about 70 are possible): set "
+            "TMPDIR to a shorter one, as TMPDIR=/tmp"
+        ) from error
 
 
 def too_many_files() -> str:

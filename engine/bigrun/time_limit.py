@@ -23,11 +23,14 @@ class TimeIsUp:
 
 
 class TimeLimit:
-    """The hook of the engine's own plugin that asks the run to stop when its process has had its time."""
+    """The hook of the engine's own plugin that asks the run to stop when its main process has had its time: others may
+    have begun earlier, and know by the request."""
 
     @hookimpl
     def after_step(self, run: Run) -> None:
         limit = run.config.run.max_hours
-        if limit is not None and time.monotonic() - run.process.began >= limit * 3600 and run.get(TimeIsUp) is None:
+        if not run.is_main or limit is None:
+            return
+        if time.monotonic() - run.process.began >= limit * 3600 and run.get(TimeIsUp) is None:
             run.put(TimeIsUp(limit))
             run.request_stop(f"run.max_hours = {limit:g} are over")

@@ -27,6 +27,8 @@ def next_window(run: Run) -> list[Batch]:
 
 
 def made(run: Run) -> Batch:
+    if run.peers.size > 1:
+        run.bad_images.check(run)  # others may have met some
     return run.views(next_samples(run), run.device, run.step + 1)
 
 
@@ -38,7 +40,14 @@ def on_all(run: Run, work: Callable[[], T]) -> T:
     except DataError as error:
         failure = error
     if run.peers.any(failure is not None):
-        raise failure or DataError(f"another process of the run has no images for step {run.step + 1}; it says why")
+        told = run.peers.gathered(None if failure is None else str(failure))
+        first, text = next((rank, text) for rank, text in enumerate(told) if text is not None)
+        is_said = run.peers.rank != first and str(failure) == text
+        if failure is None:
+            failure = DataError(f"{run.peers.name(first)} of the run has no images for step {run.step + 1}: {text}")
+        run.exchange(run)  # the log and the checkpoint have what led to it
+        run.peers.agree_to_end(failure, quiet=is_said or run.peers.rank not in (0, first))
+        raise failure
     return result
 
 
@@ -48,7 +57,8 @@ def next_samples(run: Run) -> Samples:
     samples = next(run.loader, None)
     if samples is None:
         raise DataError("the loader has ended: what build_loader returns must deliver for ever")
-    run.metrics.waited(time.perf_counter() - start)
+    run.metrics.waited(waited := time.perf_counter() - start)
+    run.peers.pace.waited(waited)
     run.bad_images.meet(run, samples.faults)
     run.samples.append(samples)
     run.images_taken += len(samples.indices) * run.strategy.world_size

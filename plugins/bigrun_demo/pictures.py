@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from bigrun.run import Run
 
-__all__ = ["draw_loss", "draw_patch_features", "first_components"]
+__all__ = ["Shown", "draw_loss", "draw_patch_features", "first_components", "shown_photos"]
 
 SHOWN = ("astronaut", "chelsea", "coffee", "china")
 SIDE_PX = 256
@@ -40,26 +41,42 @@ def first_components(features: Tensor) -> Tensor:
     return stretched.clamp(0, 1)
 
 
-def draw_patch_features(run: Run, photos: dict[str, Tensor], path: Path) -> None:
-    """Photographs above, their patch features as colours below: alike patches have like colours."""
+@attrs.frozen(eq=False)
+class Shown:
+    """A photograph, and what the teacher makes of it."""
+
+    name: str
+    pixels: Tensor  # (3, s, s) in [0, 1]
+    patches: Tensor  # (P, D) on the CPU
+    grid: tuple[int, int]
+
+
+def shown_photos(run: Run, photos: dict[str, Tensor]) -> list[Shown]:
+    """Show some photographs to the teacher."""
     views = run.config.views
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (views.mean, views.std))
-    names = [name for name in SHOWN if name in photos]
     side = SIDE_PX // run.config.model.patch_size_px * run.config.model.patch_size_px
-    figure = Figure(figsize=(3 * len(names), 6.4), layout="constrained")
-    axes = figure.subplots(2, len(names), squeeze=False)
-    for column, name in enumerate(names):
+    found = []
+    for name in (name for name in SHOWN if name in photos):
         square = centre_square(photos[name].float() / 255)
         x = F.interpolate(square[None], (side, side), mode="bicubic", antialias=True).clamp(0, 1)
         with run.objective.evaluation() as backbone:
             features = backbone(((x - mean) / std).to(run.device))
-        rows, columns = features.grid
-        axes[0, column].imshow(x[0].permute(1, 2, 0).numpy())
-        axes[1, column].imshow(first_components(features.patches[0].cpu()).view(rows, columns, 3).numpy())
-        axes[0, column].set_title(name)
+        found.append(Shown(name, x[0], features.patches[0].cpu(), features.grid))
+    return found
+
+
+def draw_patch_features(photos: Sequence[Shown], step: int, path: Path) -> None:
+    """Photographs above, their patch features as colours below: alike patches have like colours."""
+    figure = Figure(figsize=(3 * len(photos), 6.4), layout="constrained")
+    axes = figure.subplots(2, len(photos), squeeze=False)
+    for column, photo in enumerate(photos):
+        axes[0, column].imshow(photo.pixels.permute(1, 2, 0).numpy())
+        axes[1, column].imshow(first_components(photo.patches).view(*photo.grid, 3).numpy())
+        axes[0, column].set_title(photo.name)
     for ax in axes.flat:
         ax.set_axis_off()
-    figure.suptitle(f"Photographs, and the first three principal components of their patch features, step {run.step}")
+    figure.suptitle(f"Photographs, and the first three principal components of their patch features, step {step}")
     figure.savefig(path, dpi=110)
 
 

@@ -30,7 +30,8 @@ class ReportConfig:
 
 class LearningReport:
     """Recognises patches of the demo photographs with the teacher before and after training, beside raw pixels, and
-    draws the loss and the patch features; files in `learning-report/` of the run directory."""
+    draws the loss and the patch features; files in `learning-report/` of the run directory. Every process shows the
+    photographs to the teacher, which may be spread over several of them; the main one writes."""
 
     Config = ReportConfig
     observer = True
@@ -54,18 +55,22 @@ class LearningReport:
     @hookimpl
     def on_finish(self, run: Run) -> None:
         from bigrun_demo.photos import load_photos
-        from bigrun_demo.pictures import draw_loss, draw_patch_features
+        from bigrun_demo.pictures import draw_loss, draw_patch_features, shown_photos
 
-        probe, folder = self._probe(), run.path_for("learning-report")
+        probe = self._probe()
         trained = probe.score(lambda patches: self._features(run, patches))
+        photos = shown_photos(run, load_photos())
+        if not run.is_main:
+            return
         scores: dict[str, Any] = {
             "raw_pixels": probe.raw_pixel_score(),
             "untrained": self.untrained,
             "trained": trained,
         }
+        folder = run.path_for("learning-report")
         (folder / "scores.json").write_text(json.dumps({"step": run.step, **scores}, indent=2), encoding="utf-8")
         draw_loss(self.losses, folder / "loss.png")
-        draw_patch_features(run, load_photos(), folder / "patch_features.png")
+        draw_patch_features(photos, run.step, folder / "patch_features.png")
         run.event("learning-report", "\n".join(self._lines(scores, folder)), **scores)
 
     def _lines(self, scores: Mapping[str, float | None], folder: Path) -> list[str]:

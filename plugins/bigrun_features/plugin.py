@@ -29,7 +29,7 @@ GIB = 2**30
 class FeatureHealth:
     """Shows the same images to teacher and student now and then, and judges what they make of them: `health/`
     metrics, an event when an indicator's status changes, a section of the health report, diagnoses for
-    anomaly-guard."""
+    anomaly-guard. Every process looks, since a network may be spread over several of them; the main one judges."""
 
     Config = HealthConfig
     observer = True
@@ -92,7 +92,7 @@ class FeatureHealth:
     @hookimpl
     def after_step(self, run: Run, step: int) -> None:
         assert self.every_steps is not None
-        if run.is_main and (step % self.every_steps == 0 or step == run.max_steps):
+        if step % self.every_steps == 0 or step == run.max_steps:
             self._look(run, step)
 
     def _look(self, run: Run, step: int) -> None:
@@ -102,6 +102,8 @@ class FeatureHealth:
         with self._cost.measured(run.device):
             self._images = self._images or self._fixed(run, GIB * self.config.keep_gib)
             found = look(run, self._images)
+        if not run.is_main:
+            return
         if found is None:
             self._say_blind(run)
             return

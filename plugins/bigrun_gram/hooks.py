@@ -22,7 +22,7 @@ class GramHooks(Protocol):
 
         When: after a step whose teacher is a candidate, in `after_step`; not if the option `choose_by` names a metric.
         Called: on every process, until one plugin answers; `backbone` is in eval mode, on the run's device.
-        Result: a finite number, higher is better, the same on every process; None to leave the choice to the scores
-            without labels. It decides what is trained towards, so the plugin is no observer.
+        Result: a finite number, higher is better; None to leave the choice to the scores without labels. Of several
+            processes the main one's counts. It decides what is trained towards, so the plugin is no observer.
         If it raises: the run ends.
         """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -13,7 +14,7 @@ from bigrun.errors import CheckpointError
 from bigrun_gram.candidates import Candidate, best, comparable, score_table, undominated
 from bigrun_gram.config import TABLE
 from bigrun_gram.scores import dense_score, label_free_scores, recorded
-from bigrun_gram.shelf import Shelf
+from bigrun_gram.shelf import Shelf, halves
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -32,7 +33,8 @@ def shelf_of(run: Run) -> Shelf:
 
 
 def add_candidate(run: Run, state: State, step: int, *, has_learned: bool, choose_by: str | None) -> None:
-    """Score the teacher of this step and keep it; one that cannot be kept is an event.
+    """Score the teacher of this step and keep it; one that cannot be kept is an event. All processes show the images to
+    it; the numbers, and the file, are those of the main one.
 
     Args:
         choose_by: a metric that somebody records in this step, instead of what the hook `dense_score` says.
@@ -40,21 +42,30 @@ def add_candidate(run: Run, state: State, step: int, *, has_learned: bool, choos
     state.candidate_step = step
     with run.objective.evaluation() as backbone:
         scores = label_free_scores(run, backbone)
-        score = recorded(run, choose_by) if choose_by is not None else dense_score(run, backbone)
-    if scores is None:
-        run.event("gram-candidate", f"no candidate of step {step}: its features are not finite", "warning")
+        dense = dense_score(run, backbone) if choose_by is None else None
+
+    tensors = halves(backbone, keep=run.is_main)
+
+    def kept() -> dict[str, Any] | None:
+        score = dense if choose_by is None else recorded(run, choose_by)
+        if scores is None:
+            run.event("gram-candidate", f"no candidate of step {step}: its features are not finite", "warning")
+            return None
+        try:
+            sha256 = shelf_of(run).put(step, tensors)
+        except CheckpointError as error:
+            run.event("gram-candidate", f"no candidate of step {step}: {error}", "warning")
+            return None
+        return attrs.asdict(Candidate(step, *scores, score, sha256, has_learned, choose_by))
+
+    if (known := run.peers.by_main(kept)) is None:
         return
-    try:
-        sha256 = shelf_of(run).put(step, backbone) if run.is_main else None
-    except CheckpointError as error:
-        run.event("gram-candidate", f"no candidate of step {step}: {error}", "warning")
-        return
-    candidate = Candidate(step, *scores, score, sha256, has_learned, choose_by)
+    candidate = Candidate(**known)
     everyone = [*state.candidates, candidate]
-    kept = {c.step for c in undominated(comparable(everyone, choose_by))}
-    state.candidates = [c for c in everyone if c.step in kept]
+    left = {c.step for c in undominated(comparable(everyone, choose_by))}
+    state.candidates = [c for c in everyone if c.step in left]
     message = f"candidate for the Gram teacher:\n{score_table([candidate])}"
-    facts = {k: v for k, v in attrs.asdict(candidate).items() if k not in ("step", "sha256")}
+    facts = {k: v for k, v in known.items() if k not in ("step", "sha256")}
     run.event("gram-candidate", message, **facts)
 
 
@@ -85,27 +96,34 @@ def say_other_scores(run: Run, state: State, choose_by: str | None) -> None:
 
 
 def take_best(run: Run, state: State, teacher: GramTeacher, *, choose_by: str | None) -> None:
-    """Make the best candidate the Gram teacher; one whose file is not as it was written is passed over, an event.
+    """Make the best candidate the Gram teacher; one whose file is not as it was written is passed over, an event. The
+    main process chooses.
 
     Raises:
         CheckpointError: there is none.
     """
     everyone = comparable(state.candidates, choose_by)
-    remaining = list(everyone)
+    step = run.peers.by_main(lambda: best_readable(run, everyone))
+    sha256 = next(candidate.sha256 for candidate in everyone if candidate.step == step)
+    teacher.take(run, shelf_of(run).get(step, sha256), str(shelf_of(run).path(step)))
+    state.taken_at_step = step
+    message = f"Gram teacher: step {step} is the best of the candidates\n{score_table(everyone)}"
+    run.event("gram-teacher", message, refreshes=state.refreshes, chosen=step)
+
+
+def best_readable(run: Run, candidates: Sequence[Candidate]) -> int:
+    """The step of the best one whose file can be read. Raises CheckpointError: there is none."""
+    remaining = list(candidates)
     while remaining:
         candidate = best(remaining)
         try:
-            tensors = shelf_of(run).get(candidate.step, candidate.sha256)
-            teacher.take(run, tensors, str(shelf_of(run).path(candidate.step)))
+            shelf_of(run).get(candidate.step, candidate.sha256)
         except CheckpointError as error:
             run.event("gram-candidate", f"the candidate of step {candidate.step} is passed over: {error}", "error")
             remaining.remove(candidate)
             continue
-        state.taken_at_step = candidate.step
-        message = f"Gram teacher: step {candidate.step} is the best of the candidates\n{score_table(everyone)}"
-        run.event("gram-teacher", message, refreshes=state.refreshes, chosen=candidate.step)
-        return
-    why = "the file of every candidate is missing or damaged" if state.candidates else "there is no candidate"
+        return candidate.step
+    why = "the file of every candidate is missing or damaged" if candidates else "there is no candidate"
     raise CheckpointError(
         f"{TABLE}: no Gram teacher for step {run.step + 1}: {why}; continue with mode = 'ckpt' and a checkpoint, "
         "with a later start_step, or with mode = 'off'"

@@ -13,11 +13,28 @@ from bigrun.checkpoint.disk import hash_file, sync_directory, write
 from bigrun.checkpoint.layout import parse_step, step_name
 from bigrun.checkpoint.tensors import encode_tensors, load_tensors
 from bigrun.errors import CheckpointError
+from bigrun.shards import whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Shelf"]
+__all__ = ["Shelf", "halves"]
+
+
+def halves(backbone: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+    """What is kept of a backbone, in host memory: parameters in bf16; buffers, the periods of RoPE, are not rounded.
+
+    All processes call it, as each may have a part of every tensor; those that `keep` nothing get nothing.
+    """
+    import torch
+
+    rounded = {name for name, _ in backbone.named_parameters()}
+    found = {}
+    for name, tensor in backbone.state_dict().items():
+        rows = whole(tensor.detach())
+        if keep:
+            found[name] = rows.to("cpu", torch.bfloat16) if name in rounded else rows
+    return found
 
 
 class Shelf:
@@ -29,16 +46,12 @@ class Shelf:
     def path(self, step: int) -> Path:
         return self.folder / f"{step_name(step)}.safetensors"
 
-    def put(self, step: int, backbone: nn.Module) -> str:
-        """Write a backbone, replacing what an earlier attempt at this step has left; returns the file's sha256.
+    def put(self, step: int, tensors: Mapping[str, Tensor]) -> str:
+        """Write a backbone's tensors over what an earlier attempt at this step has left; returns the file's sha256.
 
         Raises:
             CheckpointError: it cannot be written.
         """
-        import torch
-
-        halves = {name: p.detach().to("cpu", torch.bfloat16) for name, p in backbone.named_parameters()}
-        tensors = dict(backbone.state_dict()) | halves  # buffers, the periods of RoPE, are not rounded
         beside = self.path(step).with_suffix(".new")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,8 @@ SCALING = ("weight", "prototypes", "student_temperature")
 class AnomalyGuard:
     """Judges every step before its update and its loss after it, and the rows of metrics once the warm-ups are over;
     other plugins offer it what they have found (`diagnoses`). It adds no loss and makes no forward pass; in every step
-    it fetches a few numbers from the device."""
+    it fetches a few numbers from the device, and all processes judge their means over all. Rows and class tokens are
+    judged by the main process, whose answers count."""
 
     Config = GuardConfig
 
@@ -82,7 +83,7 @@ class AnomalyGuard:
     def before_update(self, run: Run, step: int) -> None:
         assert self.guard is not None
         terms = {name for name, _ in run.metrics.items() if name.startswith("loss/")}
-        for anomaly in self.guard.before_update(step, run.metrics.pending(terms.union(self._names))):
+        for anomaly in self.guard.before_update(step, run.metrics.agreed(terms.union(self._names))):
             run.report_anomaly(anomaly)
 
     @hookimpl

@@ -8,9 +8,10 @@ import attrs
 
 from bigrun_memory.reading import Reading
 
-__all__ = ["Limits", "Shortage", "judge"]
+__all__ = ["HOST", "Limits", "Shortage", "judge"]
 
 GIB = 2**30
+HOST = "host-memory"
 SMALLER = (
     "a smaller data.micro_batch (the effective batch and the objective stay the same), or "
     'hardware.activation_checkpointing = "selective" or "full", makes room'
@@ -49,7 +50,7 @@ def judge(now: Reading, before: Reading | None, limits: Limits) -> Iterator[Shor
     free, total = now.host.free_bytes, now.host.total_bytes
     if total and free < limits.host_free_fraction * total:
         yield Shortage(
-            "host-memory",
+            HOST,
             f"{gib(free)} of {gib(total)} of the machine's memory are free: next it swaps, or the kernel ends a "
             "process; fewer data.workers, a smaller data.prefetch, or less of another process",
         )

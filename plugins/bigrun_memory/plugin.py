@@ -8,7 +8,7 @@ import attrs
 
 from bigrun import hookimpl, option
 from bigrun.options import between
-from bigrun_memory.judge import Limits, judge
+from bigrun_memory.judge import HOST, Limits, judge
 from bigrun_memory.prediction import Prediction
 from bigrun_memory.reading import Reading, peak_of_process, read
 
@@ -43,7 +43,8 @@ PROCESS = "the process grew by"
 
 
 class MemoryGuard:
-    """Looks at both memories whenever numbers are logged. Each thing is told once, when it begins and when it ends."""
+    """Looks at both memories whenever numbers are logged. Each thing is told once, when it begins and when it ends. Of
+    several processes each looks at its own device, and the first of a machine at that machine's memory."""
 
     Config = MemoryGuardConfig
     observer = True
@@ -70,6 +71,8 @@ class MemoryGuard:
 
     @hookimpl
     def after_step(self, run: Run, step: int) -> None:
+        if not run.is_main and run.metrics.due(step):
+            self._look(run)
         if self._prediction is None or step < self._first_step + 2:  # the optimizer's state is there from the second on
             return
         predicted = self._prediction.peak_bytes()
@@ -87,6 +90,8 @@ class MemoryGuard:
     def _look(self, run: Run) -> None:
         now = read(run.device, is_unified=run.facts.is_unified)
         found = {warning.kind: warning.message for warning in judge(now, self._before, self.limits)}
+        if run.peers.place.local_rank > 0:
+            found.pop(HOST, None)
         for kind in found.keys() - self._said.keys():
             run.event("memory-low", found[kind], "warning", memory=kind, **facts_of(now))
         for kind in self._said.keys() - found.keys():

@@ -111,7 +111,7 @@ def gathered(run: Run, images: FixedImages, config: MapsConfig) -> Look | None:
 
 
 def seen_by(run: Run, network: VisionTransformer, shown: Shown, blocks: list[int]) -> Seen:
-    with precision_of(run, network):
+    with run.objective.whole(), precision_of(run, network):
         return look(network, shown.crops, blocks, shown.spacing_mm)
 
 

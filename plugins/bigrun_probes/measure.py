@@ -27,7 +27,8 @@ def wait_for(device: torch.device) -> None:
 
 @torch.no_grad()
 def measured(run: Run, backbone: VisionTransformer | None, asked: ProbeSet, config: ProbesConfig) -> dict[str, float]:
-    """All values by the names of their metrics; of features that are not finite there are none.
+    """All values by the names of their metrics; of features that are not finite there are none. All processes show the
+    images to a backbone, and only the main one has values.
 
     Draws nothing from a global generator and records nothing. The classifiers are on the CPU.
 
@@ -39,16 +40,16 @@ def measured(run: Run, backbone: VisionTransformer | None, asked: ProbeSet, conf
     """
     values: dict[str, float] = {}
     rows = look(run, backbone, asked.images, with_views="retrieval" in config.chosen)
-    if asked.labelled is not None and bool(rows.joined.isfinite().all()):
+    if run.is_main and asked.labelled is not None and bool(rows.joined.isfinite().all()):
         labels, is_query = asked.labelled.labels[rows.found], asked.labelled.is_query[rows.found]
         values |= label_scores(rows.tokens, rows.joined, labels, is_query, config)
-    if rows.views is not None and bool(rows.views.isfinite().all()):
+    if run.is_main and rows.views is not None and bool(rows.views.isfinite().all()):
         first, second = rows.views
         values |= {f"probe/retrieval_top{among}": hit_rate(first, second, among) for among in (1, 5)}
         values["probe/retrieval_ratio_to_chance"] = values["probe/retrieval_top1"] * len(rows.found)
     if asked.masked is not None:
         found, patches = look_at_patches(run, backbone, asked.masked.images)
-        if bool(patches.isfinite().all()):
+        if run.is_main and bool(patches.isfinite().all()):
             values |= dense_scores(patches, asked.masked.only(found), run.config.model.patch_size_px, config)
     return values
 

@@ -27,7 +27,8 @@ DEAR = 0.02
 class Probes:
     """Asks about the same images again and again: k-NN, a linear classifier, view retrieval, and patches by masks.
 
-    The values are those of the step in which they are recorded, in its checkpoint too. Every process measures alike.
+    The values are those of the step in which they are recorded, in its checkpoint too. Every process shows the images
+    to the network, since that may be spread over several of them; the main one says what is known of them.
     """
 
     Config = ProbesConfig
@@ -52,15 +53,16 @@ class Probes:
         return self._set
 
     def measure(self, run: Run, backbone: VisionTransformer | None) -> dict[str, float]:
-        """All values of a backbone in eval mode, or of the pixels alone, by metric."""
+        """All values of a backbone in eval mode, or of the pixels alone, by metric; none on other processes than the
+        main one."""
         from bigrun_probes.measure import measured
 
         return measured(run, backbone, self.asked(run), self.config)
 
     def pixels(self, run: Run) -> dict[str, float]:
-        """The same of the pixels alone, measured on first use."""
+        """The same of the pixels alone, measured on first use, on the main process."""
         if self._pixels is None:
-            self._pixels = self.measure(run, None)
+            self._pixels = self.measure(run, None) if run.is_main else {}
         return self._pixels
 
     # -- hooks ------------------------------------------------------------------------------------------------
@@ -107,6 +109,8 @@ class Probes:
             values = self._of_teacher(run)
         except DataError as error:  # of a disk that may be back at the next checkpoint
             values, why = {}, str(error)
+        if not run.is_main:
+            return
         for name, value in values.items():
             run.metrics.record(name, value)
         self.state.add(step, values)
@@ -116,7 +120,7 @@ class Probes:
 
     @hookimpl
     def on_finish(self, run: Run) -> None:
-        if self.state.latest:
+        if self.state.latest and run.is_main:
             facts: dict[str, Any] = {name: reading.value for name, reading in self.state.latest.items()}
             run.event("probes", "\n".join(["probes at the end:", *in_words(self.state)]), **facts)
 

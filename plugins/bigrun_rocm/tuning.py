@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
+
 from bigrun.devices import Planned, Setting, TorchBuild
 from bigrun.devices.pci import pci_address
 from bigrun.errors import UsageError
@@ -139,7 +141,9 @@ class Tuning:
             raise UsageError(check.obstacle)
         sizes, steps = len(run.config.views.pairs), steps_for(run.config.model.drop_path_fraction)
         warm_up = WarmUp(self._config.tunableop_warmup_steps or steps.most * sizes, steps.quiet * sizes)
-        self.tunableop = TunableOp(run.facts, cache_root(self._config, os.environ), run.directory / PLUGIN, warm_up)
+        # torch adds to the file at once: each process has its own, also where each sees one GPU, which is number 0
+        facts = attrs.evolve(run.facts, index=run.facts.index or run.peers.place.local_rank)
+        self.tunableop = TunableOp(facts, cache_root(self._config, os.environ), run.directory / PLUGIN, warm_up)
         self._undo.callback(self.tunableop.stop)
         return self.tunableop.start(enabled, tuning, check, precision)
 

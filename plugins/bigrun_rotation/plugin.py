@@ -119,7 +119,7 @@ class CheckpointRotation:
     def after_step(self, run: Run, step: int) -> None:
         """Before others, so that whoever measures for every checkpoint knows of this one."""
         if self.policy.is_milestone(step):
-            run.request_checkpoint("a milestone")
+            run.request_checkpoint("a milestone", by_all=True)
 
     @hookimpl
     def on_checkpoint(self, run: Run, step: int, path: Path) -> None:

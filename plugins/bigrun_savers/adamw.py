@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from bigrun.shards import local
 from bigrun_savers.formats import BLOCK, MOMENTS, SMALLEST, Bf16, EightBit, Float32, Format
 
 __all__ = ["PORTION", "AdamW8bit", "AdamWBf16", "CompactAdamW", "portions"]
@@ -60,7 +61,7 @@ class CompactAdamW(torch.optim.Optimizer):
         if not state:
             state.update(kept.begin(parameter.detach()))
             state["step"] = torch.zeros((), device=parameter.device)
-        values, gradients = parameter.detach().view(-1), gradient.reshape(-1)
+        values, gradients = local(parameter.detach()).view(-1), local(gradient).reshape(-1)
         for part in portions(parameter):
             moments = [kept.read(state, name, part) for name in MOMENTS]
             step = state["step"].clone()  # torch counts it up
@@ -91,8 +92,8 @@ class AdamW8bit(CompactAdamW):
 
 
 def portions(parameter: Tensor) -> Iterator[slice]:
-    """Ranges of a parameter's elements, one after the other."""
-    size = parameter.numel()
+    """Ranges of a parameter's elements, or of those that this process has, one after the other."""
+    size = local(parameter).numel()
     return (slice(start, min(start + PORTION, size)) for start in range(0, size, PORTION))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bigrun.imports import import_quietly
+from bigrun.shards import local
 
 __all__ = ["BLOCK", "MOMENTS", "SMALLEST", "Bf16", "EightBit", "Float32", "Format", "State", "round_at_random"]
 
@@ -57,10 +58,10 @@ class Float32(Format):
         return {name: torch.zeros_like(parameter, dtype=self.dtype) for name in MOMENTS}
 
     def read(self, state: State, moment: str, part: slice) -> Tensor:
-        return state[moment].view(-1)[part].float()
+        return local(state[moment]).view(-1)[part].float()
 
     def write(self, state: State, moment: str, part: slice, values: Tensor) -> None:
-        state[moment].view(-1)[part].copy_(values)
+        local(state[moment]).view(-1)[part].copy_(values)
 
 
 class Bf16(Float32):

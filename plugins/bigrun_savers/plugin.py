@@ -53,12 +53,25 @@ class MemorySavers:
         if refusal is not None:
             raise UsageError(refusal)
 
+    def _refuse_shards(self) -> None:
+        asked = {
+            "optimizer_states = '8bit'": self.config.optimizer_states == "8bit",
+            "teacher_offload": self.config.teacher_offload,
+        }
+        for option in (option for option, is_asked in asked.items() if is_asked):
+            raise UsageError(
+                f"plugins.memory-savers.{option}: not with parallel.strategy = 'fsdp', where each process has a shard "
+                "of the states and of the teacher; expected to be left out (optimizer_states = 'bf16' is possible)"
+            )
+
     def _offloads(self) -> list[str]:
         asked = {ACTIVATIONS: self.config.activation_offload, TEACHER: self.config.teacher_offload}
         return [name for name, is_asked in asked.items() if is_asked]
 
     @hookimpl
     def configure_model(self, run: Run, objective: Objective) -> None:
+        if run.strategy.is_sharded:
+            self._refuse_shards()
         if self.config.update_in_backward:
             self._allow_two_passes(run)
         if self.config.teacher_offload and offload_refusal(run.facts) is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from bigrun import hookimpl, option
+from bigrun.launch.options import JOB_REQUEUES
 from bigrun.options import above
 from bigrun.time_limit import TimeIsUp
 
@@ -42,13 +43,14 @@ class SlurmRequeue:
     @hookimpl
     def header_lines(self, run: Run) -> list[str]:
         job = os.environ.get("SLURM_JOB_ID")
-        return [f"slurm        job {job} is requeued when its time is up" if job else "slurm        not in a job"]
+        who = " by its script" if JOB_REQUEUES in os.environ else ""
+        return [f"slurm        job {job} is requeued{who} when its time is up" if job else "slurm        not in a job"]
 
     @hookimpl
     def on_finish(self, run: Run) -> None:
         job = os.environ.get("SLURM_JOB_ID")
         is_time = run.stop_signal in WARNINGS or run.get(TimeIsUp) is not None
-        if run.finished or not is_time or not job or not run.is_main:
+        if run.finished or not is_time or not job or not run.is_main or JOB_REQUEUES in os.environ:
             return
         command = ["scontrol", "requeue", job]
         try:

@@ -7,8 +7,10 @@ import faulthandler
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -17,6 +19,7 @@ from bigrun import hookimpl, option
 from bigrun.errors import ExitCode
 from bigrun.options import above, at_least
 from bigrun_watchdog.limits import WAITS, Limits
+from bigrun_watchdog.others import Others
 from bigrun_watchdog.outside import Outside
 from bigrun_watchdog.records import Hang, Records
 from bigrun_watchdog.stacks import write_stacks
@@ -30,6 +33,10 @@ __all__ = ["Watchdog", "WatchdogConfig", "within"]
 TICK_SECONDS = 5.0
 DISK_SECONDS = 10.0
 FLUSH_SECONDS = 1.0
+TICKS_TO_HEAR = 3
+"""So long other processes need to hear of something."""
+INTERRUPTED = ("data", "step", "observe")
+"""What a process does when it waits for one that has ended; behind it, and in a save, it is busy with its own end."""
 
 
 @attrs.frozen
@@ -62,8 +69,10 @@ class Watchdog:
         self._records: Records | None = None
         self._watcher: Watcher | None = None
         self._outside: Outside | None = None
+        self._others: Others | None = None
         self._slow: Hang | None = None
         self._error = ""
+        self._tick_seconds = TICK_SECONDS
 
     @hookimpl
     def header_lines(self, run: Run) -> list[str]:
@@ -78,17 +87,18 @@ class Watchdog:
         self._run, limits = run, self._limits_of(run)
         self._records = Records(run.path_for("watchdog"), run.strategy.rank)
         self._tell(run, self._records)
-        tick = min(TICK_SECONDS, limits.smallest_seconds / 20)
+        self._others = Others(run.peers)
+        tick = self._tick_seconds = min(TICK_SECONDS, limits.smallest_seconds / 20)
         # whatever a run waits for, a save included, lets other threads run: only what a first step does may not
         self._outside = Outside(self._records.interpreter, limits.first_step_seconds, tick)
-        self._watcher = Watcher(self._look, limits.of_state, self._alarm, self._outside, tick)
+        self._watcher = Watcher(self._look, limits.of_state, self._alarm, self._outside, tick, self._counts)
         self._watcher.start()
 
     @staticmethod
     def _tell(run: Run, records: Records) -> None:
         """What the process before could not say any more."""
-        hang, stacks = records.take_hang(), records.take_interpreter()
-        if hang is not None:
+        stacks = records.take_interpreter()
+        for hang in records.take_hangs() if run.is_main else []:
             run.event("hang", f"the process before was ended: {hang}", "warning", **attrs.asdict(hang))
         if stacks is not None:
             message = f"a process before ran no Python for long, in native code; stacks of all threads: {stacks}"
@@ -125,30 +135,68 @@ class Watchdog:
 
     # -- in the watcher's thread ------------------------------------------------------------------------------
 
+    def _counts(self, state: State, seconds: float, limit: float | None) -> bool:
+        """Tell other processes where this one stands, and hear where they do; whether a state that lasts too long is an
+        alarm, and not one that waits for another process, which may take its time."""
+        assert self._others is not None
+        assert self._records is not None
+        self._others.post(state, seconds, limit)
+        if (alarm := self._others.new_alarm()) is not None:
+            self._write(self._records.new_stacks(state[0]), f"asked by {alarm}", state[1])
+        end = self._others.end()
+        if end is not None and state[1] in INTERRUPTED and seconds > self.config.grace_seconds:
+            message, code = end
+            path = self._records.new_stacks(state[0])
+            self._write(path, message, state[1])
+            self._leave(f"{message}. This process waits for it, and ends as well; stacks of all threads: {path}", code)
+        return limit is None or seconds <= limit or not self._others.is_only_waiting()
+
     def _alarm(self, state: State, seconds: float, limit: float) -> None:
         """Write down where the run stands; end the process unless it moves after all."""
+        assert self._others is not None
         assert self._records is not None
         assert self._watcher is not None
         step, activity = state
         path = self._records.new_stacks(step)
-        hang = Hang(step, activity, seconds, limit, str(path))
-        moment = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        lines = [f"bigrun watchdog, {moment}: {hang}{self._error}", WAITS[activity]]
-        if not within(DISK_SECONDS, write_stacks, path, lines):
+        others, only_waits = self._others.describe()
+        hang = Hang(step, activity, seconds, limit, str(path), self._run_rank, others, only_waits)
+        self._others.raise_alarm(str(hang))
+        if not self._write(path, f"{hang}{self._error}", activity):
             hang = attrs.evolve(hang, stacks="on standard error, for the disk does not take them")
-            within(DISK_SECONDS, faulthandler.dump_traceback, 2)
-        if self._watcher.moves_within(self.config.grace_seconds, state):
+        grace = max(self.config.grace_seconds, TICKS_TO_HEAR * self._tick_seconds if self._others.several else 0)
+        if self._watcher.moves_within(grace, state):
             self._slow = hang
             return
+        within(DISK_SECONDS, self._records.leave, hang)
+        told = f"{hang}{self._error}"
+        self._others.say_end(told, ExitCode.HUNG)
+        self._leave(f"{told}. The process ends; the same command continues from the newest checkpoint.", ExitCode.HUNG)
+
+    def _write(self, path: Path, why: str, activity: str) -> bool:
+        """The stacks, to a file, or to standard error where the disk does not take them."""
+        moment = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        lines = [f"bigrun watchdog, {moment}: {why}", WAITS.get(activity, activity)]
+        if within(DISK_SECONDS, write_stacks, path, lines):
+            return True
+        within(DISK_SECONDS, faulthandler.dump_traceback, 2)
+        return False
+
+    def _leave(self, message: str, code: int) -> None:
+        """End the process, whatever else of it hangs."""
         try:
-            within(DISK_SECONDS, self._records.leave, hang)
-            told = f"watchdog: {hang}{self._error}"
-            message = f"{told}. The process ends; the same command continues from the newest checkpoint.\n"
-            within(DISK_SECONDS, os.write, 2, message.encode())  # past Python's own streams, which may be what hangs
+            text = f"watchdog: {message}\n"
+            within(DISK_SECONDS, os.write, 2, text.encode())  # past Python's own streams, which may be what hangs
             for stream in (sys.stdout, sys.stderr):
                 within(FLUSH_SECONDS, stream.flush)
+            if self._others is not None and self._others.several and self._run_rank == 0:
+                time.sleep(TICKS_TO_HEAR * self._tick_seconds)  # the others read here why it ends
         finally:
-            os._exit(ExitCode.HUNG)
+            os._exit(code)
+
+    @property
+    def _run_rank(self) -> int:
+        assert self._run is not None
+        return self._run.strategy.rank
 
 
 def within(seconds: float, function: Callable[..., object], *arguments: Any) -> bool:

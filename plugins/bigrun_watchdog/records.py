@@ -22,11 +22,16 @@ class Hang:
     limit_seconds: float
     stacks: str
     """The file with the stacks of all threads."""
+    rank: int = 0
+    others: str = ""
+    """Of several processes, in words, who waits for whom."""
+    only_waits: bool = False
+    """It is another process that stood still."""
 
     def __str__(self) -> str:
         return (
             f"step {self.step} stood still for {self.seconds:.0f} s in {self.activity!r} (limit "
-            f"{self.limit_seconds:g} s); stacks of all threads: {self.stacks}"
+            f"{self.limit_seconds:g} s){self.others}; stacks of all threads: {self.stacks}"
         )
 
 
@@ -56,14 +61,14 @@ class Records:
         beside.write_text(json.dumps(attrs.asdict(hang)), encoding="utf-8")
         os.replace(beside, self._hang)  # noqa: PTH105 - one atomic rename
 
-    def take_hang(self) -> Hang | None:
-        """The hang that has ended the process before, which is then told."""
-        try:
-            hang = Hang(**json.loads(self._hang.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        self._hang.unlink()
-        return hang
+    def take_hangs(self) -> list[Hang]:
+        """What has ended the processes before, of all ranks, for the main process to tell: of those that hung, and of
+        those that waited for them only where nobody knows of another."""
+        paths = sorted(self._folder.glob("hang*.json"))
+        hangs = [Hang(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        for path in paths:
+            path.unlink()
+        return [hang for hang in hangs if not hang.only_waits] or hangs
 
     def take_interpreter(self) -> Path | None:
         """The stacks that the sentinel of the process before has written, under a name that lasts."""

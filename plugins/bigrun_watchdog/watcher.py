@@ -24,9 +24,12 @@ class Watcher(threading.Thread):
         alarm: Callable[[State, float, float], None],
         outside: Outside,
         tick_seconds: float,
+        counts: Callable[[State, float, float | None], bool] = lambda state, seconds, limit: True,
     ) -> None:
         """
         Args:
+            counts: called in this thread at every tick, with the state, its seconds and its limit; whether a state that
+                is beyond its limit is one to call `alarm` for.
             limit_of: seconds that a state may last; None: as long as it likes.
             alarm: called in this thread with the state, its seconds and its limit; when it returns the run has moved,
                 or has ended.
@@ -34,6 +37,7 @@ class Watcher(threading.Thread):
         super().__init__(name="watchdog", daemon=True)
         self._look, self._limit_of, self._alarm = look, limit_of, alarm
         self._outside = outside
+        self._counts = counts
         self._tick_seconds = tick_seconds
         self._ended = threading.Event()
 
@@ -44,7 +48,7 @@ class Watcher(threading.Thread):
             seconds = patience.tick(moved=state != seen)
             seen, limit = state, self._limit_of(state)
             self._outside.beat()
-            if limit is not None and seconds > limit:
+            if self._counts(state, seconds, limit) and limit is not None and seconds > limit:
                 self._alarm(state, seconds, limit)
                 seen = self._look()
                 patience.tick(moved=True)

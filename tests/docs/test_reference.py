@@ -78,7 +78,7 @@ def test_a_hook_has_a_heading_with_its_signature(name: str) -> None:
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_hook_says_when_how_often_what_and_what_if(name: str) -> None:
     promises = generate.promises_of(HOOKS[name])
-    assert list(promises) == ["When", "Called", "Result", "If it raises"]
+    assert list(promises) == ["When", "Called", "Processes", "Result", "If it raises"]
     assert all(promises.values())
     assert generate.summary_of(HOOKS[name])
 

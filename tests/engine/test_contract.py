@@ -57,12 +57,14 @@ class Example:
 
     @hookimpl
     def on_start(self, run):
-        self.file = (run.path_for("example") / "log").open("a")
+        if run.is_main:
+            self.file = (run.path_for("example") / "log").open("a")
 
     @hookimpl
     def after_update(self, run, step):
         self.steps += 1
-        self.file.write(f"{torch.rand(()).item()}")
+        if self.file is not None:
+            self.file.write(f"{torch.rand(()).item()}")
 
     @hookimpl
     def on_error(self, error):
@@ -82,6 +84,7 @@ class Example:
 """
 
 MODULE = "contract_example"
+TWO = "test_two_processes_are_one"
 Install = Callable[[str], PluginContract]
 
 
@@ -115,8 +118,17 @@ def replaced(source: str, *changes: tuple[str, str]) -> str:
     return source
 
 
-@pytest.mark.parametrize("source", [CRITICAL, OBSERVER], ids=["critical", "observer"])
-@pytest.mark.parametrize("promise", [name for name in dir(PluginContract) if name.startswith("test_")])
+PROMISES = [name for name in dir(PluginContract) if name.startswith("test_")]
+EACH = [
+    pytest.param(
+        source, promise, id=f"{promise}-{kind}", marks=[pytest.mark.slow] * (promise == TWO and kind == "critical")
+    )
+    for promise in PROMISES
+    for kind, source in (("critical", CRITICAL), ("observer", OBSERVER))
+]
+
+
+@pytest.mark.parametrize(("source", "promise"), EACH)
 def test_a_good_plugin_keeps_every_promise(bigrunner: Runner, install: Install, source: str, promise: str) -> None:
     contract = install(source)
     try:
@@ -236,6 +248,22 @@ BROKEN = {
         "test_a_failure_in_each_hook_ends_the_run_or_is_quarantined",
         "after its failure in on_start it failed again",
     ),
+    "another process writes what the main one does": (
+        replaced(OBSERVER, ("if run.is_main:", "if True:")),
+        TWO,
+        "process 1 has written example/log",
+    ),
+    "another process has another loss": (
+        replaced(CRITICAL, ("before_step(self, run)", "before_step(self, run, step)"),
+                 ("self.steps += 1", "self.steps += 1 + run.peers.rank * (step == 2)")),
+        TWO,
+        "two processes: losses, not as of one process",
+    ),
+    "a state is that of a part of the images": (
+        replaced(OBSERVER, ("self.steps += 1", 'self.steps = run.position * (step > 1) / run.strategy.world_size')),
+        TWO,
+        "two processes: the plugin's state, not as of one process",
+    ),
     "a hook is never called": (
         replaced(CRITICAL, ("before_step(self, run)", "build_dataset(self)")),
         "test_a_failure_in_each_hook_ends_the_run_or_is_quarantined",
@@ -244,7 +272,10 @@ BROKEN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * (BROKEN[case][1] == TWO and "loss" not in case)) for case in BROKEN],
+)
 def test_a_broken_promise_is_noticed(bigrunner: Runner, install: Install, case: str) -> None:
     source, promise, says = BROKEN[case]
     contract = install(source)

@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_not_exported(run: Path) -> None:
     checkpoint = run / "checkpoints/step-00000002"
     flip(checkpoint / "optimizer.safetensors")
     result = command(checkpoint, "--to", "safetensors")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "damaged, not exported" in result.output
     assert "optimizer.safetensors: has sha256" in result.output
     assert not (run / "export").exists()

@@ -494,7 +494,7 @@ def test_a_damaged_checkpoint_is_named(run: Path) -> None:
     data[-1] ^= 1
     path.write_bytes(data)
     result = look(path.parent)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "step-00000003: damaged:\n  student.safetensors: has sha256" in result.output
     result = look(run)
     assert result.exit_code == 0
@@ -528,7 +528,7 @@ def test_a_checkpoint_that_its_run_removes_meanwhile(run: Path, monkeypatch: pyt
     monkeypatch.setattr(Visit, "of", of)
     named = Path(shutil.copytree(run / "checkpoints" / step_name(3), run / "emergency" / step_name(3)))
     result = look(named)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"{named}: its run has removed it meanwhile" in result.output
     result = look(run)
     assert result.exit_code == 0, result.output

@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training import Training, merge
 
+from bigrun.anomaly import Anomaly
 from bigrun.data.course import Course
 from bigrun.errors import ExitCode, UsageError
 from bigrun.metrics import shared
+from bigrun.peers.exchange import merged
 from bigrun.peers.place import Place
+from bigrun.peers.straggler import RANKS
 from bigrun.sections import Data
 
 # -- who they are ---------------------------------------------------------------------------------------------
@@ -95,7 +98,7 @@ def close(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
     """Equal but for rounding: in what was trained, and in all that is said of it."""
     assert [row["step"] for row in rows] == [row["step"] for row in others]
     for row, other in zip(rows, others, strict=True):
-        assert row.keys() == other.keys()
+        assert row.keys() == other.keys() - set(RANKS)
         for name in row:
             if name.startswith(("loss", "grad_norm")) or name in ("learning_rate", "teacher_momentum", "class_spread"):
                 assert other[name] == pytest.approx(row[name], rel=10 * CLOSE), (row["step"], name)
@@ -181,7 +184,7 @@ def test_a_process_without_images_ends_all_behind_the_newest_step(tmp_path: Path
     main, other = Training(tmp_path).together(2, "--plugin", "one_of_many:Empty")
     assert main.returncode == other.returncode == ExitCode.ERROR
     assert "the loader has ended" in other.stderr
-    assert "another process of the run has no images for step 4; it says why" in main.stderr
+    assert "of the run has no images for step 4: the loader has ended" in main.stderr
     newest = max(path.name for path in (tmp_path / "runs" / "tiny" / "checkpoints").iterdir())
     assert newest == "step-00000003"
 
@@ -194,6 +197,45 @@ def test_an_anomaly_on_one_process_halts_all_and_is_said_once(tmp_path: Path) ->
     assert "halted at step 3: something is odd" in main.stderr
     assert other.stderr == ""
     assert len(training.events("anomaly")) == len(training.events("emergency-saved")) == 1
+    (kept,) = (training.run / "emergency").iterdir()
+    last = json.loads((kept / "flight.json").read_text())[-1]
+    assert sum(map(len, last["images"])) == 4, "the images of both processes"
+
+
+def test_what_one_process_loses_or_wants_at_the_end_is_told(tmp_path: Path) -> None:
+    """A checkpoint that it asks for, an observer that fails in its last hook, a plugin that fails in `teardown`."""
+    shutil.copy(ONE_OF_MANY, tmp_path)
+    plugins = {f"one_of_many:{name}": {} for name in ("AsksAlone", "FailsAtEnd", "FailsInTeardown")}
+    training = Training(tmp_path, run={"max_steps": 4, "checkpoint_every_steps": 4}, plugins=plugins)
+    main, other = training.together(2)
+    assert main.returncode == other.returncode == ExitCode.QUARANTINED, main.stderr + other.stderr
+    assert [event["step"] for event in training.events("checkpoint")] == [3, 4]
+    (failed,) = training.events("observer-failed")
+    assert (failed["facts"]["hook"], failed["facts"]["rank"]) == ("on_finish", 1)
+    assert other.stderr.splitlines()[0].startswith("process 1: error: one_of_many:FailsInTeardown failed in teardown")
+    assert (other.stdout, main.stderr, training.events("plugin-error")) == ("", "", [])
+
+
+@pytest.mark.parametrize("name", ["FailsInHeader", pytest.param("FailsInStart", marks=pytest.mark.slow)])
+def test_what_one_process_cannot_begin_nobody_begins(tmp_path: Path, name: str) -> None:
+    shutil.copy(ONE_OF_MANY, tmp_path)
+    training = Training(tmp_path)
+    done = training.together(2, "--plugin", f"one_of_many:{name}")
+    assert [each.returncode for each in done] == [ExitCode.ERROR] * 2
+    assert sum("process alone" in each.stderr for each in done) == 1
+    assert not any("is gone" in each.stderr for each in done)
+    assert training.metrics() == []
+
+
+def test_each_anomaly_is_one_on_all_processes() -> None:
+    def report(*messages: str, **evidence: float) -> list[Anomaly]:
+        return [Anomaly("odd", 3, message, evidence) for message in messages]
+
+    several = merged([report("first", "second"), report("first", rank=1), report()])
+    assert [(anomaly.message, dict(anomaly.evidence)) for anomaly in several] == [
+        ("first", {"rank": 1}),
+        ("second", {}),
+    ]
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], ["--supervise"], ["--set", "hardware.on_oom=halve"]])

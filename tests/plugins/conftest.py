@@ -1,4 +1,4 @@
-"""Where tests of `bigrun data import` read and write."""
+"""Where tests of `bigrun data import` read and write, and which of the contracts' tests are slow."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ def own_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def out(tmp_path: Path) -> Path:
     """The data set that is made."""
     return tmp_path / "out"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """test_several_processes.py has most plugins together in two processes, in the time of one of these."""
+    for item in items:
+        is_here = Path(__file__).parent in item.path.parents
+        if is_here and isinstance(item, pytest.Function) and item.originalname == "test_two_processes_are_one":
+            item.add_marker(pytest.mark.slow)

@@ -32,6 +32,7 @@ class TestContract(PluginContract):
     plugin = "gram-anchoring"
     config = CHOSEN | {"start_step": 3}
     steps = 4
+    depends_on_processes = ("sha256",)
 
 
 # -- the rule -------------------------------------------------------------------------------------------------

@@ -197,7 +197,8 @@ def test_a_long_headline_takes_three_lines_at_most(story: Story) -> None:
 def test_a_sparkline_has_its_width_and_touches_both_ends(values: list[float], width: int) -> None:
     line = sparkline(range(len(values)), values, width)
     assert len(line) == width
-    if len(values) == width and len(set(values)) > 1:
+    is_wide = max(values) / 2 - min(values) / 2 >= 0.01 * max(map(abs, values))
+    if len(values) == width and len(set(values)) > 1 and is_wide:
         assert BLOCKS[0] in line
         assert BLOCKS[-1] in line or max(values) / 2 - min(values) / 2 <= 0
     if len(set(values)) == 1:
@@ -209,6 +210,12 @@ def test_a_sparkline_rises_with_its_values_and_goes_on_where_there_are_none() ->
     assert sparkline([0, 7], [0.0, 1.0], 8) == BLOCKS[0] * 7 + BLOCKS[-1]
     assert sparkline([], [], 8) == ""
     assert sparkline([5], [1.0], 3) == BLOCKS[3] * 3
+
+
+def test_a_sparkline_of_what_hardly_changes_is_nearly_flat() -> None:
+    near = sparkline(range(4), [100.0, 100.1, 99.9, 100.0], 4)
+    assert {BLOCKS.index(character) for character in near} <= {3, 4}
+    assert set(sparkline(range(2), [100.0, 103.0], 2)) == {BLOCKS[0], BLOCKS[-1]}
 
 
 @given(

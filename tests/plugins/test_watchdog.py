@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 import psutil
 import pytest
 
@@ -160,11 +161,11 @@ def test_the_next_start_tells_of_stacks_that_the_sentinel_wrote(bigrunner: Runne
     assert [path.name for path in (first.directory / "watchdog").iterdir()] == [Path(event.facts["stacks"]).name]
 
 
-def test_each_rank_has_files_of_its_own(tmp_path: Path) -> None:
+def test_each_rank_has_files_of_its_own_and_the_main_one_tells_who_hung(tmp_path: Path) -> None:
     Records(tmp_path, 3).leave(HANG)
-    assert Records(tmp_path, 0).take_hang() is None
-    assert Records(tmp_path, 3).take_hang() == HANG
-    assert Records(tmp_path, 3).take_hang() is None
+    Records(tmp_path, 12).leave(attrs.evolve(HANG, only_waits=True))
+    assert Records(tmp_path, 0).take_hangs() == [HANG]
+    assert Records(tmp_path, 0).take_hangs() == []
     assert Records(tmp_path, 3).new_stacks(5).name.endswith("-step-5-rank-3.txt")
 
 

@@ -70,11 +70,10 @@ class Training:
         return warm.together(self.folder, processes, "run", "tiny.toml", *arguments)
 
     @contextlib.contextmanager
-    def begun(self, *arguments: str, step: int = 1) -> Iterator[subprocess.Popen[str]]:
+    def begun(self, *arguments: str, step: int = 1, command: str = "run") -> Iterator[subprocess.Popen[str]]:
         """The same, left to itself once `step` is in the log; killed at the end if it is alive then."""
-        process = subprocess.Popen(
-            self.words(*arguments), cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        words = self.words(*arguments, command=command)
+        process = subprocess.Popen(words, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             deadline = time.monotonic() + 120
             while not any(row["step"] >= step for row in self.metrics()):
@@ -86,8 +85,8 @@ class Training:
             process.send_signal(signal.SIGKILL)
             process.communicate()
 
-    def words(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "bigrun", "run", "tiny.toml", *arguments]
+    def words(self, *arguments: str, command: str = "run") -> list[str]:
+        return [sys.executable, "-m", "bigrun", command, "tiny.toml", *arguments]
 
     def metrics(self) -> list[dict[str, Any]]:
         """The complete rows of the log, none before there is one."""

@@ -86,7 +86,8 @@ class Pieces(Mapping[str, "Tensor"]):
     def __init__(self, checkpoint: Path, stem: str) -> None:
         """Raises: CheckpointError: a file cannot be read, or does not fit the others."""
         self._where = f"{checkpoint / stem}"
-        names, self._shapes = [stem], {}
+        names = [stem]
+        self._shapes: dict[str, tuple[int, ...]] = {}
         if is_in_pieces(checkpoint, stem):
             names, self._shapes = read_index(checkpoint, stem)
         self._files = [opened(checkpoint / f"{name}.safetensors") for name in names]
@@ -138,9 +139,11 @@ def read_index(checkpoint: Path, stem: str) -> tuple[list[str], dict[str, tuple[
     """The names of the files' groups, and the shapes of the tensors that are in pieces."""
     facts = load_facts(checkpoint, index_of(stem))
     try:
-        shapes = {name: tuple(shape) for name, shape in facts["shapes"].items()}
+        if facts["pieces"] < 1:
+            raise ValueError(f"{facts['pieces']} pieces")
+        shapes = {name: tuple(map(int, shape)) for name, shape in facts["shapes"].items()}
         return [piece(stem, number, facts["pieces"]) for number in range(facts["pieces"])], shapes
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint / index_of(stem)}.json: is no index of pieces: {error!r}") from error
 
 

@@ -16,7 +16,7 @@ from bigrun.data.formats.opening import is_of_machine
 from bigrun.data.lost import STRIKES, advice
 from bigrun.data.worker import Worker, WorkerLostError
 from bigrun.errors import DataError
-from bigrun.shortage import describe_shortage
+from bigrun.shortage import describe_shortage, refuse_long_sockets
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -89,10 +89,11 @@ class Team:
 
 
 def started(decoder: Decoder, alive: Connection) -> Worker:
-    """Raises: OSError where this process may open no more files."""
+    """Raises: OSError where this process may open no more files; UsageError where TMPDIR is too long for sockets."""
     try:
         return Worker(decoder, alive)
     except (OSError, EOFError) as error:
+        refuse_long_sockets(error)
         if is_of_machine(error):
             raise
         raise WorkerLostError("not-started", f"cannot be started ({type(error).__name__}: {error})", None) from error

@@ -58,7 +58,7 @@ def monitor_checkpoint(
 
     Raises:
         UsageError: there is nothing to look at or with, or `out` may not be used.
-        CheckpointError: it is damaged, or its run has removed it.
+        DamagedCheckpointError: it is damaged, or its run has removed it.
         BigrunError: as a run would before its first step, or a plugin that is no observer failed.
     """
 

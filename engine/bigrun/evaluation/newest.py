@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bigrun.checkpoint.layout import holds_checkpoint
-from bigrun.errors import BigrunError, CheckpointError
+from bigrun.errors import BigrunError, DamagedCheckpointError
 from bigrun.evaluation.visit import Visit
 from bigrun.export.source import find_checkpoint
 from bigrun.markers import hookimpl
@@ -41,7 +41,7 @@ def with_checkpoint(path: Path, say: Callable[[str], None], look: Callable[[Visi
 
     Raises:
         UsageError: `path` is neither, or cannot be read.
-        CheckpointError: it is damaged, or its run has removed it.
+        DamagedCheckpointError: it is damaged, or its run has removed it.
         BigrunError: `look` has raised it, and the checkpoint is still there.
     """
     with reading(path):
@@ -54,6 +54,7 @@ def with_checkpoint(path: Path, say: Callable[[str], None], look: Callable[[Visi
             if holds_checkpoint(checkpoint):
                 raise
             if not is_run or attempt == ATTEMPTS:
-                raise CheckpointError(f"{checkpoint}: its run has removed it meanwhile ({error})") from error
+                text = f"{checkpoint}: its run has removed it meanwhile ({error})"
+                raise DamagedCheckpointError(text) from error
             say(f"gone         {checkpoint}: its run has removed it meanwhile; taking the newest that is there now")
     raise AssertionError

@@ -17,7 +17,7 @@ from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY, MANIFEST
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.checkpoint.strict import load_strict
 from bigrun.config import Document, read_preset
-from bigrun.errors import CheckpointError, UsageError
+from bigrun.errors import CheckpointError, DamagedCheckpointError, UsageError
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -45,20 +45,21 @@ class Visit:
             is_verified: every byte of it has just been read; else that is done here.
 
         Raises:
-            CheckpointError: it is damaged, or is being removed by the run that rotates it away.
+            DamagedCheckpointError: it is damaged, or is being removed by the run that rotates it away.
         """
         try:
             problems = [] if is_verified else manifest.verify(checkpoint)
             if problems and checkpoint.is_dir():
-                raise CheckpointError("\n".join([f"{checkpoint}: damaged:", *(f"  {p}" for p in problems)]))
+                raise DamagedCheckpointError("\n".join([f"{checkpoint}: damaged:", *(f"  {p}" for p in problems)]))
             known = manifest.read(checkpoint)
             identity = hash_file(checkpoint / MANIFEST)
         except OSError as error:
-            raise CheckpointError(f"{checkpoint}: cannot be read ({error.strerror}): has its run removed it?") from None
+            text = f"{checkpoint}: cannot be read ({error.strerror}): has its run removed it?"
+            raise DamagedCheckpointError(text) from None
         state = load_facts(checkpoint, "state")
         plugins = state.get("plugins") if isinstance(state, dict) else None
         if not isinstance(plugins, dict) or not all(isinstance(facts, dict) for facts in plugins.values()):
-            raise CheckpointError(f"{checkpoint}: its state.json is not the state of a run")
+            raise DamagedCheckpointError(f"{checkpoint}: its state.json is not the state of a run")
         return cls(checkpoint.resolve(), known.step, identity, known.created_utc, state)
 
     @property

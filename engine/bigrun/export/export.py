@@ -51,7 +51,7 @@ def export_checkpoint(
 
     Raises:
         UsageError: nothing to export, or the target cannot express the model, or the folder is not free.
-        CheckpointError: the checkpoint is damaged.
+        DamagedCheckpointError: the checkpoint is damaged.
         ExportError: the features differ, or the folder cannot be written. There is none then.
     """
     chosen = TARGETS[target]

@@ -17,7 +17,7 @@ from bigrun.checkpoint.manifest import Manifest
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.checkpoint.strict import load_strict
 from bigrun.checkpoint.tensors import load_tensors
-from bigrun.errors import CheckpointError, ConfigError, UsageError
+from bigrun.errors import CheckpointError, ConfigError, DamagedCheckpointError, UsageError
 from bigrun.mistyped import did_you_mean_path
 from bigrun.refusals import reading
 from bigrun.sections import Data, Model, RunSection, Views
@@ -108,7 +108,7 @@ def find_checkpoint(path: Path, on_problem: Callable[[str], None]) -> Path:
 
     Raises:
         UsageError: it is neither, or cannot be read.
-        CheckpointError: every checkpoint of the run is damaged.
+        DamagedCheckpointError: every checkpoint of the run is damaged.
     """
     with reading(path):
         path = path.resolve() if path.is_symlink() else path
@@ -118,9 +118,12 @@ def find_checkpoint(path: Path, on_problem: Callable[[str], None]) -> Path:
             hint = did_you_mean_path(path, is_source)
             raise UsageError(f"{path}: no such directory{hint}; expected a run directory or one of its checkpoints")
         inner = path / CHECKPOINTS
-        newest = CheckpointStore(inner if inner.is_dir() else path).newest_verified(
-            lambda damaged, problems: on_problem(f"{damaged} is damaged and was passed over: {'; '.join(problems)}")
-        )
+        try:
+            newest = CheckpointStore(inner if inner.is_dir() else path).newest_verified(
+                lambda damaged, problems: on_problem(f"{damaged} is damaged and was passed over: {'; '.join(problems)}")
+            )
+        except CheckpointError as error:
+            raise DamagedCheckpointError(str(error)) from None
     if newest is None:
         raise UsageError(f"{path}: holds no checkpoint; expected a run directory or one of its checkpoints")
     return newest
@@ -141,12 +144,13 @@ def read_source(checkpoint: Path) -> Source:
     """Verify a checkpoint, every byte of it, and read its teacher's backbone.
 
     Raises:
-        CheckpointError: it is damaged, or holds no such network.
+        DamagedCheckpointError: it is damaged, or holds no such network.
         ConfigError: its configuration cannot be understood by this version.
     """
     problems = manifest.verify(checkpoint)
     if problems:
-        raise CheckpointError("\n".join([f"{checkpoint}: damaged, not exported:", *(f"  {p}" for p in problems)]))
+        lines = [f"{checkpoint}: damaged, not exported:", *(f"  {p}" for p in problems)]
+        raise DamagedCheckpointError("\n".join(lines))
     tables = tomli.loads(read_config(checkpoint))
     sections: dict[str, Any] = read_sections(tables, str(checkpoint / CONFIG))
     from bigrun.model.scale import folded_scale
@@ -154,7 +158,8 @@ def read_source(checkpoint: Path) -> Source:
     network = load_tensors(checkpoint, NETWORK)
     weights = {name.removeprefix(PART): tensor for name, tensor in network.items() if name.startswith(PART)}
     if not weights:
-        raise CheckpointError(f"{checkpoint / NETWORK}.safetensors: has no tensors named {PART}*: nothing to export")
+        text = f"{checkpoint / NETWORK}.safetensors: has no tensors named {PART}*: nothing to export"
+        raise DamagedCheckpointError(text)
     sections["model"] = attrs.evolve(sections["model"], scale_embedding=False)
     return Source(
         checkpoint=checkpoint,

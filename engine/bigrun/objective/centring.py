@@ -67,7 +67,8 @@ class SinkhornKnopp(Centring):
         if self.has_queue:
             if self.filled is None:
                 self.filled = int((self.queue != 0).any(1).sum())
-            everything.append(self.queue[: self.filled].to(rows[0].dtype))
+            if self.group is None or dist.get_rank(self.group) == 0:  # all processes have the same, which counts once
+                everything.append(self.queue[: self.filled].to(rows[0].dtype))
             self.pending = list(rows)
         return sinkhorn_bias(chunked(everything, prototypes), temperature, self.iterations, self.group)
 
@@ -76,10 +77,18 @@ class SinkhornKnopp(Centring):
 
     def commit(self) -> None:
         if self.has_queue and self.pending and self.filled is not None:
-            fresh = torch.cat([*(rows.to(self.queue.dtype) for rows in self.pending), self.queue])
-            self.queue.copy_(fresh[: len(self.queue)])
-            self.filled = min(self.filled + sum(map(len, self.pending)), len(self.queue))
+            rows = self._of_all(torch.cat(self.pending).to(self.queue.dtype))
+            self.queue.copy_(torch.cat([rows, self.queue])[: len(self.queue)])
+            self.filled = min(self.filled + len(rows), len(self.queue))
             self.pending = []
+
+    def _of_all(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, by rank; each has as many."""
+        if self.group is None:
+            return rows
+        found = [torch.empty_like(rows) for _ in range(dist.get_world_size(self.group))]
+        dist.all_gather(found, rows, group=self.group)
+        return torch.cat(found)
 
 
 class SoftmaxCentring(Centring):

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from bigrun.data.draws import derive_seed
 from bigrun.data.masking import Masks, crop_masks
 from bigrun.ema import ema_update, frozen_copy
-from bigrun.errors import UsageError
 from bigrun.objective.base import Objective, Outputs
 from bigrun.objective.centring import Centring, SinkhornKnopp, SoftmaxCentring
 from bigrun.objective.losses import dino_loss, ibot_loss, koleo_loss
@@ -95,13 +94,6 @@ class DinoObjective(Objective):
         return SinkhornKnopp(section.sinkhorn_iterations, bottleneck, section.queue_steps * queue_rows)
 
     def share_step(self, group: dist.ProcessGroup) -> None:
-        """Take part in steps that all processes of the group take together, each with as many images.
-
-        Raises:
-            UsageError: there is a queue, whose rows would be those of one process alone.
-        """
-        if self.section.queue_steps:
-            raise UsageError("objective.queue_steps: not possible with several processes; expected 0")
         self.group = group
         for centring in self.centrings():
             centring.group = group

@@ -44,6 +44,7 @@ class DataParallel(SeveralProcesses):
         self._network: nn.Module | None = None
         self._parallel: DistributedDataParallel | None = None
         self._learning: list[nn.Parameter] = []
+        self._synchronizes = True
 
     def line(self) -> str:
         return f"ddp: {self.world_size} processes, each with whole networks"
@@ -55,12 +56,17 @@ class DataParallel(SeveralProcesses):
         return placed
 
     def micro_batch(self, *, synchronize: bool) -> AbstractContextManager[None]:
-        parallel = self._reducer()
+        parallel, self._synchronizes = self._reducer(), synchronize
         return nullcontext() if synchronize else parallel.no_sync()
 
     def differentiate(self, call: Callable[[], Tensor]) -> Tensor:
-        loss: Tensor = self._reducer()(call)
+        with self.peers.pace.on_device(self.device):
+            loss: Tensor = self._reducer()(call)
         return loss
+
+    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
+        with self.peers.pace.together() if self._synchronizes else nullcontext():
+            super().backward(loss, keep_graph=keep_graph)
 
     def _reducer(self) -> DistributedDataParallel:
         """Made anew when other parameters learn than before: DDP knows those that did when it was made.
@@ -70,10 +76,11 @@ class DataParallel(SeveralProcesses):
         assert self._network is not None, "the objective was not placed"
         learning = [parameter for parameter in self._network.parameters() if parameter.requires_grad]
         if self._parallel is None or list(map(id, learning)) != list(map(id, self._learning)):
-            self._parallel = DistributedDataParallel(
-                Caller(self._network, self.device),
-                find_unused_parameters=True,
-                gradient_as_bucket_view=True,
-            )
+            with self.peers.pace.together():
+                self._parallel = DistributedDataParallel(
+                    Caller(self._network, self.device),
+                    find_unused_parameters=True,
+                    gradient_as_bucket_view=True,
+                )
             self._learning = learning
         return self._parallel

@@ -16,8 +16,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from bigrun.model.vit import VisionTransformer
 from bigrun.objective.base import Objective
+from bigrun.peers.gradients import needed, with_gradients
 from bigrun.peers.several import SeveralProcesses
-from bigrun.peers.zeros import with_gradients
 from bigrun.shards import is_sharded, local
 
 if TYPE_CHECKING:
@@ -62,6 +62,12 @@ class FullySharded(SeveralProcesses):
         self._groups = parallel.replicate
         self._shards_weights = parallel.shard == "full"
         self._root: Any = None
+        self._frozen: list[Any] = []
+        """Networks that are not the objective's."""
+        self._single: set[int] = set()
+        """Parameters of no block, by identity."""
+        self._needed: set[str] = set()
+        """Those of them that some micro-batch of the step has needed here, by name."""
 
     @functools.cached_property
     def mesh(self) -> DeviceMesh:
@@ -77,23 +83,26 @@ class FullySharded(SeveralProcesses):
             f"fsdp over {self.world_size} processes: {what} and optimizer states in {self.mesh.size(-1)} shards{copies}"
         )
 
-    def place(self, module: nn.Module) -> nn.Module:
-        placed = super().place(module)
-        for network in (part for part in placed.modules() if isinstance(part, VisionTransformer)):
+    def put(self, module: nn.Module) -> nn.Module:
+        """Unit by unit: a GPU never has more than its shards and one unit that is whole."""
+        networks = [part for part in module.modules() if isinstance(part, VisionTransformer)]
+        for network in networks:
             learns = any(parameter.requires_grad for parameter in network.parameters())
             for block in network.blocks:
                 self._shard(block, reshard=self._shards_weights or not learns)
-        if isinstance(placed, Objective):
-            self._root = self._shard(Root(placed), reshard=False)
+        if isinstance(module, Objective):
+            self._root = self._shard(Root(module), reshard=False)
             self._root(lambda: None)  # the first to be called is the one that the others belong to
             self._reshard()
-            placed.whole = self.whole
+            in_blocks = {id(p) for network in networks for p in network.blocks.parameters()}
+            self._single = {id(p) for p in self._root.parameters()} - in_blocks
+            module.whole = self.whole
         else:
-            for network in (part for part in placed.modules() if isinstance(part, VisionTransformer)):
-                self._shard(network, reshard=True)
-            if any(not is_sharded(parameter) for parameter in placed.parameters()):
-                self._shard(placed, reshard=True)
-        return placed
+            for network in networks:
+                self._frozen.append(self._shard(network, reshard=False))  # its norm is used on what its blocks gave
+            if any(not is_sharded(parameter) for parameter in module.parameters()):
+                self._shard(module, reshard=True)
+        return module
 
     def _shard(self, module: nn.Module, *, reshard: bool) -> Any:
         policy = MixedPrecisionPolicy(
@@ -119,9 +128,10 @@ class FullySharded(SeveralProcesses):
 
     def _reshard(self) -> None:
         """Leave nothing gathered, which the next update would make outdated."""
-        for module in self._root.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        for network in (self._root, *self._frozen):
+            for module in network.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
 
     @contextlib.contextmanager
     def micro_batch(self, *, synchronize: bool) -> Iterator[None]:
@@ -130,8 +140,19 @@ class FullySharded(SeveralProcesses):
         yield
 
     def differentiate(self, call: Callable[[], Tensor]) -> Tensor:
-        loss: Tensor = self._root(lambda: with_gradients(call(), self._learning()))
+        with self.peers.pace.together():  # a block waits for its weights, in either direction
+            loss: Tensor = self._root(lambda: self._with_gradients(call()))
         return loss
+
+    def _with_gradients(self, loss: Tensor) -> Tensor:
+        """Of the unit that is no block, whose parameters are whole here."""
+        found = {name: p for name, p in self._root.named_parameters() if p.requires_grad and not is_sharded(p)}
+        self._needed |= (names := needed(loss, found))
+        return with_gradients(loss, [parameter for name, parameter in found.items() if name not in names])
+
+    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
+        with self.peers.pace.together():
+            super().backward(loss, keep_graph=keep_graph)
 
     def _learning(self) -> list[nn.Parameter]:
         """Of the unit that is no block, while it is whole."""
@@ -139,8 +160,9 @@ class FullySharded(SeveralProcesses):
         return [parameter for parameter in parameters if not is_sharded(parameter)]
 
     def clip_gradients(self, modules: Mapping[str, nn.Module], max_norm: float | None) -> dict[str, Tensor]:
-        """As one process does. A gradient that is exactly zero was nobody's (`with_gradients`), and is none: AdamW
-        leaves such a parameter as it is, decay included."""
+        """As one process does. What no process needed in this step has no gradient: AdamW leaves it as it is, decay
+        included."""
+        self._forget_unneeded()
         learning = {name: with_gradient(module) for name, module in modules.items()}
         squares = self._squares([parameter for members in learning.values() for parameter in members])
         found, at = {}, 0
@@ -150,12 +172,15 @@ class FullySharded(SeveralProcesses):
             if max_norm is not None and members:
                 factor = (max_norm / (norm + EPSILON)).clamp(max=1.0)
                 torch._foreach_mul_([local_gradient(parameter) for parameter in members], factor)
-        for parameter, square in zip(
-            (p for members in learning.values() for p in members), squares.tolist(), strict=True
-        ):
-            if square == 0:
-                parameter.grad = None
         return found
+
+    def _forget_unneeded(self) -> None:
+        single = {name: p for name, p in self._root.named_parameters() if p.grad is not None and id(p) in self._single}
+        flags = [int(name in self._needed) for name in single]
+        for parameter, is_needed in zip(single.values(), self.peers.bits(flags), strict=True):
+            if not is_needed:
+                parameter.grad = None
+        self._needed.clear()
 
     def _squares(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """The squared norm of each whole gradient, (n,) float32."""
@@ -163,7 +188,8 @@ class FullySharded(SeveralProcesses):
             return torch.zeros(0, device=self.device)
         norms = torch._foreach_norm([local_gradient(parameter) for parameter in parameters])
         squares = torch.stack(list(norms)).float().square()
-        dist.all_reduce(squares, group=self.mesh.get_group(self.mesh.ndim - 1))
+        with self.peers.pace.together():
+            dist.all_reduce(squares, group=self.mesh.get_group(self.mesh.ndim - 1))
         return squares
 
 

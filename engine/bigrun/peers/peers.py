@@ -5,30 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bigrun.errors import BigrunError, ExitCode, TrainingHalted
+from bigrun.errors import BigrunError
+from bigrun.peers.errors import PeerLostError, SaidElsewhere, first_line, loss_of_a_peer
+from bigrun.peers.pace import Pace
 from bigrun.peers.place import Place
 
 if TYPE_CHECKING:
     import torch
 
+    from bigrun.peers.board import Board
+
 __all__ = ["PeerLostError", "Peers", "SaidElsewhere"]
 
-
-class SaidElsewhere(BigrunError):
-    """Another process has met an error, and says so: nobody else has to."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = ExitCode(exit_code)
-
-
-class PeerLostError(BigrunError):
-    """Another process of the run is gone, or is silent."""
+E = TypeVar("E", bound=BaseException)
+START_SECONDS = 600.0
+"""So long a process waits for the others to begin; one that failed before that never comes."""
 
 
 class Peers:
@@ -40,8 +37,14 @@ class Peers:
 
     def __init__(self, place: Place | None = None) -> None:
         self.place = place or Place()
+        self.pace = Pace()
+        self.board: Board | None = None
+        """What the processes write down for each other; None for one alone."""
+        self.hosts: list[str] = [socket.gethostname()]
+        """Of the processes, by rank."""
         self._is_joined = False
-        self._known: BigrunError | None = None
+        self._known: BaseException | None = None
+        self._is_quiet = False
         self._patience = timedelta()
         self._group: Any = None  # torch's default one
 
@@ -62,25 +65,43 @@ class Peers:
 
         Args:
             uses_gpu: gradients are on GPUs, of which this process takes the one of its place.
-            patience_seconds: so long the others may be busy with something else.
+            patience_seconds: so long the others may be busy with something else, once all have begun.
+
+        Raises:
+            PeerLostError: they have not begun in time.
         """
         if self.size == 1 or self._is_joined:
             return
         import torch
         import torch.distributed as dist
+        from torch.distributed.rendezvous import rendezvous
+
+        from bigrun.peers.board import Board
 
         self._patience = timedelta(seconds=patience_seconds)
         if uses_gpu:
             torch.cuda.set_device(self.place.local_rank)
-        with mortal():
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if uses_gpu else "gloo",
-                rank=self.rank,
-                world_size=self.size,
-                timeout=self._patience,
-            )
-            dist.barrier()
+        begin_seconds = min(patience_seconds, START_SECONDS)
+        try:
+            with mortal():
+                place = ("env://", self.rank, self.size)
+                store, _, _ = next(rendezvous(*place, timeout=timedelta(seconds=begin_seconds)))
+                dist.init_process_group(
+                    "cpu:gloo,cuda:nccl" if uses_gpu else "gloo",
+                    store=store,
+                    rank=self.rank,
+                    world_size=self.size,
+                    timeout=self._patience,
+                )
+                dist.barrier()
+        except RuntimeError as error:
+            raise PeerLostError(
+                f"process {self.rank} of {self.size}: the others have not begun within {begin_seconds:g} s, or one has "
+                f"ended meanwhile: see what it says ({first_line(error)})"
+            ) from error
         self._is_joined = True
+        self.board = Board(store, self.rank, self.size)
+        self.hosts = self.gathered(socket.gethostname())
 
     def beside(self) -> Peers:
         """The same processes for another thread, which tells those of the others things while this one goes on. It
@@ -113,7 +134,8 @@ class Peers:
         import torch.distributed as dist
 
         found = torch.tensor(list(numbers), dtype=torch.int64)
-        dist.all_reduce(found, op=dist.ReduceOp.BOR, group=self._group)
+        with self.pace.together():
+            dist.all_reduce(found, op=dist.ReduceOp.BOR, group=self._group)
         return found.tolist()
 
     def gathered(self, value: Any) -> list[Any]:
@@ -146,12 +168,13 @@ class Peers:
 
         mine = torch.tensor(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(sizes, torch.tensor([len(mine)]), group=self._group)
-        longest = int(max(sizes))
-        padded = torch.zeros(longest, dtype=torch.uint8)
-        padded[: len(mine)] = mine
-        texts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(texts, padded, group=self._group)
+        with self.pace.together():
+            dist.all_gather(sizes, torch.tensor([len(mine)]), group=self._group)
+            longest = int(max(sizes))
+            padded = torch.zeros(longest, dtype=torch.uint8)
+            padded[: len(mine)] = mine
+            texts = [torch.empty_like(padded) for _ in sizes]
+            dist.all_gather(texts, padded, group=self._group)
         return [json.loads(_text(text, int(size))) for text, size in zip(texts, sizes, strict=True)]
 
     def by_main(self, work: Callable[[], Any]) -> Any:
@@ -170,20 +193,65 @@ class Peers:
             raise
         return self.gathered(answer)[0]
 
+    # -- how it ends ------------------------------------------------------------------------------------------
+
+    def agree_to_end(self, error: BaseException, *, quiet: bool) -> None:
+        """All processes end with an error, at this point.
+
+        Args:
+            quiet: another process says it.
+        """
+        self._known, self._is_quiet = error, quiet
+
+    def alike(self, error: E) -> E:
+        """An error that all processes raise here, and of which the main one tells."""
+        self.agree_to_end(error, quiet=not self.is_main)
+        return error
+
+    def knows(self, error: BaseException) -> bool:
+        """Whether all processes end with it, so that they may still do something together."""
+        return self.size == 1 or error is self._known
+
     def shared(self, error: BaseException) -> BigrunError | None:
         """What to raise for an error that has to do with the others: one is gone or silent, as torch says; or all end
-        alike, and the main process says so."""
-        text = str(error)
+        alike, and another process says so."""
         if not self._is_joined:
             return None
-        if isinstance(error, TrainingHalted) and not self.is_main:
-            return SaidElsewhere(text, int(error.exit_code))
-        if not isinstance(error, RuntimeError) or not any(word in text for word in ("gloo", "NCCL", "Connection")):
+        if isinstance(error, BigrunError) and error is self._known and self._is_quiet:
+            return SaidElsewhere(str(error), int(error.exit_code))
+        lost = loss_of_a_peer(error)
+        if lost is None:
             return None
-        return PeerLostError(
-            f"another process of the run is gone, or has been silent for too long: see what it says ({text.strip()}); "
-            "the checkpoints are whole, and the same command continues"
-        )
+        others = [words for words in self.board.heard("end") if words["rank"] != self.rank] if self.board else []
+        if not others:
+            return PeerLostError(
+                f"another process of the run is gone, or has been silent for too long: see what it says "
+                f"({first_line(lost)}); the checkpoints are whole, and the same command continues"
+            )
+        first = others[0]
+        if not self.is_main:
+            return SaidElsewhere(first["message"], first["exit_code"])
+        return PeerLostError(f"{self.name(first['rank'])} has ended: {first['message']}", first["exit_code"])
+
+    def say_end(self, message: str, exit_code: int) -> None:
+        """This process ends with an error, and takes part in nothing any more: those that wait for it learn why."""
+        if self.board is not None:
+            self.board.say("end", {"message": message, "exit_code": exit_code})
+
+    def name(self, rank: int) -> str:
+        """`process 3 on node-b`."""
+        return f"process {rank} on {self.hosts[rank]}"
+
+    def exchanges(self) -> int | None:
+        """How many exchanges with the others this process has begun; the one whom others wait for has begun fewer. None
+        where torch does not tell."""
+        import torch.distributed as dist
+
+        group: Any = dist.group.WORLD if self._is_joined else None
+        try:
+            return None if group is None else int(group._get_sequence_number_for_group())
+        except (AttributeError, RuntimeError):
+            return None
 
 
 def _text(encoded: torch.Tensor, size: int) -> bytes:

@@ -27,13 +27,17 @@ class SeveralProcesses(SingleProcess):
         self.rank, self.world_size = peers.rank, peers.size
 
     def place(self, module: nn.Module) -> nn.Module:
-        placed = super().place(module)
-        if isinstance(placed, Objective):
+        if isinstance(module, Objective):
             assert dist.group.WORLD is not None, "the processes have not joined"
-            placed.share_step(dist.group.WORLD)
-        return placed
+            module.share_step(dist.group.WORLD)
+        return self.put(module)
+
+    def put(self, module: nn.Module) -> nn.Module:
+        """Move (or shard) it."""
+        return super().place(module)
 
     def agree(self, finite: Sequence[Tensor], *, stop: bool, failed: int) -> Agreement:
-        mine = super().agree(finite, stop=stop, failed=failed)
+        with self.peers.pace.together():  # a device may have to wait for gradients
+            mine = super().agree(finite, stop=stop, failed=failed)
         unhealthy, stops, failures = self.peers.bits([not mine.healthy, mine.stop, mine.failed])
         return Agreement(not unhealthy, bool(stops), failures)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bigrun.announcements import checkpoint_refused
 from bigrun.errors import BigrunError
+from bigrun.peers.alike import check_alike, check_same_data
 from bigrun.peers.peers import SaidElsewhere
 
 if TYPE_CHECKING:
@@ -28,7 +29,12 @@ def join(run: Run) -> None:
 
 
 def newest_checkpoint(run: Run) -> Path | None:
-    """The newest that is whole; the main process reads them."""
+    """The newest that is whole; the main process reads them.
+
+    Raises:
+        UsageError: the processes have not the same data.
+    """
+    check_same_data(run)
 
     def find() -> str | None:
         newest = run.checkpoints.newest_verified(lambda path, bad: checkpoint_refused(run, path, bad))
@@ -39,10 +45,14 @@ def newest_checkpoint(run: Run) -> Path | None:
 
 
 def together(run: Run, prepare: Callable[[], None]) -> None:
-    """Prepare; of an error that several processes meet alike the first one tells."""
+    """Prepare; of an error that several processes meet alike the first one tells. Nobody goes on before all are ready:
+    one that fails would tell it to processes that are doing something else."""
     try:
+        check_alike(run)
         prepare()
+        run.peers.gathered(None)
     except BigrunError as error:
         if run.peers.say_failure(error):
             raise SaidElsewhere(str(error), int(error.exit_code)) from None
         raise
+    run.peers.gathered(None)

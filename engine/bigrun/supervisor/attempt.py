@@ -42,6 +42,29 @@ class Attempt:
         """The words before those of the command: of the process that goes on in the place of this one."""
         self._is_said = number == 1
 
+    @property
+    def descriptor(self) -> int:
+        """Of the file in memory, which whoever starts a process in the place of this one has to pass on."""
+        return self._step_file
+
+    def program_of(self, parent: int, *, is_told: bool = True) -> list[str]:
+        """The words before those of a command that is this attempt in a child of the process `parent`.
+
+        Args:
+            is_told: whether it says that the run was started again, where it was.
+        """
+        number, before, backend = (self.number, self.before, self.backend or "") if is_told else (1, "", "")
+        return [
+            "-P",
+            "-m",
+            "bigrun.supervisor.attempt",
+            str(number),
+            str(self._step_file),
+            str(parent),
+            before,
+            backend,
+        ]
+
     @hookimpl(trylast=True)
     def configure_runtime(self, run: Run) -> None:
         """Whoever says which devices torch may see has said so by now."""
@@ -75,8 +98,7 @@ def main(number: int, step_file: int, supervisor: int, before: str, backend: str
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     attempt = Attempt(number, before, backend or None, step_file)
-    words = [str(number), str(step_file), str(supervisor), before, backend]
-    attempt.program = ["-P", "-m", "bigrun.supervisor.attempt", *words]
+    attempt.program = attempt.program_of(supervisor)
     command_line(args=arguments, prog_name="bigrun", obj={"supervisor": attempt})
 
 

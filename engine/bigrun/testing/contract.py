@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -22,6 +23,7 @@ from bigrun.entry_points import installed, load_classes
 from bigrun.errors import ConfigError, ExitCode, PluginError, TrainingHalted
 from bigrun.hookspecs import Hooks
 from bigrun.plugins import Plugins
+from bigrun.testing.agreement import check_two_processes
 from bigrun.testing.provoker import Provoker
 from bigrun.testing.runner import Runner, RunResult
 
@@ -39,6 +41,8 @@ class PluginContract:
         dataset: images for the runs instead of the synthetic ones; False when the plugin itself brings them.
         depends_on_clock: metrics, and keys of the plugin's state, that differ between two equal runs because they
             are measured times.
+        depends_on_processes: keys of the plugin's state, at any depth, that may differ between a run in one process
+            and the same run in two by more than rounding.
     """
 
     plugin: ClassVar[str]
@@ -47,6 +51,7 @@ class PluginContract:
     steps: ClassVar[int] = 4
     dataset: ClassVar[Any] = None
     depends_on_clock: ClassVar[Collection[str]] = ()
+    depends_on_processes: ClassVar[Collection[str]] = ()
     _finished: ClassVar[RunResult | None] = None
 
     # -- what the tests use -----------------------------------------------------------------------------------
@@ -78,9 +83,9 @@ class PluginContract:
         for attribute, options in Plugins().implementations(self.instance(bigrunner)):
             yield attribute, options["specname"] or attribute
 
-    def saved_state(self, result: RunResult) -> Any:
-        """The plugin's state in the newest checkpoint, without what depends on the clock."""
-        store = CheckpointStore(result.directory / "checkpoints")
+    def saved_state(self, directory: Path) -> Any:
+        """The plugin's state in the newest checkpoint of a run, without what depends on the clock."""
+        store = CheckpointStore(directory / "checkpoints")
         state = store.load_facts(store.path(store.steps()[-1]), "state")["plugins"][self.plugin]["state"]
         return self._without_times(state) if isinstance(state, dict) else state
 
@@ -146,7 +151,13 @@ class PluginContract:
             for name, tensor in straight.parameters.items():
                 assert torch.equal(resumed.parameters[name], tensor), f"resumed at step {at_step}: {name}"
             assert self.metrics(resumed) == self.metrics(straight), f"resumed at step {at_step}"
-            assert self.saved_state(resumed) == self.saved_state(straight), f"resumed at step {at_step}"
+            assert self.saved_state(resumed.directory) == self.saved_state(straight.directory), (
+                f"resumed at step {at_step}"
+            )
+
+    def test_two_processes_are_one(self, bigrunner: Runner) -> None:
+        """Also when one process goes on with what two have begun."""
+        check_two_processes(self, bigrunner)
 
     def test_teardown_twice_is_harmless(self, bigrunner: Runner) -> None:
         result = self.run(bigrunner)

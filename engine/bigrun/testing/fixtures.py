@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["bigrunner"]
 
 # Before anybody imports them: their assertions then say what they compared.
-pytest.register_assert_rewrite("bigrun.testing.contract", "bigrun.testing.runner")
+pytest.register_assert_rewrite("bigrun.testing.agreement", "bigrun.testing.contract", "bigrun.testing.runner")
 
 
 @pytest.fixture

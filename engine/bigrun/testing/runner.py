@@ -20,6 +20,7 @@ from bigrun.config import Document
 from bigrun.errors import BigrunError, ExitCode
 from bigrun.run import Run
 from bigrun.session import run_training
+from bigrun.testing.processes import Member, run_together
 from bigrun.testing.recorder import HookCalls, Recorder
 
 __all__ = ["TINY", "RunResult", "Runner", "SyntheticImages"]
@@ -148,6 +149,32 @@ class Runner:
         self._count += 1
         directory = directory or self.tmp_path / f"run-{self._count}"
         return self._train(document, directory, companions, SyntheticImages() if dataset is None else dataset)
+
+    def together(
+        self,
+        *names: str,
+        processes: int = 2,
+        steps: int = 3,
+        accumulate: int = 1,
+        config: Mapping[str, Any] | None = None,
+        directory: Path | None = None,
+        dataset: Any = None,
+        timeout_seconds: float = 120,
+        **tables: Mapping[str, Any] | None,
+    ) -> list[Member]:
+        """Train in so many processes of one run, as torchrun starts them; by rank. Arguments as for `run`.
+
+        Args:
+            accumulate: micro-batches of a step over all processes are so many: a multiple of `processes`.
+            dataset: is pickled.
+            timeout_seconds: a process that takes longer is killed.
+        """
+        plugins = {name: dict(config or {}) if i == 0 else {} for i, name in enumerate(names)}
+        document = self.document(plugins, steps=steps, accumulate=max(accumulate, processes), **tables)
+        self._count += 1
+        directory = directory or self.tmp_path / f"run-{self._count}"
+        images = SyntheticImages() if dataset is None else dataset
+        return run_together(document, directory, images, processes, timeout_seconds)
 
     def resume(self, result: RunResult, at_step: int, **tables: Mapping[str, Any]) -> RunResult:
         """Continue a copy of a run from its checkpoint of `at_step`, as if the run had died right after it."""

@@ -1,0 +1,86 @@
+"""How many processes a machine gets, and on how many machines."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import attrs
+
+from bigrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from bigrun.sections import Hardware
+
+__all__ = ["Nodes", "processes_here"]
+
+
+@attrs.frozen
+class Nodes:
+    """The machines of a run, and this one among them."""
+
+    count: int
+    rank: int
+    host: str
+    """Of the machine number 0, as all of them know it."""
+    port: int
+
+    @classmethod
+    def of_options(cls, count: int, rank: int | None, rendezvous: str | None) -> Nodes:
+        """
+        Raises:
+            UsageError: several machines would not find each other, or one was told of others.
+        """
+        if count == 1:
+            if rank is not None or rendezvous is not None:
+                raise UsageError("--node-rank and --rendezvous are for several machines: add --nodes N")
+            return cls(1, 0, "127.0.0.1", 0)
+        if rank is None:
+            job = os.environ.get("SLURM_NODEID", "")
+            if not job.isdecimal():
+                raise UsageError(
+                    f"--nodes {count}: which of them is this one? Give --node-rank 0 on the first machine, 1 on the "
+                    "next, and so on"
+                )
+            rank = int(job)
+        if not 0 <= rank < count:
+            raise UsageError(f"--node-rank {rank} is none of --nodes {count}: they are 0 to {count - 1}")
+        host, colon, port = (rendezvous or "").rpartition(":")
+        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UsageError(
+                f"--rendezvous {rendezvous or 'is missing'}: expected HOST:PORT, the name of machine 0 as the others "
+                "know it, and a port that is free there, as gpu-1:29500"
+            )
+        return cls(count, rank, host, int(port))
+
+
+def processes_here(hardware: Hardware, gpus: int | None, processes: int | None) -> int:
+    """How many processes this machine gets; on GPUs each has one.
+
+    Args:
+        gpus: `--gpus`.
+        processes: `--processes`.
+
+    Raises:
+        UsageError: there are too few GPUs, or the number is not said.
+    """
+    wanted = gpus if processes is None else processes
+    if hardware.device == "cpu":
+        if wanted is None:
+            raise UsageError(
+                "hardware.device is 'cpu': say with --processes N how many processes are to share the work"
+            )
+        return wanted
+    import torch
+
+    visible = torch.cuda.device_count()  # of ROCm, too
+    if visible == 0:
+        if processes is not None and hardware.device == "auto":
+            return processes
+        raise UsageError("torch sees no GPU on this machine; to train on its CPU instead: --processes N --device cpu")
+    if wanted is not None and wanted > visible:
+        raise UsageError(
+            f"{wanted} processes need a GPU each, and torch sees {visible} on this machine (CUDA_VISIBLE_DEVICES or "
+            "HIP_VISIBLE_DEVICES may hide some); to train on its CPU instead: --processes N --device cpu"
+        )
+    return visible if wanted is None else wanted

@@ -1,0 +1,71 @@
+"""What each process of a run has written down for the others, who read it when they like and wait for nobody."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+__all__ = ["Board"]
+
+ANSWER_SECONDS = 10.0
+"""So long the process that has the board may take to answer; it does so in a thread of native code."""
+
+
+class Board:
+    """Notes of the processes, in the store by which they have found each other: on the host of the main process, or of
+    torchrun. Any thread may call any method. None raises: whoever has the board may be gone, and what was read from it
+    before is still known."""
+
+    def __init__(self, store: Store, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        shared: Any = store  # of whose methods torch describes to mypy only some
+        self._store: Any = shared.clone()  # a connection of its own: the other one may be waiting for somebody
+        self._store.set_timeout(timedelta(seconds=ANSWER_SECONDS))
+        self._lock = threading.Lock()
+        self._heard: dict[str, str] = {}
+        self._posted: dict[int, Any] = {}
+
+    def say(self, what: str, facts: Mapping[str, Any]) -> None:
+        """Add to what all say of one thing; JSON."""
+        line = json.dumps({"rank": self.rank, **facts}) + "\n"
+        with self._lock:
+            try:
+                self._store.append(f"bigrun/{what}", line)
+            except RuntimeError:
+                return
+
+    def heard(self, what: str) -> list[dict[str, Any]]:
+        """All that was said of it, in order, each with its `rank`."""
+        key = f"bigrun/{what}"
+        with self._lock:
+            try:
+                if self._store.check([key]):
+                    self._heard[what] = self._store.get(key).decode()
+            except RuntimeError:
+                pass
+            return [json.loads(line) for line in self._heard.get(what, "").splitlines()]
+
+    def post(self, facts: Mapping[str, Any]) -> None:
+        """Replace this process's note of how it is."""
+        with self._lock:
+            try:
+                self._store.set(f"bigrun/note/{self.rank}", json.dumps(facts))
+            except RuntimeError:
+                return
+
+    def posted(self) -> dict[int, Any]:
+        """The notes of those that have one, by rank."""
+        with self._lock:
+            try:
+                for rank in range(self.size):
+                    if self._store.check([f"bigrun/note/{rank}"]):
+                        self._posted[rank] = json.loads(self._store.get(f"bigrun/note/{rank}"))
+            except RuntimeError:
+                pass
+            return dict(self._posted)

@@ -1,0 +1,144 @@
+"""Processes of one run that come to different ends of the same thing: none waits for another one for ever."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import one_of_many
+import pytest
+import warm
+from training import Training, merge
+
+from bigrun.errors import ExitCode
+
+# Whoever waits for ever is an error after so long, and not a test that does not end.
+SOON: dict[str, Any] = {"run": {"first_step_limit_seconds": 20.0, "save_limit_seconds": 20.0}}
+HOST = socket.gethostname()
+
+
+def training_with(folder: Path, **tables: Any) -> Training:
+    shutil.copy(one_of_many.__file__, folder)
+    return Training(folder, **merge(SOON, tables))
+
+
+def checkpoints(training: Training) -> list[str]:
+    return sorted(path.name for path in (training.run / "checkpoints").iterdir())
+
+
+def test_a_plugin_that_fails_on_one_when_the_others_are_ready_ends_all(tmp_path: Path) -> None:
+    main, other = training_with(tmp_path).together(2, "--plugin", "one_of_many:DoesNotStart")
+    assert main.returncode == other.returncode == ExitCode.ERROR
+    assert "one_of_many:DoesNotStart failed in on_start" in other.stderr
+    assert main.stderr == ""
+
+
+def test_what_ends_one_process_in_a_step_is_said_by_the_main_one_and_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAISES", "1")
+    training = training_with(tmp_path)
+    main, other = training.together(2, "--plugin", "one_of_many:Raises")
+    assert main.returncode == other.returncode == ExitCode.ERROR
+    said = "one_of_many:Raises failed in before_update at step 4: ValueError: in the middle"
+    assert said in other.stderr
+    assert f"process 1 on {HOST} has ended: {said}" in main.stderr
+    assert "Traceback" not in main.stderr + other.stderr
+    (event,) = training.events("error")
+    assert said in event["message"]
+    assert checkpoints(training) == ["step-00000002"]
+
+
+@pytest.mark.slow
+def test_images_that_only_the_main_process_misses_end_all(tmp_path: Path) -> None:
+    """The others are somewhere else, and take part in no last checkpoint."""
+    training = training_with(tmp_path)
+    main, other = training.together(2, "--plugin", "one_of_many:CannotLook")
+    assert main.returncode == other.returncode == ExitCode.ERROR
+    assert "error: no image to look at" in main.stderr
+    assert other.stderr == ""
+    assert checkpoints(training) == ["step-00000002"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_one_process_asks_for_is_saved_when_all_know(tmp_path: Path) -> None:
+    training = training_with(tmp_path, run={"checkpoint_every_steps": 100})
+    main, other = training.together(2, "--plugin", "one_of_many:AsksLate")
+    assert (main.returncode, other.returncode) == (0, 0), main.stderr + other.stderr
+    assert checkpoints(training) == ["step-00000004", "step-00000006"]  # all know in the step after
+
+
+@pytest.mark.parametrize(
+    ("answers", "code"), [("warn halt", 0), pytest.param("halt warn", ExitCode.HALTED, marks=pytest.mark.slow)]
+)
+def test_the_answers_of_the_main_process_are_those_of_all(
+    tmp_path: Path, answers: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSWERS", answers)
+    training = training_with(tmp_path)
+    main, other = training.together(2, "--plugin", "one_of_many:Disagrees")
+    assert main.returncode == other.returncode == code, main.stderr + other.stderr
+    (anomaly,) = training.events("anomaly")
+    assert anomaly["facts"]["action"] == answers.split()[0]
+
+
+@pytest.mark.slow
+def test_processes_that_have_not_the_same_images_are_refused(tmp_path: Path) -> None:
+    training = training_with(tmp_path)
+    main, other = training.together(2, "--plugin", "one_of_many:OtherImages")
+    assert main.returncode == other.returncode == ExitCode.USAGE
+    assert "the number of images: 64 on process 0, 63 on process 1" in main.stderr
+    assert other.stderr == ""
+    assert not training.run.exists()
+
+
+@pytest.mark.slow
+def test_processes_with_other_options_are_refused(tmp_path: Path) -> None:
+    training = training_with(tmp_path)
+    main, other = warm.together(
+        tmp_path, 2, "run", "tiny.toml", only={1: ["--set", "run.seed=5", "--set", "hardware.threads=2"]}
+    )
+    assert main.returncode == other.returncode == ExitCode.USAGE
+    assert "run.seed: 0 on process 0, 5 on process 1" in main.stderr
+    assert "threads" not in main.stderr
+    assert not training.run.exists()
+
+
+@pytest.mark.slow
+def test_a_process_whose_others_never_begin_says_so(tmp_path: Path) -> None:
+    training_with(tmp_path, run={"first_step_limit_seconds": 1.0, "save_limit_seconds": 1.0})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    (done,) = warm.started(tmp_path, ["run", "tiny.toml"], [{**os.environ, **place}])
+    assert done.returncode == ExitCode.ERROR
+    assert "process 0 of 2: the others have not begun within 1 s" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_bad_images_of_all_processes_count_and_are_in_the_checkpoint(tmp_path: Path) -> None:
+    tables = {"data": {"effective_batch": 16, "max_bad_fraction": 0.2}}
+    training = training_with(tmp_path, **tables)
+    main, other = training.together(2, "--plugin", "one_of_many:BadImages")
+    assert (main.returncode, other.returncode) == (0, 0), main.stderr + other.stderr
+    state = (training.run / "checkpoints" / "step-00000006" / "state.json").read_text()
+    listed = (training.run / "bad-images.jsonl").read_text().splitlines()
+    events = training.events("image-skipped")
+    assert len(listed) == len(events) == state.count('"truncated"') == 8
+    assert {event["facts"].get("rank") for event in events} == {None, 1}
+
+
+def test_more_bad_images_than_may_be_on_all_processes_together_end_all(tmp_path: Path) -> None:
+    tables = {"data": {"effective_batch": 16, "max_bad_fraction": 0.1}, "run": {"checkpoint_every_steps": 100}}
+    training = training_with(tmp_path, **tables)
+    main, other = training.together(2, "--plugin", "one_of_many:BadImages")
+    assert main.returncode == other.returncode == ExitCode.ERROR
+    assert "of 64 files cannot be used" in main.stderr
+    assert other.stderr == ""
+    assert len(training.events("image-skipped")) == 7  # of six that may be; each process has met fewer
+    assert len(checkpoints(training)) == 1, "nothing is wrong with the weights"

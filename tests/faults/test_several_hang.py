@@ -1,0 +1,75 @@
+"""Bar 31 with several processes: one hangs, and the others wait for it. All write down where they stand, it is said
+which one it is, all end with the exit code of a hang, and the same command continues. A long save is no hang.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import one_of_many
+import pytest
+from training import Training, merge
+
+from bigrun.checkpoint import manifest
+from bigrun.errors import ExitCode
+
+WATCHED: dict[str, Any] = {
+    "run": {"background_checkpoints": False, "first_step_limit_seconds": 60.0, "save_limit_seconds": 60.0},
+    "plugins": {"watchdog": {"step_limit_seconds": 2.0, "grace_seconds": 0.2}},
+}
+
+
+def watched(folder: Path, **tables: Any) -> Training:
+    shutil.copy(one_of_many.__file__, folder)
+    (folder / "harm").touch()
+    return Training(folder, **merge(WATCHED, tables))
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "1 after_backward",
+        pytest.param("0 after_backward", marks=pytest.mark.slow),
+        pytest.param("1 before_step", marks=pytest.mark.slow),
+        pytest.param("0 on_metrics", marks=pytest.mark.slow),
+    ],
+)
+def test_bar_31_a_process_that_hangs_is_named_and_ends_all(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANGS", where)
+    training, rank = watched(tmp_path), int(where[0])
+    done = training.together(2, "--plugin", "one_of_many:Hangs")
+    assert [each.returncode for each in done] == [ExitCode.HUNG] * 2, done[0].stderr + done[1].stderr
+    name = f"process {rank} on {socket.gethostname()}"
+    assert f"the others wait for this one, {name}" in done[rank].stderr
+    assert name in done[1 - rank].stderr + done[0].stderr
+    folder = training.run / "watchdog"
+    of_hung, of_other = (sorted(folder.glob(f"stacks-*step-[45]{suffix}.txt")) for suffix in ("", "-rank-1"))
+    if rank == 1:
+        of_hung, of_other = of_other, of_hung
+    assert "never_returns" in of_hung[0].read_text()
+    text = of_other[0].read_text()
+    assert name in text
+    assert "never_returns" not in text
+    (checkpoint,) = (training.run / "checkpoints").iterdir()
+    assert manifest.verify(checkpoint) == []
+    (training.folder / "harm").unlink()
+    again = training.together(2, "--plugin", "one_of_many:Hangs")
+    assert [each.returncode for each in again] == [0, 0], again[0].stderr + again[1].stderr
+    (event,) = training.events("hang")
+    assert event["facts"]["rank"] == rank
+    assert not list(folder.glob("hang*.json"))
+
+
+@pytest.mark.slow
+def test_bar_31_a_long_save_of_the_main_process_is_no_hang_of_the_others(tmp_path: Path) -> None:
+    training = watched(tmp_path, plugins={"watchdog": {"step_limit_seconds": 0.8, "grace_seconds": 0.0}})
+    done = training.together(2, "--plugin", "one_of_many:SavesSlowly")
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr + done[1].stderr
+    assert list((training.run / "watchdog").iterdir()) == []
+    assert json.loads((training.run / "saved.json").read_text())["step"] == 6
