@@ -72,19 +72,32 @@ def training_in(folder: Path) -> Training:
     return Training(folder, **WIDE)
 
 
-EVERY = [pytest.param(name, marks=[] if name == "fsdp full" else pytest.mark.slow) for name in STRATEGIES]
+GRAM = ["plugins.gram-anchoring.snapshot_step=1", "plugins.gram-anchoring.start_step=2"]
+SENDERS = {
+    "fsdp full": (2, STRATEGIES["fsdp full"]),
+    **{f"slow, {name}": (2, STRATEGIES[name]) for name in ("ddp", "fsdp grads")},
+    "slow, bf16": (2, [*STRATEGIES["fsdp full"], "hardware.precision=bf16"]),
+    "slow, centre": (2, [*STRATEGIES["ddp"], "objective.centring=softmax"]),
+    "slow, groups": (4, [*STRATEGIES["fsdp full"], "parallel.replicate=2"]),
+    "slow, Gram": (2, [*STRATEGIES["fsdp full"], *GRAM]),
+}
+EVERY = [
+    pytest.param(*sender, id=name, marks=[pytest.mark.slow] if "slow" in name else [])
+    for name, sender in SENDERS.items()
+]
 
 
-@pytest.mark.parametrize("strategy", EVERY)
-def test_what_processes_send_is_planned_to_the_byte(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(("processes", "options"), EVERY)
+def test_what_processes_send_is_planned_to_the_byte(tmp_path: Path, processes: int, options: list[str]) -> None:
     training = training_in(tmp_path)
-    done = training.together(2, "--plugin", "measured_step:Traffic", *sets(*STRATEGIES[strategy]))
-    assert [process.returncode for process in done] == [0, 0], done[0].stderr
-    found = planned(training, 2, *STRATEGIES[strategy])
+    done = training.together(processes, "--plugin", "measured_step:Traffic", *sets("run.max_steps=3", *options))
+    assert {process.returncode for process in done} == {0}, done[0].stderr
+    found = planned(training, processes, *options)
     expected: Counter[str] = Counter()
-    for collective in traffic(found.units, found.sharing, found.accumulate, 4, found.config.objective):
+    compute_bytes = 2 if found.config.hardware.precision == "bf16" else 4
+    for collective in traffic(found.units, found.sharing, found.accumulate, compute_bytes, found.config.objective):
         expected[collective.operation] += collective.payload_bytes
-    for rank in range(2):
+    for rank in range(processes):
         measured = told(training.run, "traffic", rank)
         assert {operation: sum(sizes) for operation, sizes in measured.items()} == expected
 
