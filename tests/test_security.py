@@ -52,6 +52,7 @@ REVIEWED = {
     "engine/bigrun/export/targets/torchhub.py": {"importlib", "torch.hub"},  # hubconf.py that was written just before
     "engine/bigrun/export/targets/transformers.py": {"importlib"},  # the same as timm
     "engine/bigrun/imports.py": {"importlib"},  # what plugins import by constant names: torchao
+    "engine/bigrun/launch/group.py": {"subprocess"},  # this interpreter, with this command's own words
     "engine/bigrun/lock.py": {"socket"},  # gethostname
     "engine/bigrun/parallel.py": {"multiprocessing"},  # pickles between own processes, over own pipes
     "engine/bigrun/process.py": {"ctypes"},  # mallopt of the C library

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SaveTimes", "Saver", "saving"]
 
-WORTH_SAYING_SECONDS = 0.5
-
 
 @attrs.frozen
 class SaveTimes:
@@ -120,13 +118,12 @@ class Saver:
             copy = self._stage(run, state) if self.background else None
             anomalies = run.incidents.begin_interval()
             future = self._writer.submit(publish, run.checkpoints, copy or state, self._writers)
-            reading = self._reader.submit(read_older, run.checkpoints, self._closing) if run.is_main else None
+            reading = self._reader.submit(read_older, run.checkpoints if run.is_main else None, self._closing)
             stall = time.perf_counter() - began
             self._pending = Pending(run.step, began, stall, state.bytes, anomalies, future)
             if copy is None:
                 self._settle(run, wait=True)
-                if reading is not None:
-                    reading.result()
+                reading.result()
 
     def written(self, run: Run, *, wait: bool = False) -> list[tuple[int, Path]]:
         """Step and directory of every checkpoint that was published since the last call.
@@ -253,11 +250,11 @@ def publish(store: CheckpointStore, state: State, writers: Peers) -> tuple[Path,
     return state.save(store, writers), time.perf_counter()
 
 
-def read_older(store: CheckpointStore, closing: threading.Event) -> None:
+def read_older(store: CheckpointStore | None, closing: threading.Event) -> None:
     """Read the checkpoints that this process does not know, the newest first: whoever removes some has to know which
     are whole, and nobody should wait for that."""
     with contextlib.suppress(OSError):  # of a network disk; the next save tries again
-        for step in reversed(store.steps()):
+        for step in reversed(store.steps() if store else ()):
             if closing.is_set():
                 return
             store.is_verified(step)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Share", "write_share"]
+    from bigrun.peers.peers import Peers
+
+__all__ = ["Share", "share_by_rank", "write_share"]
 
 
 @attrs.frozen
@@ -46,6 +48,12 @@ class Share:
         """Raises: OSError or CheckpointError: what kept the process from writing."""
         if self.failure is not None:
             raise self.failure
+
+
+def share_by_rank(mine: Share, writers: Peers) -> list[Share]:
+    """What each process has written: on the main one, who goes on with it, its own is the first."""
+    told = writers.gathered(mine.tell())
+    return [mine, *(Share.told(said, rank) for rank, said in enumerate(told) if rank > 0)]
 
 
 def write_share(directory: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> Share:

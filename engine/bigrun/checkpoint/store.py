@@ -23,7 +23,7 @@ from bigrun.checkpoint.layout import (
     stale_name,
     step_name,
 )
-from bigrun.checkpoint.share import Share, write_share
+from bigrun.checkpoint.share import share_by_rank, write_share
 from bigrun.checkpoint.tensors import load_tensors
 from bigrun.checkpoint.verified import Verified, every_damaged, find_problems, has_manifest
 from bigrun.errors import CheckpointError
@@ -74,8 +74,7 @@ class CheckpointStore:
             writers: processes that write a checkpoint together: each calls this with its own groups of tensors, writes
                 and reads back its files, and the main one publishes when all have. None: one process.
 
-        Returns:
-            The directory of the published checkpoint.
+        Returns: the directory of the published checkpoint.
 
         Raises:
             NotSavedError: the disk has refused (ENOSPC, EFBIG, EIO, ...; its cause is the OSError) or gives back other
@@ -86,9 +85,7 @@ class CheckpointStore:
         writers = writers or Peers()
         draft = Path(writers.by_main(lambda: str(begin_draft(self.directory, step))))
         try:
-            share = write_share(draft, tensors)
-            told = writers.gathered(share.tell())
-            shares = [share, *(Share.told(said, rank) for rank, said in enumerate(told) if rank > 0)]
+            shares = share_by_rank(write_share(draft, tensors), writers)
 
             def publish() -> str:
                 with refusals(self.path(step)):

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import platform
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from bigrun.errors import BigrunError
+from bigrun.peers.board import Board
+from bigrun.peers.channel import Channel
 from bigrun.peers.errors import PeerLostError, SaidElsewhere, first_line, loss_of_a_peer
+from bigrun.peers.meeting import meet
 from bigrun.peers.pace import Pace
 from bigrun.peers.place import Place
-
-if TYPE_CHECKING:
-    import torch
-
-    from bigrun.peers.board import Board
 
 __all__ = ["PeerLostError", "Peers", "SaidElsewhere"]
 
 E = TypeVar("E", bound=BaseException)
-START_SECONDS = 600.0
-"""So long a process waits for the others to begin; one that failed before that never comes."""
 
 
 class Peers:
@@ -40,13 +32,12 @@ class Peers:
         self.pace = Pace()
         self.board: Board | None = None
         """What the processes write down for each other; None for one alone."""
-        self.hosts: list[str] = [socket.gethostname()]
+        self.hosts: list[str] = [platform.node()]
         """Of the processes, by rank."""
-        self._is_joined = False
+        self._channel: Channel | None = None
         self._known: BaseException | None = None
         self._is_quiet = False
         self._patience = timedelta()
-        self._group: Any = None  # torch's default one
 
     @property
     def rank(self) -> int:
@@ -70,56 +61,31 @@ class Peers:
         Raises:
             PeerLostError: they have not begun in time.
         """
-        if self.size == 1 or self._is_joined:
+        if self.size == 1 or self._channel is not None:
             return
-        import torch
-        import torch.distributed as dist
-        from torch.distributed.rendezvous import rendezvous
-
-        from bigrun.peers.board import Board
-
         self._patience = timedelta(seconds=patience_seconds)
-        if uses_gpu:
-            torch.cuda.set_device(self.place.local_rank)
-        begin_seconds = min(patience_seconds, START_SECONDS)
-        try:
-            with mortal():
-                place = ("env://", self.rank, self.size)
-                store, _, _ = next(rendezvous(*place, timeout=timedelta(seconds=begin_seconds)))
-                dist.init_process_group(
-                    "cpu:gloo,cuda:nccl" if uses_gpu else "gloo",
-                    store=store,
-                    rank=self.rank,
-                    world_size=self.size,
-                    timeout=self._patience,
-                )
-                dist.barrier()
-        except RuntimeError as error:
-            raise PeerLostError(
-                f"process {self.rank} of {self.size}: the others have not begun within {begin_seconds:g} s, or one has "
-                f"ended meanwhile: see what it says ({first_line(error)})"
-            ) from error
-        self._is_joined = True
+        store = meet(self.place, uses_gpu=uses_gpu, patience=self._patience)
+        self._channel = Channel(self.size, self.pace)
         self.board = Board(store, self.rank, self.size)
-        self.hosts = self.gathered(socket.gethostname())
+        self.hosts = self.gathered(platform.node())
 
     def beside(self) -> Peers:
         """The same processes for another thread, which tells those of the others things while this one goes on. It
         needs no `leave` of its own."""
         other = Peers(self.place)
-        if self._is_joined:
+        if self._channel is not None:
             import torch.distributed as dist
 
-            other._group = dist.new_group(backend="gloo", timeout=self._patience)
-            other._is_joined = True
+            group = dist.new_group(backend="gloo", timeout=self._patience)
+            other._channel = Channel(self.size, other.pace, group)
         return other
 
     def leave(self) -> None:
         """Say nothing more to the others."""
-        if self._is_joined:
+        if self._channel is not None:
             import torch.distributed as dist
 
-            self._is_joined = False
+            self._channel = None
             dist.destroy_process_group()
 
     def any(self, flag: bool) -> bool:
@@ -128,15 +94,7 @@ class Peers:
 
     def bits(self, numbers: Sequence[int]) -> list[int]:
         """Of each number (below 2**63), the bits that are set anywhere."""
-        if self.size == 1:
-            return list(numbers)
-        import torch
-        import torch.distributed as dist
-
-        found = torch.tensor(list(numbers), dtype=torch.int64)
-        with self.pace.together():
-            dist.all_reduce(found, op=dist.ReduceOp.BOR, group=self._group)
-        return found.tolist()
+        return list(numbers) if self._channel is None else self._channel.bits(numbers)
 
     def gathered(self, value: Any) -> list[Any]:
         """The values of all processes, by rank; each is JSON, with NaN and infinities.
@@ -144,9 +102,9 @@ class Peers:
         Raises:
             SaidElsewhere: one has ended with an error in place of this (`say_failure`).
         """
-        if self.size == 1:
+        if self._channel is None:
             return [value]
-        told = self._exchanged({"value": value})
+        told = self._channel.exchanged({"value": value})
         for failure in (answer["failure"] for answer in told if "failure" in answer):
             raise SaidElsewhere(*failure)
         return [answer["value"] for answer in told]
@@ -157,25 +115,10 @@ class Peers:
 
         An error that `by_main` has raised is known to them.
         """
-        if not self._is_joined or isinstance(error, SaidElsewhere) or error is self._known:
+        if self._channel is None or isinstance(error, SaidElsewhere) or error is self._known:
             return False
-        told = self._exchanged({"failure": [str(error), int(error.exit_code)]})
+        told = self._channel.exchanged({"failure": [str(error), int(error.exit_code)]})
         return any(answer.get("failure", [None])[0] == str(error) for answer in told[: self.rank])
-
-    def _exchanged(self, value: Any) -> list[Any]:
-        import torch
-        import torch.distributed as dist
-
-        mine = torch.tensor(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        with self.pace.together():
-            dist.all_gather(sizes, torch.tensor([len(mine)]), group=self._group)
-            longest = int(max(sizes))
-            padded = torch.zeros(longest, dtype=torch.uint8)
-            padded[: len(mine)] = mine
-            texts = [torch.empty_like(padded) for _ in sizes]
-            dist.all_gather(texts, padded, group=self._group)
-        return [json.loads(_text(text, int(size))) for text, size in zip(texts, sizes, strict=True)]
 
     def by_main(self, work: Callable[[], Any]) -> Any:
         """Let the main process do something; everybody gets what it has given, as JSON.
@@ -215,7 +158,7 @@ class Peers:
     def shared(self, error: BaseException) -> BigrunError | None:
         """What to raise for an error that has to do with the others: one is gone or silent, as torch says; or all end
         alike, and another process says so."""
-        if not self._is_joined:
+        if self._channel is None:
             return None
         if isinstance(error, BigrunError) and error is self._known and self._is_quiet:
             return SaidElsewhere(str(error), int(error.exit_code))
@@ -245,30 +188,4 @@ class Peers:
     def exchanges(self) -> int | None:
         """How many exchanges with the others this process has begun; the one whom others wait for has begun fewer. None
         where torch does not tell."""
-        import torch.distributed as dist
-
-        group: Any = dist.group.WORLD if self._is_joined else None
-        try:
-            return None if group is None else int(group._get_sequence_number_for_group())
-        except (AttributeError, RuntimeError):
-            return None
-
-
-def _text(encoded: torch.Tensor, size: int) -> bytes:
-    return bytes(encoded[:size].tolist())
-
-
-@contextlib.contextmanager
-def mortal() -> Iterator[None]:
-    """Stop signals end the process at once, as they do any other: there is nothing to save yet, and whoever waits in
-    native code for a process that never comes hears no handler."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return None if self._channel is None else self._channel.exchanges()

@@ -1,0 +1,69 @@
+"""How the processes of a run find each other."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from bigrun.peers.errors import PeerLostError, first_line
+from bigrun.peers.place import Place
+
+__all__ = ["meet"]
+
+START = timedelta(seconds=600)
+"""So long a process waits for the others to begin; one that failed before that never comes."""
+
+
+def meet(place: Place, *, uses_gpu: bool, patience: timedelta) -> Any:
+    """Wait for the others; returns the store by which they were found.
+
+    Args:
+        patience: so long one may wait for another from here on.
+
+    Raises:
+        PeerLostError: they have not begun in time.
+    """
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    if uses_gpu:
+        torch.cuda.set_device(place.local_rank)
+    begin = min(patience, START)
+    try:
+        with mortal():
+            store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=begin))
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if uses_gpu else "gloo",
+                store=store,
+                rank=place.rank,
+                world_size=place.size,
+                timeout=patience,
+            )
+            dist.barrier()
+    except RuntimeError as error:
+        raise PeerLostError(
+            f"process {place.rank} of {place.size}: the others have not begun within {begin.total_seconds():g} s, or "
+            f"one has ended meanwhile: see what it says ({first_line(error)})"
+        ) from error
+    return store
+
+
+@contextlib.contextmanager
+def mortal() -> Iterator[None]:
+    """Stop signals end the process at once, as they do any other: there is nothing to save yet, and whoever waits in
+    native code for a process that never comes hears no handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
