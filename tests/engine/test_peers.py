@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from bigrun.data.course import Course
 from bigrun.errors import ExitCode, UsageError
 from bigrun.metrics import shared
 from bigrun.peers.exchange import merged
+from bigrun.peers.pace import Pace, Spell
 from bigrun.peers.place import Place
-from bigrun.peers.straggler import RANKS
+from bigrun.peers.straggler import RANKS, of_ranks
 from bigrun.sections import Data
 
 # -- who they are ---------------------------------------------------------------------------------------------
@@ -82,6 +84,30 @@ def test_every_step_has_the_same_images_for_any_number_of_processes(
 def test_a_value_is_the_mean_of_those_of_all_processes() -> None:
     one, two = [("loss", 1.0), ("loss", 3.0), ("probe", 5.0)], [("loss", 2.0), ("loss", 5.0)]
     assert shared([one, two]) == [("loss", 1.5), ("loss", 4.0), ("probe", 5.0)]
+
+
+def test_a_process_is_as_fast_as_what_it_does_without_the_others() -> None:
+    pace = Pace()
+    for _ in range(2):
+        pace.begin_step()
+        time.sleep(0.02)
+        pace.waited(0.005)
+        with pace.together(), pace.together():
+            time.sleep(0.2)
+        pace.end_step()
+    time.sleep(0.1)  # between two steps
+    spell = pace.take()
+    assert spell.steps == 2
+    assert spell.step_seconds > 0.22
+    assert 0.015 <= spell.own_seconds < spell.step_seconds - 0.2
+    assert spell.data_seconds == pytest.approx(0.005)
+    assert pace.take().steps == 0
+
+
+def test_the_slowest_process_and_the_usual_ones_are_told() -> None:
+    spells = [Spell(5, 1.0, 0.2, 0.1), Spell(5, 1.0, 0.3, 0.6), Spell(5, 1.0, 0.25, 0.0)]
+    assert of_ranks(spells) == dict(zip(RANKS, [1.0, 0.25, 0.3, 0.1, 0.6], strict=True))
+    assert of_ranks(spells[:2])["ranks/compute_seconds_median"] == 0.2, "of two the faster one is the usual one"
 
 
 # -- real runs ------------------------------------------------------------------------------------------------

@@ -226,12 +226,13 @@ def test_a_process_without_memory_ends_all_with_its_message(
 # -- stragglers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cause", ["compute", pytest.param("data", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cause", ["compute", "data"])
 def test_a_process_for_which_the_others_wait_is_named_once(
     tmp_path: Path, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLOW", cause)
-    training = training_in(tmp_path, run={"max_steps": 30, "log_every_steps": 5, "checkpoint_every_steps": 30})
+    training = training_in(tmp_path, run={"max_steps": 20, "log_every_steps": 4, "checkpoint_every_steps": 20})
     done = training.together(2, "--plugin", "one_of_many:SlowImages")
     assert codes(done) == [0, 0], done[0].stderr + done[1].stderr
     (event,) = training.events("straggler")
@@ -240,4 +241,4 @@ def test_a_process_for_which_the_others_wait_is_named_once(
     assert f"process 1 on {HOST} makes the others wait for" in done[0].stdout
     row, what = training.metrics()[-1], {"compute": "compute_seconds", "data": "data_wait_seconds"}[cause]
     assert row["ranks/slowest"] == 1
-    assert row[f"ranks/{what}_max"] - row[f"ranks/{what}_median"] > 0.03
+    assert row[f"ranks/{what}_max"] - row[f"ranks/{what}_median"] > 0.1

@@ -201,7 +201,7 @@ class Slow:
     @hookimpl
     def after_backward(self, run: Any) -> None:
         if is_other(run) and os.environ["SLOW"] == "compute":
-            time.sleep(0.08)
+            time.sleep(0.3)
 
 
 class SlowImages(Slow):
@@ -215,7 +215,7 @@ class SlowImages(Slow):
 
 def sleeping(loader: Any) -> Any:
     for samples in loader:
-        time.sleep(0.08 if os.environ["SLOW"] == "data" else 0)
+        time.sleep(0.3 if os.environ["SLOW"] == "data" else 0)
         yield samples
 
 
