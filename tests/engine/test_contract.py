@@ -84,7 +84,7 @@ class Example:
 """
 
 MODULE = "contract_example"
-TWO = "test_two_processes_are_one"
+TWO, SHARDS = "test_two_processes_are_one", "test_two_processes_with_shards_are_one"
 Install = Callable[[str], PluginContract]
 
 
@@ -121,7 +121,10 @@ def replaced(source: str, *changes: tuple[str, str]) -> str:
 PROMISES = [name for name in dir(PluginContract) if name.startswith("test_")]
 EACH = [
     pytest.param(
-        source, promise, id=f"{promise}-{kind}", marks=[pytest.mark.slow] * (promise == TWO and kind == "critical")
+        source,
+        promise,
+        id=f"{promise}-{kind}",
+        marks=[pytest.mark.slow] * (promise == SHARDS or (promise == TWO and kind == "critical")),
     )
     for promise in PROMISES
     for kind, source in (("critical", CRITICAL), ("observer", OBSERVER))

@@ -25,5 +25,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """test_several_processes.py has most plugins together in two processes, in the time of one of these."""
     for item in items:
         is_here = Path(__file__).parent in item.path.parents
-        if is_here and isinstance(item, pytest.Function) and item.originalname == "test_two_processes_are_one":
+        if is_here and isinstance(item, pytest.Function) and item.originalname.startswith("test_two_processes_"):
             item.add_marker(pytest.mark.slow)

@@ -25,15 +25,16 @@ CLOSE = 1e-3
 """Relative: sums over two processes are rounded otherwise, and a few steps make more of that."""
 
 
-def check_two_processes(contract: PluginContract, bigrunner: Runner) -> None:
+def check_two_processes(contract: PluginContract, bigrunner: Runner, strategy: str = "ddp") -> None:
     """Two processes take the steps of one, with the same state behind them, and one goes on with what two have begun.
 
-    One accumulates two micro-batches, two have one each.
+    One accumulates two micro-batches, two have one each, and share the networks as `parallel.strategy` says.
     """
     one, begun = contract.run(bigrunner, accumulate=2), bigrunner.tmp_path / "two"
     one.assert_finished()
     shared: dict[str, Any] = {"steps": contract.steps, "config": contract.config, "dataset": contract.dataset}
-    members = bigrunner.together(contract.plugin, directory=begun, **(shared | dict(contract.tables)))
+    tables = {**contract.tables, "parallel": {"strategy": strategy}}
+    members = bigrunner.together(contract.plugin, directory=begun, **(shared | tables))
     check_finished(members)
     check_hooks(members, one.hooks.lines())
     at_step = next((step for step in one.checkpoints if step < contract.steps), None)

@@ -41,6 +41,7 @@ class PluginContract:
         dataset: images for the runs instead of the synthetic ones; False when the plugin itself brings them.
         depends_on_clock: metrics, and keys of the plugin's state, that differ between two equal runs because they
             are measured times.
+        suits_shards: False where the plugin refuses `parallel.strategy = "fsdp"`.
         depends_on_processes: keys of the plugin's state, at any depth, that may differ between a run in one process
             and the same run in two by more than rounding.
     """
@@ -51,6 +52,7 @@ class PluginContract:
     steps: ClassVar[int] = 4
     dataset: ClassVar[Any] = None
     depends_on_clock: ClassVar[Collection[str]] = ()
+    suits_shards: ClassVar[bool] = True
     depends_on_processes: ClassVar[Collection[str]] = ()
     _finished: ClassVar[RunResult | None] = None
 
@@ -158,6 +160,11 @@ class PluginContract:
     def test_two_processes_are_one(self, bigrunner: Runner) -> None:
         """Also when one process goes on with what two have begun."""
         check_two_processes(self, bigrunner)
+
+    def test_two_processes_with_shards_are_one(self, bigrunner: Runner) -> None:
+        if not self.suits_shards:
+            pytest.skip("it refuses shards")
+        check_two_processes(self, bigrunner, "fsdp")
 
     def test_teardown_twice_is_harmless(self, bigrunner: Runner) -> None:
         result = self.run(bigrunner)
