@@ -99,8 +99,6 @@ def group_of(*scripts: str, grace_seconds: float = 60.0) -> Group:
     ("scripts", "code"),
     [
         (["exit 0", "exit 0"], 0),
-        (["sleep 0.5; exit 143", "exit 143"], 143),  # nobody was ended
-        (["sleep 0.5; exit 5", "exit 5"], ExitCode.HALTED),
         (["sleep 0.5; exit 4", "exit 0"], ExitCode.QUARANTINED),
         (["trap 'sleep 0.2; exit 1' TERM; while :; do sleep 0.05; done", "kill -9 $$"], -9),
         (["kill -9 $$", "sleep 0.3; exit 1"], -9),
@@ -109,6 +107,11 @@ def group_of(*scripts: str, grace_seconds: float = 60.0) -> Group:
 )
 def test_the_code_is_that_of_the_first_failure_or_of_the_main_process(scripts: list[str], code: int) -> None:
     assert group_of(*scripts, grace_seconds=0.5).code == code
+
+
+@pytest.mark.parametrize("code", [ExitCode.HALTED, 143])
+def test_nobody_is_ended_because_another_has_ended_with_the_run(code: int) -> None:
+    assert group_of(f"sleep 0.5; exit {code}", f"exit {code}", grace_seconds=0.1).ended == [(1, code), (0, code)]
 
 
 def test_who_cannot_go_on_and_does_not_end_is_killed_when_its_time_is_up() -> None:
