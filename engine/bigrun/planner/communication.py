@@ -83,8 +83,8 @@ def gathers(units: Units, sharing: Sharing, accumulate: int, compute_bytes: int)
     """Of weights, where each process has a shard of them.
 
     The student's blocks are gathered in every forward pass, and again in the backward pass if they are not kept; the
-    teacher's and frozen ones in every forward pass; everything else at the beginning of every micro-batch, and once
-    for the teacher's pass over the window.
+    teacher's and frozen ones in every forward pass; what is around frozen ones once a step; everything else at the
+    beginning of every micro-batch, and once for the teacher's pass over the window.
     """
     if sharing.strategy != "fsdp":
         return
@@ -100,7 +100,8 @@ def gathers(units: Units, sharing: Sharing, accumulate: int, compute_bytes: int)
     yield gather("student's blocks, forward", units.student, accumulate)
     if sharing.shard == "full":
         yield gather("student's blocks, backward", units.student, accumulate)
-    yield gather("frozen networks", units.frozen, accumulate)
+    yield gather("frozen networks' blocks", units.frozen, accumulate)
+    yield gather("what is around them", [units.frozen_rest], 1)
     yield gather("heads and embeddings", [units.root], accumulate + 1)
 
 

@@ -56,6 +56,7 @@ class RehearsedShard(RehearsalProcess):
         self.units = units_of(run)
         names = [WEIGHTS, TEACHER, *map(frozen_category, run.frozen)]
         self.live.part_of = lambda tensor, category: self._part(tensor) if category in names else None
+        self.live.device.add(GATHERED, self._gathered_bytes(self.units.frozen_rest))
         if self.dtype.itemsize < FP32:
             self.live.without_copies = frozenset(names)
         for module in (run.objective, *run.frozen.values()):
@@ -178,18 +179,16 @@ def units_of(run: Run) -> Units:
     blocks = {id(p) for block in [*student, *teacher] for p in block.parameters()}
     rest = [parameter for parameter in objective.parameters() if id(parameter) not in blocks]
     learning = {id(parameter) for parameter in trained(run)}
-    frozen = []
-    for module in run.frozen.values():
-        own = blocks_of(module)
-        inside = {id(p) for block in own for p in block.parameters()}
-        frozen += [Unit(shapes_of(block.parameters())) for block in own]
-        frozen.append(Unit(shapes_of(p for p in module.parameters() if id(p) not in inside)))
+    frozen = [block for module in run.frozen.values() for block in blocks_of(module)]
+    inside = {id(p) for block in frozen for p in block.parameters()}
+    around = [p for module in run.frozen.values() for p in module.parameters() if id(p) not in inside]
     return Units(
         student=tuple(Unit(shapes_of(block.parameters())) for block in student),
         teacher=()
         if objective.teacher is objective.student
         else tuple(Unit(shapes_of(block.parameters())) for block in teacher),
-        frozen=tuple(unit for unit in frozen if unit.shapes),
+        frozen=tuple(Unit(shapes_of(block.parameters())) for block in frozen),
+        frozen_rest=Unit(shapes_of(around)),
         root=Unit(shapes_of(rest)),
         root_learning=Unit(shapes_of(p for p in rest if id(p) in learning)),
     )

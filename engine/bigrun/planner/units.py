@@ -53,7 +53,9 @@ class Units:
     teacher: tuple[Unit, ...] = ()
     """Empty where it is the student."""
     frozen: tuple[Unit, ...] = ()
-    """Of plugins: blocks, and what is around them."""
+    """Of plugins."""
+    frozen_rest: Unit = Unit()
+    """What is around these: gathered when it is used first in a step, and whole until the next one."""
     root: Unit = Unit()
     """Heads, embeddings and final norms of student and teacher."""
     root_learning: Unit = Unit()
