@@ -95,7 +95,8 @@ class DinoObjective(Objective):
 
     def share_step(self, group: dist.ProcessGroup) -> None:
         self.group = group
-        for centring in self.centrings():
+        is_of_step = self.section.centring != "sinkhorn" or self.section.sinkhorn_scope == "effective"
+        for centring in self.centrings() if is_of_step else ():
             centring.group = group
 
     def centrings(self) -> list[Centring]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ __all__ = ["Board"]
 
 ANSWER_SECONDS = 10.0
 """So long the process that has the board may take to answer; it does so in a thread of native code."""
+
+LISTENING_SECONDS = 1.0
 
 
 class Board:
@@ -28,6 +31,7 @@ class Board:
         self._store: Any = shared.clone()  # a connection of its own: the other one may be waiting for somebody
         self._store.set_timeout(timedelta(seconds=ANSWER_SECONDS))
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._heard: dict[str, str] = {}
         self._posted: dict[int, Any] = {}
 
@@ -49,7 +53,33 @@ class Board:
                     self._heard[what] = self._store.get(key).decode()
             except RuntimeError:
                 pass
-            return [json.loads(line) for line in self._heard.get(what, "").splitlines()]
+        return self.known(what)
+
+    def known(self, what: str) -> list[dict[str, Any]]:
+        """As much of that as this process has heard already."""
+        return [json.loads(line) for line in self._heard.get(what, "").splitlines()]
+
+    def listen(self, what: str, answer: str) -> None:
+        """From here on hear what another process says of it, while this one is waiting elsewhere, and answer once: it
+        may be gone, and the board with it, when this one asks."""
+
+        def listening() -> None:
+            while not self._closed.wait(LISTENING_SECONDS):
+                if any(words["rank"] != self.rank for words in self.heard(what)):
+                    self.say(answer, {})
+                    return
+
+        threading.Thread(target=listening, name="board", daemon=True).start()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._closed.set()
+
+    def wait(self, what: str, count: int, seconds: float) -> None:
+        """Until so much was said of it, or so long."""
+        deadline = time.monotonic() + seconds
+        while len(self.heard(what)) < count and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def post(self, facts: Mapping[str, Any]) -> None:
         """Replace this process's note of how it is."""

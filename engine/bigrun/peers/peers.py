@@ -18,6 +18,10 @@ from bigrun.peers.place import Place
 __all__ = ["PeerLostError", "Peers", "SaidElsewhere"]
 
 E = TypeVar("E", bound=BaseException)
+END, HEARD = "end", "end-heard"
+"""Of what is written on the board."""
+HEARING_SECONDS = 5.0
+"""So long a process that ends alone waits for the others to have read why; one that is gone, too, never does."""
 
 
 class Peers:
@@ -35,8 +39,9 @@ class Peers:
         self.hosts: list[str] = [platform.node()]
         """Of the processes, by rank."""
         self._channel: Channel | None = None
+        self._store: Any = None
         self._known: BaseException | None = None
-        self._is_quiet = False
+        self._is_quiet = self._has_said_end = False
         self._patience = timedelta()
 
     @property
@@ -66,7 +71,9 @@ class Peers:
         self._patience = timedelta(seconds=patience_seconds)
         store = meet(self.place, uses_gpu=uses_gpu, patience=self._patience)
         self._channel = Channel(self.size, self.pace)
+        self._store = store  # it ends with the last who holds it
         self.board = Board(store, self.rank, self.size)
+        self.board.listen(END, HEARD)
         self.hosts = self.gathered(platform.node())
 
     def beside(self) -> Peers:
@@ -81,12 +88,17 @@ class Peers:
         return other
 
     def leave(self) -> None:
-        """Say nothing more to the others."""
+        """Say nothing more to the others, who notice; where this process has said why, they have the time to read it:
+        what is written on the board goes away with whoever has it."""
         if self._channel is not None:
             import torch.distributed as dist
 
             self._channel = None
             dist.destroy_process_group()
+        if self.board is not None:
+            if self._has_said_end:
+                self.board.wait(HEARD, self.size - 1, HEARING_SECONDS)
+            self.board.close()
 
     def any(self, flag: bool) -> bool:
         """Whether it is up anywhere."""
@@ -165,7 +177,8 @@ class Peers:
         lost = loss_of_a_peer(error)
         if lost is None:
             return None
-        others = [words for words in self.board.heard("end") if words["rank"] != self.rank] if self.board else []
+        said = (self.board.known(END) or self.board.heard(END)) if self.board else []
+        others = [words for words in said if words["rank"] != self.rank]
         if not others:
             return PeerLostError(
                 f"another process of the run is gone, or has been silent for too long: see what it says "
@@ -179,7 +192,8 @@ class Peers:
     def say_end(self, message: str, exit_code: int) -> None:
         """This process ends with an error, and takes part in nothing any more: those that wait for it learn why."""
         if self.board is not None:
-            self.board.say("end", {"message": message, "exit_code": exit_code})
+            self.board.say(END, {"message": message, "exit_code": exit_code})
+            self._has_said_end = True
 
     def name(self, rank: int) -> str:
         """`process 3 on node-b`."""
