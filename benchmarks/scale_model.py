@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from bigrun.config import Document, read_preset
-from bigrun.planner.communication import Collective, traffic
+from bigrun.planner.communication import Collective
+from bigrun.planner.predict import traffic_of
 from bigrun.planner.rehearsal import rehearse
 from bigrun.planner.sharing import Sharing
 
@@ -54,6 +55,4 @@ def predict_row(setup: Setup, device: str) -> Prediction:
     document = Document(preset.source, preset.name, {**preset.tables, "plugins": {}})
     sharing = Sharing(1 if setup.alone else setup.processes)
     found = rehearse(document, device, None, sharing)
-    compute_bytes = 2 if found.config.hardware.precision == "bf16" else 4
-    told = traffic(found.units, found.sharing, found.accumulate, compute_bytes, found.config.objective)
-    return Prediction(found.memory.peak_bytes, told)
+    return Prediction(found.memory.peak_bytes, traffic_of(found))

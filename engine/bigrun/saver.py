@@ -252,9 +252,11 @@ def publish(store: CheckpointStore, state: State, writers: Peers) -> tuple[Path,
 
 def read_older(store: CheckpointStore | None, closing: threading.Event) -> None:
     """Read the checkpoints that this process does not know, the newest first: whoever removes some has to know which
-    are whole, and nobody should wait for that."""
+    are whole, and nobody should wait for that. None: of several processes the main one reads."""
+    if store is None:
+        return
     with contextlib.suppress(OSError):  # of a network disk; the next save tries again
-        for step in reversed(store.steps() if store else ()):
+        for step in reversed(store.steps()):
             if closing.is_set():
                 return
             store.is_verified(step)

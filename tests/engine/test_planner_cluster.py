@@ -121,10 +121,6 @@ def test_one_number_of_gpus_is_the_plan_of_each_process(preset: str) -> None:
             ["--gpus", "2", "--set", "parallel.strategy=single"],
             "parallel.strategy = 'single', but there are 2 processes",
         ),
-        (
-            ["--gpus", "2", "--set", "objective.queue_steps=1"],
-            "objective.queue_steps: not possible with several processes",
-        ),
     ],
 )
 def test_what_the_run_would_refuse_is_refused(preset: str, words: list[str], message: str) -> None:

@@ -15,7 +15,8 @@ from measured_step import put_into, told
 from training import Training
 
 from bigrun.config import read_preset
-from bigrun.planner.communication import Collective, sent_bytes, traffic
+from bigrun.planner.communication import Collective, sent_bytes
+from bigrun.planner.predict import traffic_of
 from bigrun.planner.rehearsal import Rehearsal, rehearse
 from bigrun.planner.sharing import Sharing
 from bigrun.planner.units import padded_numbers, shard_numbers
@@ -78,6 +79,8 @@ SENDERS = {
     **{f"slow, {name}": (2, STRATEGIES[name]) for name in ("ddp", "fsdp grads")},
     "slow, bf16": (2, [*STRATEGIES["fsdp full"], "hardware.precision=bf16"]),
     "slow, centre": (2, [*STRATEGIES["ddp"], "objective.centring=softmax"]),
+    "slow, queue": (2, [*STRATEGIES["ddp"], "objective.queue_steps=1"]),
+    "slow, alone": (2, [*STRATEGIES["ddp"], "objective.sinkhorn_scope=micro"]),
     "slow, groups": (4, [*STRATEGIES["fsdp full"], "parallel.replicate=2"]),
     "slow, Gram": (2, [*STRATEGIES["fsdp full"], *GRAM]),
 }
@@ -94,8 +97,7 @@ def test_what_processes_send_is_planned_to_the_byte(tmp_path: Path, processes: i
     assert {process.returncode for process in done} == {0}, done[0].stderr
     found = planned(training, processes, *options)
     expected: Counter[str] = Counter()
-    compute_bytes = 2 if found.config.hardware.precision == "bf16" else 4
-    for collective in traffic(found.units, found.sharing, found.accumulate, compute_bytes, found.config.objective):
+    for collective in traffic_of(found):
         expected[collective.operation] += collective.payload_bytes
     for rank in range(processes):
         measured = told(training.run, "traffic", rank)

@@ -86,9 +86,9 @@ class SinkhornKnopp(Centring):
         """The rows of all processes, by rank; each has as many."""
         if self.group is None:
             return rows
-        found = [torch.empty_like(rows) for _ in range(dist.get_world_size(self.group))]
-        dist.all_gather(found, rows, group=self.group)
-        return torch.cat(found)
+        found = rows.new_empty(dist.get_world_size(self.group) * len(rows), rows.shape[1])
+        dist.all_gather_into_tensor(found, rows, group=self.group)
+        return found
 
 
 class SoftmaxCentring(Centring):

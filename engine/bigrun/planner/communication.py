@@ -61,7 +61,12 @@ def sent_bytes(collectives: Iterable[Collective]) -> float:
 
 
 def traffic(
-    units: Units, sharing: Sharing, accumulate: int, compute_bytes: int, objective: Objective | None
+    units: Units,
+    sharing: Sharing,
+    accumulate: int,
+    compute_bytes: int,
+    objective: Objective | None,
+    class_tokens: int = 0,
 ) -> tuple[Collective, ...]:
     """Of one step; nothing where there is one process.
 
@@ -70,12 +75,13 @@ def traffic(
         accumulate: micro-batches of a step of each process.
         compute_bytes: of a gathered number: 2 in bf16, 4 in fp32.
         objective: whose assignments are balanced over all processes; None where a plugin brings another one.
+        class_tokens: of the global crops of a step, which a queue keeps.
     """
     if sharing.processes == 1:
         return ()
     found = [*gathers(units, sharing, accumulate, compute_bytes), *gradients(units, sharing)]
     if objective is not None:
-        found += balancing(objective, sharing.processes, accumulate)
+        found += balancing(objective, sharing.processes, class_tokens)
     return tuple(collective for collective in found if collective.payload_bytes and collective.members > 1)
 
 
@@ -125,16 +131,21 @@ def gradients(units: Units, sharing: Sharing) -> Iterator[Collective]:
     yield Collective("shards of gradients", "all-reduce", shard, len(learning), sharing.groups, between_groups=True)
 
 
-def balancing(objective: Objective, processes: int, accumulate: int) -> Iterator[Collective]:
+def balancing(objective: Objective, processes: int, class_tokens: int) -> Iterator[Collective]:
     """Of assignments over the images of a step: K numbers in fp32 for each round of Sinkhorn-Knopp and head, and K
-    more for the largest ones (`bigrun.objective.sinkhorn`); or a sum of bottlenecks and their number, for a centre."""
+    more for the largest ones (`bigrun.objective.sinkhorn`); or a sum of bottlenecks and their number, for a centre.
+    What is balanced within a micro-batch needs nobody; a queue needs the bottlenecks of all."""
+    if objective.centring == "sinkhorn" and objective.sinkhorn_scope == "micro":
+        return
     heads = {"classes": (objective.prototypes, objective.head_bottleneck)}
     if objective.ibot_weight > 0:
         bottleneck = objective.ibot_head_bottleneck or objective.head_bottleneck
         heads["patches"] = (objective.ibot_prototypes, bottleneck)
-    scopes = accumulate if objective.centring == "sinkhorn" and objective.sinkhorn_scope == "micro" else 1
-    rounds = objective.sinkhorn_iterations + 1 if objective.centring == "sinkhorn" else 1
-    count, numbers = scopes * rounds, 0
+    count = objective.sinkhorn_iterations + 1 if objective.centring == "sinkhorn" else 1
+    numbers = 0
     for prototypes, bottleneck in heads.values():
         numbers += (prototypes or 0) if objective.centring == "sinkhorn" else bottleneck + 1
     yield Collective("balanced assignments", "all-reduce", FP32 * count * numbers, count * len(heads), processes)
+    if objective.queue_steps:
+        queued = FP32 * class_tokens * objective.head_bottleneck
+        yield Collective("queued class tokens", "all-gather", queued, 1, processes)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bigrun.planner.rehearsal import Rehearsal
     from bigrun.run import Run
 
-__all__ = ["MODES", "predict"]
+__all__ = ["MODES", "predict", "traffic_of"]
 
 MODES = ("none", "full")
 """Activation checkpointing without and with which the largest micro-batch is sought, beside the preset's own."""
@@ -134,10 +134,12 @@ def describe(document: Document, found: Rehearsal, device: Backend, host: HostMe
 
 
 def traffic_of(found: Rehearsal) -> tuple[Collective, ...]:
+    """What the processes of a rehearsed run send each other in a step."""
     config = found.config
     objective = None if "objective" in config.replaced else config.objective
     compute_bytes = 2 if config.hardware.precision == "bf16" else 4
-    return traffic(found.units, found.sharing, found.accumulate, compute_bytes, objective)
+    class_tokens = config.views.global_crops * config.data.effective_batch
+    return traffic(found.units, found.sharing, found.accumulate, compute_bytes, objective, class_tokens)
 
 
 def notes_of(found: Rehearsal) -> Iterator[str]:
