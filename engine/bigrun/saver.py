@@ -204,10 +204,9 @@ class Saver:
 
     def _failed(self, run: Run, step: int, error: NotSavedError, size: int) -> None:
         self.failures += 1
+        safe = "there is no checkpoint yet"
         if run.saved_step is not None:
             safe = f"the newest checkpoint is still that of step {run.saved_step}"
-        else:
-            safe = "there is no checkpoint yet"
         if run.finished or run.stop_reason is not None:
             then = "training is over"
         else:
@@ -240,8 +239,7 @@ def sizes(run: Run, error: NotSavedError, size: int) -> str:
     if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ""
     with contextlib.suppress(OSError):
-        free = human_bytes(free_bytes(run.checkpoints.directory))
-        return f"; it takes {human_bytes(size)}, and the disk has {free} left"
+        return f"; it takes {human_bytes(size)}, and the disk has {human_bytes(free_bytes(run.checkpoints.directory))} left"
     return ""
 
 
