@@ -147,8 +147,7 @@ class Saver:
         if self._staging is not None:
             self._staging.release()
 
-    @staticmethod
-    def lost(step: int) -> CheckpointError:
+    def lost(self, step: int) -> CheckpointError:
         """What to raise when the run has ended in a state that could not be saved."""
         return CheckpointError(f"the last state, after step {step}, could not be saved; see the message above")
 
@@ -239,7 +238,8 @@ def sizes(run: Run, error: NotSavedError, size: int) -> str:
     if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ""
     with contextlib.suppress(OSError):
-        return f"; it takes {human_bytes(size)}, and the disk has {human_bytes(free_bytes(run.checkpoints.directory))} left"
+        free = human_bytes(free_bytes(run.checkpoints.directory))
+        return f"; it takes {human_bytes(size)}, and the disk has {free} left"
     return ""
 
 
