@@ -42,7 +42,6 @@ def keep_emergency(run: Run, anomaly: Anomaly, flight: list[dict[str, Any]]) -> 
     try:
         writers.by_main(lambda: require_room(store.directory, state.bytes))
         path = attrs.evolve(state, facts=facts).save(store, writers)
-        writers.by_main(lambda: keep_newest(store))
     except SaidElsewhere:
         return None
     except CheckpointError as error:
@@ -52,6 +51,7 @@ def keep_emergency(run: Run, anomaly: Anomaly, flight: list[dict[str, Any]]) -> 
         run.activity = activity
     if not run.is_main:
         return path
+    keep_newest(run, store)
     run.event(
         "emergency-saved",
         f"the state after step {run.step} is kept as an emergency checkpoint: {path}",
@@ -62,9 +62,12 @@ def keep_emergency(run: Run, anomaly: Anomaly, flight: list[dict[str, Any]]) -> 
     return path
 
 
-def keep_newest(store: CheckpointStore) -> None:
-    for old in by_age(store)[:-KEPT]:
-        store.delete(old)
+def keep_newest(run: Run, store: CheckpointStore) -> None:
+    try:
+        for old in by_age(store)[:-KEPT]:
+            store.delete(old)
+    except (CheckpointError, OSError) as error:
+        run.event("emergency-not-removed", f"an older emergency checkpoint could not be removed: {error}", "warning")
 
 
 def by_age(store: CheckpointStore) -> list[int]:

@@ -19,6 +19,7 @@ __all__ = [
     "NotSavedError",
     "PluginError",
     "RunDirectoryError",
+    "TornError",
     "TrainingHalted",
     "UnfitDataError",
     "UsageError",
@@ -98,6 +99,10 @@ class DamagedCheckpointError(CheckpointError):
 
 class NotSavedError(CheckpointError):
     """The disk has refused a checkpoint: nothing was published, the older ones are as they were."""
+
+
+class TornError(BigrunError):
+    """What all processes do together has failed on one of them."""
 
 
 class TrainingHalted(BigrunError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bigrun.anomaly import Anomaly
 from bigrun.bad_images import BadImages
+from bigrun.errors import TornError
 from bigrun.events import Event, Level
 from bigrun.incidents import Incidents
 from bigrun.peers.exchange import Exchange
@@ -232,3 +233,9 @@ class Run(RunFacts):
             hook=failure.hook,
             traceback=failure.traceback,
         )
+        if hasattr(self, "strategy") and self.strategy.is_torn:
+            raise TornError(
+                f"observer {failure.plugin} failed in {failure.hook} in the middle of what all processes do together, "
+                f"and they cannot go on without it: {failure.error}; its traceback is in the event observer-failed. "
+                f"The checkpoints are whole; do without it (--no-plugin {failure.plugin}), or in one process"
+            )

@@ -43,6 +43,9 @@ class Strategy(abc.ABC):
     is_sharded = False
     """Whether a process has a part of the networks only, so that all take part in a save."""
 
+    is_torn = False
+    """Whether something that all processes do together has failed on this one, so that the others wait for it."""
+
     def line(self) -> str:
         """How several processes share the networks, for the header."""
         return f"{self.world_size} processes"

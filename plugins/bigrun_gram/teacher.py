@@ -67,10 +67,13 @@ class GramTeacher(Network):
         """Copy weights of a file. Raises UsageError: see `check_file`."""
         tensors = self._read(run, path, meta=False)
         self._place(run)
-        for parameter in self.backbone.parameters():  # one that a file may lack is one that is zero
-            parameter.zero_()
         constants = dict(run.objective.teacher.backbone.named_buffers())
-        self.backbone.load_state_dict(constants | dict(tensors), strict=False)
+        lacking = {  # a parameter that a file may lack is one that is zero
+            name: constants[name] if name in constants else torch.zeros(own.shape, dtype=own.dtype)
+            for name, own in self.backbone.state_dict().items()
+            if name not in tensors
+        }
+        load_strict(self.backbone, {**tensors, **lacking}, path)
 
     def check_file(self, run: Run, path: str) -> None:
         """Raises: UsageError when there is no such file, or it holds another backbone. Reads names and shapes only."""

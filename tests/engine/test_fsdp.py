@@ -13,8 +13,9 @@ import small_files
 from safetensors.torch import load_file
 from training import Training, merge
 
+from bigrun.checkpoint.share import Share
 from bigrun.checkpoint.tensors import load_tensors
-from bigrun.errors import ExitCode
+from bigrun.errors import CheckpointError, ExitCode, NotSavedError
 
 EXACT: dict[str, Any] = {
     "data": {"effective_batch": 8, "micro_batch": 2},
@@ -98,6 +99,25 @@ def test_a_run_goes_from_shards_to_one_process_to_copies_to_shards(tmp_path: Pat
     ids=["queue", "centre", "dino-alone", "full", "selective", "gram", "gram-candidates", "gram-ema", "compiled"],
 )
 def test_two_with_shards_are_one(tmp_path: Path, tables: dict[str, Any]) -> None:
+    one, two = training(tmp_path, "one", tables), training(tmp_path, "two", tables, SHARDED)
+    assert one().returncode == 0
+    done = two.together(2)
+    assert {each.returncode for each in done} == {0}, said(done)
+    check_equal(one, two)
+
+
+@pytest.mark.slow
+def test_a_gram_teacher_of_a_file_is_that_of_one_process(tmp_path: Path) -> None:
+    origin = training(tmp_path, "origin", SHARDED)
+    assert {each.returncode for each in origin.together(2)} == {0}
+    table = {
+        "mode": "ckpt",
+        "checkpoint": str(newest(origin)),
+        "start_step": 2,
+        "ramp_steps": 1,
+        "refresh_every_steps": 2,
+    }
+    tables = {"plugins": {"gram-anchoring": table}}
     one, two = training(tmp_path, "one", tables), training(tmp_path, "two", tables, SHARDED)
     assert one().returncode == 0
     done = two.together(2)
@@ -191,6 +211,27 @@ def test_what_is_done_by_one_process_is_known_to_all(tmp_path: Path) -> None:
     assert "quarantined: one_of_many:Fails failed in after_backward at step 3" in main.stdout
     (stopped,) = harmed.events("stopped")
     assert newest(harmed).name == f"step-{stopped['step']:08d}"
+
+
+@pytest.mark.slow
+def test_an_observer_that_fails_in_the_middle_of_a_look_ends_all(tmp_path: Path) -> None:
+    """The others wait for its part of the look: nobody could go on without it."""
+    torn = training(tmp_path, "torn", SHARDED, {"run": {"checkpoint_every_steps": 1}})
+    main, other = torn.together(2, "--plugin", "one_of_many:FailsInLook")
+    assert main.returncode == other.returncode == ExitCode.ERROR
+    assert "observer one_of_many:FailsInLook failed in after_step in the middle of what all processes do" in main.stderr
+    assert "Traceback" not in main.stderr + other.stderr
+    assert newest(torn).name == "step-00000002"
+
+
+def test_what_a_disk_has_said_to_another_process_is_a_refusal_here_too() -> None:
+    for failure in (OSError(27, "File too large"), NotSavedError("the disk gives back other bytes")):
+        told = Share.told(json.loads(json.dumps(Share(failure=failure).tell())), rank=1)
+        with pytest.raises(OSError, match=f"process 1: .*{failure.args[-1]}") as caught:
+            told.check()
+        assert caught.value.errno == getattr(failure, "errno", None)
+    with pytest.raises(CheckpointError, match="process 1: no dtype"):
+        Share.told(Share(failure=CheckpointError("no dtype")).tell(), rank=1).check()
 
 
 @pytest.mark.slow

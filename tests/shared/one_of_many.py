@@ -395,3 +395,15 @@ class CompilesBlocks:
         for network in (objective.student, objective.teacher):
             for block in network.backbone.blocks:
                 block.compile(backend="aot_eager", dynamic=False)
+
+
+class FailsInLook:
+    observer = True
+
+    @hookimpl
+    def after_step(self, run: Any, step: int) -> None:
+        with run.objective.evaluation() as backbone:
+            crops = torch.zeros(1, run.config.model.in_channels, 32, 32)
+            if step == 3 and is_other(run):
+                raise ValueError("in the middle of a look")
+            backbone(crops)

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["Share", "share_by_rank", "write_share"]
 
 
+class Refusal(OSError):
+    """What a disk has said to another process."""
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
 @attrs.frozen
 class Share:
     """Files with tensors, of which every byte was read back; or why there are none."""
@@ -32,7 +39,10 @@ class Share:
 
     def tell(self) -> dict[str, Any]:
         """As JSON, for the others."""
-        failure = None if self.failure is None else [str(self.failure), isinstance(self.failure, OSError)]
+        failure = None
+        if self.failure is not None:
+            is_refusal = isinstance(self.failure, OSError | NotSavedError)
+            failure = [str(self.failure), is_refusal, getattr(self.failure, "errno", None)]
         return {"files": {name: attrs.asdict(record) for name, record in self.files.items()}, "failure": failure}
 
     @classmethod
@@ -41,8 +51,9 @@ class Share:
         files = {name: FileRecord(**record) for name, record in said["files"].items()}
         if said["failure"] is None:
             return cls(files)
-        text, is_refusal = said["failure"]
-        return cls(files, (OSError if is_refusal else CheckpointError)(f"process {rank}: {text}"))
+        text, is_refusal, number = said["failure"]
+        text = f"process {rank}: {text}"
+        return cls(files, Refusal(number, text) if is_refusal else CheckpointError(text))
 
     def check(self) -> None:
         """Raises: OSError or CheckpointError: what kept the process from writing."""
@@ -64,6 +75,7 @@ def write_share(directory: Path, tensors: Mapping[str, Mapping[str, Tensor]]) ->
         for name, record in files.items():
             if (difference := find_difference(directory / name, record)) is not None:
                 raise NotSavedError(f"{directory / name}: the disk gives back other bytes: {difference}")
+        disk.sync_directory(directory)
     except (OSError, CheckpointError) as error:
         return Share(failure=error)
     return Share(files)

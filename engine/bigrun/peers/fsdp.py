@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from bigrun.errors import BigrunError
 from bigrun.model.vit import VisionTransformer
 from bigrun.objective.base import Objective
 from bigrun.peers.gradients import needed, with_gradients
@@ -101,8 +102,16 @@ class FullySharded(SeveralProcesses):
             for network in networks:
                 self._frozen.append(self._shard(network, reshard=False))  # its norm is used on what its blocks gave
             if any(not is_sharded(parameter) for parameter in module.parameters()):
-                self._shard(module, reshard=True)
+                self._frozen.append(self._shard(module, reshard=True))
+        self._move_buffers(module)
         return module
+
+    def _move_buffers(self, module: nn.Module) -> None:
+        """What is beside the units."""
+        for part in module.modules():
+            for name, buffer in part.named_buffers(recurse=False):
+                if not buffer.is_meta:
+                    part._buffers[name] = buffer.to(self.device)
 
     def _shard(self, module: nn.Module, *, reshard: bool) -> Any:
         policy = MixedPrecisionPolicy(
@@ -122,9 +131,15 @@ class FullySharded(SeveralProcesses):
         self._root.depth += 1
         try:
             yield
+            self._reshard()
+        except BigrunError:  # which all meet alike
+            self._reshard()
+            raise
+        except Exception:
+            self.is_torn = True
+            raise
         finally:
             self._root.depth -= 1
-            self._reshard()
 
     def _reshard(self) -> None:
         """Leave nothing gathered, which the next update would make outdated."""
@@ -154,15 +169,11 @@ class FullySharded(SeveralProcesses):
         with self.peers.pace.together():
             super().backward(loss, keep_graph=keep_graph)
 
-    def _learning(self) -> list[nn.Parameter]:
-        """Of the unit that is no block, while it is whole."""
-        parameters = [parameter for parameter in self._root.parameters() if parameter.requires_grad]
-        return [parameter for parameter in parameters if not is_sharded(parameter)]
-
     def clip_gradients(self, modules: Mapping[str, nn.Module], max_norm: float | None) -> dict[str, Tensor]:
         """As one process does. What no process needed in this step has no gradient: AdamW leaves it as it is, decay
         included."""
         self._forget_unneeded()
+        self._forget_order()
         learning = {name: with_gradient(module) for name, module in modules.items()}
         squares = self._squares([parameter for members in learning.values() for parameter in members])
         found, at = {}, 0
@@ -176,11 +187,21 @@ class FullySharded(SeveralProcesses):
 
     def _forget_unneeded(self) -> None:
         single = {name: p for name, p in self._root.named_parameters() if p.grad is not None and id(p) in self._single}
-        flags = [int(name in self._needed) for name in single]
+        # The graph does not show what a reentrant checkpoint or a function of somebody's own computes with.
+        flags = [int(name in self._needed or bool(local_gradient(p).any())) for name, p in single.items()]
         for parameter, is_needed in zip(single.values(), self.peers.bits(flags), strict=True):
             if not is_needed:
                 parameter.grad = None
         self._needed.clear()
+
+    def _forget_order(self) -> None:
+        """Frozen networks are units of their own: no backward pass clears what torch (2.10 to 2.13) writes down of each
+        of their forward passes, to prefetch in that order."""
+        for network in self._frozen:
+            order = getattr(network._get_fsdp_state()._comm_ctx, "post_forward_order", [])  # none before its first pass
+            for group in order:
+                group._post_forward_indices.clear()
+            order.clear()
 
     def _squares(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """The squared norm of each whole gradient, (n,) float32."""
@@ -188,9 +209,9 @@ class FullySharded(SeveralProcesses):
             return torch.zeros(0, device=self.device)
         norms = torch._foreach_norm([local_gradient(parameter) for parameter in parameters])
         squares = torch.stack(list(norms)).float().square()
-        with self.peers.pace.together():
-            dist.all_reduce(squares, group=self.mesh.get_group(self.mesh.ndim - 1))
-        return squares
+        with self.peers.pace.together():  # over all copies: one result for everybody, to the last bit
+            dist.all_reduce(squares)
+        return squares / (self.world_size // self.mesh.size(-1))
 
 
 def with_gradient(module: nn.Module) -> list[nn.Parameter]:

@@ -126,7 +126,7 @@ def gradients(units: Units, sharing: Sharing) -> Iterator[Collective]:
     padded = FP32 * sum(unit.padded(sharing.shards) for unit in learning)
     yield Collective("gradients", "reduce-scatter", padded, len(learning), sharing.shards)
     shapes = sum(len(unit.shapes) for unit in learning)
-    yield Collective("squares of their norms", "all-reduce", FP32 * shapes, 1, sharing.shards)
+    yield Collective("squares of their norms", "all-reduce", FP32 * shapes, 1, sharing.processes)
     shard = padded // sharing.shards
     yield Collective("shards of gradients", "all-reduce", shard, len(learning), sharing.groups, between_groups=True)
 
