@@ -19,16 +19,12 @@ __all__ = ["answered", "respond"]
 
 
 def respond(run: Run, answers: Sequence[tuple[Anomaly, Action]]) -> Action:
-    """Say every anomaly with its answer, and do the strongest answer; returns it. Of several processes, whose plugins
-    may remember different things, the main one answers for all.
+    """Say every anomaly with its answer, and do the strongest answer; returns it.
 
     Raises:
         RollBack: the run is to go on from an older checkpoint.
         TrainingHalted: the run ends.
     """
-    if answers:
-        agreed = run.peers.by_main(lambda: [action.value for _, action in answers])
-        answers = [(anomaly, Action(value)) for (anomaly, _), value in zip(answers, agreed, strict=True)]
     for anomaly, action in answers:
         say(run, anomaly, action)
     action = strongest(action for _, action in answers)

@@ -49,7 +49,7 @@ def test_torchrun_says_which_process_this_is() -> None:
 )
 def test_an_environment_that_says_it_by_half_is_refused(change: dict[str, str | None], problem: str) -> None:
     environment = {name: value for name, value in (TORCHRUN | change).items() if value is not None}
-    with pytest.raises(UsageError, match="start them with `torchrun") as caught:
+    with pytest.raises(UsageError, match="start them with `bigrun launch") as caught:
         Place.of_environment(environment)
     assert problem in str(caught.value)
 
