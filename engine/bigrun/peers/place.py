@@ -58,5 +58,5 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 def _misfit(problem: str) -> UsageError:
     return UsageError(
         f"WORLD_SIZE says that this is one of several processes of a run, but {problem}: start them with "
-        "`bigrun launch ...` or `torchrun --nproc-per-node N -m bigrun run ...`, or unset WORLD_SIZE to train in one process"
+        "`bigrun launch ...` or `torchrun --nproc-per-node N -m bigrun run ...`, or unset WORLD_SIZE for a run in one"
     )
