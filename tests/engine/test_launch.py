@@ -36,6 +36,8 @@ def test_on_a_cpu_the_number_is_said() -> None:
     assert processes_here(cpu, None, 3) == processes_here(cpu, 3, None) == 3
     with pytest.raises(UsageError, match="--processes N"):
         processes_here(cpu, None, None)
+    with pytest.raises(UsageError, match="100000 processes are too many for the"):
+        processes_here(cpu, None, 100_000)
 
 
 @pytest.mark.parametrize(

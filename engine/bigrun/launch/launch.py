@@ -17,6 +17,7 @@ from bigrun.errors import BigrunError
 from bigrun.launch.group import Group
 from bigrun.launch.size import Nodes, processes_here
 from bigrun.lock import RunLock
+from bigrun.peers.division import check_divides
 from bigrun.supervisor.attempt import Attempt
 from bigrun.supervisor.command import words_of
 from bigrun.supervisor.history import describe_end
@@ -45,6 +46,8 @@ def launch(context: click.Context, document: Document, nodes: Nodes) -> int:
     given = context.params
     config, _ = activate(document)  # what is wrong with the preset is said once, before any process is started
     count = processes_here(config.hardware, given["gpus"], given["processes"])
+    if nodes.count == 1:
+        check_divides(config.data.effective_batch, count)
     directory = choose_directory(config, given["run_dir"], fresh=given["fresh"])
     check_directory(directory)
     if nodes.rank == 0:

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from bigrun.devices.limits import usable_cores
 from bigrun.errors import UsageError
 
 if TYPE_CHECKING:
     from bigrun.sections import Hardware
 
 __all__ = ["Nodes", "processes_here"]
+
+PER_CORE = 4
+"""Processes on a CPU: each takes some 400 MiB before it has a network, and one zero too many would fill the memory."""
 
 
 @attrs.frozen
@@ -54,6 +58,17 @@ class Nodes:
         return cls(count, rank, host, int(port))
 
 
+def on_cores(processes: int) -> int:
+    """The same number. Raises UsageError: there are too few cores for so many, which would fill the memory first."""
+    cores = usable_cores()
+    if processes > PER_CORE * cores:
+        raise UsageError(
+            f"{processes} processes are too many for the {cores} cores of this machine: expected at most "
+            f"{PER_CORE * cores}, and more than {cores} make nothing faster"
+        )
+    return processes
+
+
 def processes_here(hardware: Hardware, gpus: int | None, processes: int | None) -> int:
     """How many processes this machine gets; on GPUs each has one.
 
@@ -70,13 +85,13 @@ def processes_here(hardware: Hardware, gpus: int | None, processes: int | None) 
             raise UsageError(
                 "hardware.device is 'cpu': say with --processes N how many processes are to share the work"
             )
-        return wanted
+        return on_cores(wanted)
     import torch
 
     visible = torch.cuda.device_count()  # of ROCm, too
     if visible == 0:
         if processes is not None and hardware.device == "auto":
-            return processes
+            return on_cores(processes)
         raise UsageError("torch sees no GPU on this machine; to train on its CPU instead: --processes N --device cpu")
     if wanted is not None and wanted > visible:
         raise UsageError(

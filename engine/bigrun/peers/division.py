@@ -10,7 +10,7 @@ from bigrun.errors import UsageError
 if TYPE_CHECKING:
     from bigrun.run import Run
 
-__all__ = ["divide_batch"]
+__all__ = ["check_divides", "divide_batch"]
 
 
 def divide_batch(run: Run) -> None:
@@ -25,8 +25,7 @@ def divide_batch(run: Run) -> None:
         raise UsageError('hardware.on_oom = "halve" is for one process; with several expected "stop"')
     micro, batch = data.micro_batch, data.effective_batch
     assert micro is not None
-    if batch % size:
-        raise UsageError(f"data.effective_batch = {batch} cannot be divided among {size} processes: {ways(batch)}")
+    check_divides(batch, size)
     own = batch // size
     if own % micro == 0:
         return
@@ -37,6 +36,12 @@ def divide_batch(run: Run) -> None:
         )
     value = max(divisor for divisor in range(1, micro + 1) if own % divisor == 0)
     run.config = with_choices(run.config, {"data.micro_batch": (value, f"of the {own} images of each process")})
+
+
+def check_divides(batch: int, size: int) -> None:
+    """Raises: UsageError: so many processes cannot have as many images of a step each."""
+    if batch % size:
+        raise UsageError(f"data.effective_batch = {batch} cannot be divided among {size} processes: {ways(batch)}")
 
 
 def ways(batch: int) -> str:
