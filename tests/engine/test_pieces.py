@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from bigrun.checkpoint.pieces import Pieces, group_of_file
+from bigrun.checkpoint.pieces import group_of_file
 from bigrun.checkpoint.strict import load_strict
 from bigrun.checkpoint.tensors import load_tensors
 from bigrun.errors import CheckpointError
@@ -43,7 +43,6 @@ def write(folder: Path, shards: int) -> Path:
 @pytest.mark.parametrize("shards", [1, 2, 3, 7])
 def test_what_was_cut_is_put_together(tmp_path: Path, shards: int) -> None:
     tensors = load_tensors(write(tmp_path, shards), "part")
-    assert isinstance(tensors, Pieces)
     assert set(tensors) == {"weight", "bias", "step"}
     assert "other" not in tensors
     assert int(tensors["step"]) == 7
@@ -71,10 +70,10 @@ def test_pieces_that_do_not_add_up_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"the pieces of weight have shapes \[\(3, 3\), \(1, 3\)\], not \(5, 3\)"):
         load_tensors(tmp_path, "part")
     save_file({"bias": torch.zeros(2)}, tmp_path / "part-00002-of-00002.safetensors")
-    with pytest.raises(CheckpointError, match="weight is not in every piece"):
+    with pytest.raises(CheckpointError, match=r"part-00002-of-00002\.safetensors: has no weight, which is in pieces"):
         load_tensors(tmp_path, "part")
     (tmp_path / "part-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"part-00002-of-00002\.safetensors: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"pieces\.json: says 2 pieces, but .*part-00002-of-00002\.safetensors is missing"):
         load_tensors(tmp_path, "part")
 
 
