@@ -99,7 +99,8 @@ def restore(
 ) -> None:
     """Replace the optimizer's state by what `flatten` gave; tensors are copied, their dtype is kept.
 
-    Devices are the optimizer's choice (AdamW keeps `step` on the CPU unless it is fused or capturable). The
+    Devices are the optimizer's choice (AdamW keeps `step` on the CPU unless it is fused or capturable): its
+    `load_state_dict` is called, but of tensors of a parameter's shape it sees zeros, which take no memory. The
     hyperparameters of its groups stay as they are, and so may the grouping differ from the saved one.
 
     Args:
@@ -132,9 +133,8 @@ def restore(
     for name, parameter in parameters.items():
         loaded = optimizer.state[parameter] if saved[name].tensors else {}
         for key in saved[name].tensors:
-            tensor = fitted(group, join(name, key), parameter)
             # load_state_dict has chosen the device, but it also casts to the parameter's dtype.
-            loaded[key] = tensor.to(loaded[key].device, copy=True)
+            loaded[key] = fitted(group, join(name, key), parameter).to(loaded[key].device, copy=True)
 
 
 def placeholder(group: TensorGroup, name: str, parameter: Parameter) -> Tensor:

@@ -49,10 +49,11 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
         module.load_state_dict(tensors)
         return
     for _, names in groupby(expected, key=lambda name: name.rpartition(".")[0]):
-        fitting = {name: group.like(name, expected[name]) for name in names}
-        unknown = module.load_state_dict(fitting, strict=False).unexpected_keys
-        if unknown:
-            raise CheckpointError(f"{where}: {type(module).__name__} does not take its own {', '.join(unknown)}")
+        # Without a name for the tensors: it would keep them in memory while the next ones are read.
+        done = module.load_state_dict({name: group.like(name, expected[name]) for name in names}, strict=False)
+        if done.unexpected_keys:
+            lost = ", ".join(done.unexpected_keys)
+            raise CheckpointError(f"{where}: {type(module).__name__} does not take its own {lost}")
 
 
 def list_misfits(expected: Collection[str], got: Collection[str], wrong: Collection[str] = ()) -> list[str]:
