@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
-__all__ = ["Shard", "is_sharded", "local", "own_rows", "place_like", "rows_of", "shard_of", "whole"]
+__all__ = ["Shard", "is_sharded", "local", "own_rows", "place", "rows_of", "shard_of", "whole"]
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -65,17 +66,17 @@ def whole(tensor: Tensor) -> Tensor:
     return gathered
 
 
-def place_like(tensor: Tensor, target: Tensor) -> Tensor:
-    """A copy of a whole tensor with the target's shape, on its device and sharded as it is; the type is kept. One that
-    is sharded is left as it is."""
-    if is_sharded(tensor):
-        return tensor
-    if not is_sharded(target):
-        return tensor.to(target.device, copy=True)
+def place(rows: Tensor, target: Tensor) -> Tensor:
+    """This process's rows of a whole tensor, as one that is sharded as the target of its shape is, and on its device;
+    the type is kept, memory is shared where the device is the same."""
     from torch.distributed.tensor import DTensor
 
     layout: Any = target
-    mine = tensor[own_rows(target)].to(local(target).device, copy=True)
     return DTensor.from_local(
-        mine, layout.device_mesh, layout.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+        rows.to(local(target).device),
+        layout.device_mesh,
+        layout.placements,
+        run_check=False,
+        shape=target.shape,
+        stride=torch.empty(target.shape, device="meta").stride(),  # the target's own may be of another layout
     )

@@ -139,18 +139,15 @@ def frozen_tensors(run: Run) -> dict[str, Tensor]:
 
 def restore_frozen(run: Run, path: Path, drop_plugins: Collection[str]) -> None:
     """Load frozen modules; one on the meta device that the checkpoint has gets storage first."""
-    saved: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in run.checkpoints.load_tensors(path, "frozen").items():
-        name, _, inner = key.partition("/")
-        saved.setdefault(name, {})[inner] = tensor
-    for name, tensors in saved.items():
+    saved = run.checkpoints.load_tensors(path, "frozen")
+    for name in dict.fromkeys(key.partition("/")[0] for key in saved):
         if name not in run.frozen:
             if drop_plugins:
                 continue
             raise CheckpointError(f"{path}: has the frozen module {name!r}, which no active plugin offers")
         if is_meta(run.frozen[name]):
             run.materialise(run.frozen[name])
-        load_strict(run.frozen[name], tensors, f"{path.name}/frozen.safetensors: {name}")
+        load_strict(run.frozen[name], saved.part(f"{name}/"), f"{path.name}/frozen.safetensors: {name}")
 
 
 def check_facts(state: Any, path: Path) -> None:

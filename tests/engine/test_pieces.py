@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
-from torch import nn
+from killing import begin
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from watched import Net, Watched, names_of, restore_shards
 
-from bigrun.checkpoint.pieces import Pieces, group_of_file
+from bigrun.checkpoint.optimizer_state import flatten, restore
+from bigrun.checkpoint.pieces import group_of_file
 from bigrun.checkpoint.strict import load_strict
 from bigrun.checkpoint.tensors import load_tensors
 from bigrun.errors import CheckpointError
 from bigrun.shards import rows_of
 
 WHOLE = {"weight": torch.arange(15.0).reshape(5, 3), "bias": torch.arange(5.0)}
+GROUP = WHOLE | {"step": torch.tensor(7)}
 
 
 @given(st.integers(0, 1000), st.integers(1, 64))
@@ -29,21 +35,20 @@ def test_shards_are_chunks(rows: int, shards: int) -> None:
         assert torch.arange(rows)[rows_of(rows, number, shards)].tolist() == expected
 
 
-def write(folder: Path, shards: int) -> Path:
+def write(folder: Path, shards: int, stem: str = "part", group: dict[str, Tensor] = GROUP) -> Path:
+    sharded = {name: tensor for name, tensor in group.items() if tensor.ndim}
     for number in range(shards):
-        rows = rows_of(5, number, shards)
-        tensors = {name: tensor[rows].clone() for name, tensor in WHOLE.items()}
-        tensors |= {"step": torch.tensor(7)} if number == 0 else {}
-        save_file(tensors, folder / f"part-{number + 1:05d}-of-{shards:05d}.safetensors")
-    shapes = {name: list(tensor.shape) for name, tensor in WHOLE.items()}
-    (folder / "part.pieces.json").write_text(json.dumps({"pieces": shards, "shapes": shapes}))
+        tensors = {name: tensor[rows_of(len(tensor), number, shards)].clone() for name, tensor in sharded.items()}
+        tensors |= {name: tensor for name, tensor in group.items() if number == 0 and not tensor.ndim}
+        save_file(tensors, folder / f"{stem}-{number + 1:05d}-of-{shards:05d}.safetensors")
+    shapes = {name: list(tensor.shape) for name, tensor in sharded.items()}
+    (folder / f"{stem}.pieces.json").write_text(json.dumps({"pieces": shards, "shapes": shapes}))
     return folder
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 7])
 def test_what_was_cut_is_put_together(tmp_path: Path, shards: int) -> None:
     tensors = load_tensors(write(tmp_path, shards), "part")
-    assert isinstance(tensors, Pieces)
     assert set(tensors) == {"weight", "bias", "step"}
     assert "other" not in tensors
     assert int(tensors["step"]) == 7
@@ -71,20 +76,168 @@ def test_pieces_that_do_not_add_up_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"the pieces of weight have shapes \[\(3, 3\), \(1, 3\)\], not \(5, 3\)"):
         load_tensors(tmp_path, "part")
     save_file({"bias": torch.zeros(2)}, tmp_path / "part-00002-of-00002.safetensors")
-    with pytest.raises(CheckpointError, match="weight is not in every piece"):
+    with pytest.raises(CheckpointError, match=r"part-00002-of-00002\.safetensors: has no weight, which is in pieces"):
         load_tensors(tmp_path, "part")
     (tmp_path / "part-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"part-00002-of-00002\.safetensors: cannot be read"):
+    with pytest.raises(
+        CheckpointError, match=r"pieces\.json: says 2 pieces, but .*part-00002-of-00002\.safetensors is missing"
+    ):
+        load_tensors(tmp_path, "part")
+
+
+SHAPES: dict[str, Any] = {"weight": [5, 3], "bias": [5]}
+NOT_AN_INDEX: list[Any] = [
+    [],
+    {"pieces": 2},
+    {"pieces": 2, "shapes": []},
+    *({"pieces": pieces, "shapes": SHAPES} for pieces in ("two", "2", 2.9, 2.0, True, None, 0, -1, [2])),
+    *(
+        {"pieces": 2, "shapes": SHAPES | {"bias": shape}}
+        for shape in ([], 5, "5", ["5"], [5.0], [True], [-5], {}, None)
+    ),
+]
+
+
+@pytest.mark.parametrize("index", [*map(json.dumps, NOT_AN_INDEX), '{"pieces": 1e999, "shapes": {}}'])
+def test_an_index_that_is_none_is_named(tmp_path: Path, index: str) -> None:
+    (write(tmp_path, 2) / "part.pieces.json").write_text(index)
+    with pytest.raises(CheckpointError, match=r"part\.pieces\.json: is no index of pieces: .*expected"):
+        load_tensors(tmp_path, "part")
+
+
+def test_more_pieces_than_files_cost_nothing(tmp_path: Path) -> None:
+    facts = {"pieces": 10**17, "shapes": SHAPES}
+    (write(tmp_path, 2) / "part.pieces.json").write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match=r"part\.pieces\.json: says 10+ pieces, but .* is missing"):
         load_tensors(tmp_path, "part")
 
 
 @pytest.mark.parametrize(
-    "index", ["[]", '{"pieces": "two", "shapes": {}}', '{"pieces": 2}', '{"pieces": 0, "shapes": {}}']
+    ("change", "problem"),
+    [
+        ({"bias": torch.zeros(2).bfloat16()}, r"part: the pieces of bias have several types: BF16, F32"),
+        ({"bias": torch.zeros(())}, r"part: the pieces of bias have shapes \[\(3,\), \(\)\], not \(5,\) in all"),
+        ({"bias": torch.zeros(2, 1)}, r"part: the pieces of bias have shapes \[\(3,\), \(2, 1\)\], not"),
+        ({"more": torch.zeros(1)}, r"part-00002-of-00002\.safetensors: has more, which the index does not name"),
+    ],
+    ids=["type", "no-rows", "rank", "extra"],
 )
-def test_an_index_that_is_none_is_named(tmp_path: Path, index: str) -> None:
-    (tmp_path / "part.pieces.json").write_text(index)
-    with pytest.raises(CheckpointError, match=r"part\.pieces\.json: is no index of pieces"):
+def test_a_piece_of_another_group_is_named(tmp_path: Path, change: dict[str, Tensor], problem: str) -> None:
+    path = write(tmp_path, 2) / "part-00002-of-00002.safetensors"
+    save_file({name: tensor.clone() for name, tensor in load_file(path).items()} | change, path)
+    with pytest.raises(CheckpointError, match=problem):
         load_tensors(tmp_path, "part")
+
+
+# -- only what is needed --------------------------------------------------------------------------------------
+
+BOUND = st.none() | st.integers(-12, 12)
+
+
+@given(
+    cuts=st.lists(st.integers(0, 10), max_size=4).map(sorted),
+    rows=st.builds(slice, BOUND, BOUND, st.none() | st.integers(1, 3)),
+)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_are_those_of_the_whole_however_it_is_cut(tmp_path: Path, cuts: list[int], rows: slice) -> None:
+    whole = torch.arange(30).reshape(10, 3)
+    bounds = [0, *cuts, 10]
+    for number, (start, end) in enumerate(pairwise(bounds)):
+        name = f"cut-{number + 1:05d}-of-{len(cuts) + 1:05d}.safetensors"
+        save_file({"rows": whole[start:end].clone()}, tmp_path / name)
+    (tmp_path / "cut.pieces.json").write_text(json.dumps({"pieces": len(cuts) + 1, "shapes": {"rows": [10, 3]}}))
+    save_file({"rows": whole}, tmp_path / "one.safetensors")
+    for stem in ("cut", "one"):
+        found = load_tensors(tmp_path, stem).rows("rows", rows)
+        assert found.shape == whole[rows].shape
+        assert torch.equal(found, whole[rows])
+
+
+def test_tensors_outlive_what_has_read_them(tmp_path: Path) -> None:
+    saved = load_tensors(write(tmp_path, 2), "part")
+    tensors = [*saved.values(), saved.rows("weight", slice(1, 2)), saved.rows("weight", slice(2, 4))]
+    expected = [tensor.clone() for tensor in tensors]
+    del saved
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert all(map(torch.equal, tensors, expected))
+
+
+def test_a_part_of_a_group_has_the_rest_of_the_names(tmp_path: Path) -> None:
+    group = {"a/weight": torch.ones(4), "a/step": torch.tensor(1), "b/weight": torch.zeros(3)}
+    saved = load_tensors(write(tmp_path, 2, group=group), "part")
+    part = saved.part("a/")
+    assert set(part) == {"weight", "step"}
+    assert torch.equal(part["weight"], torch.ones(4))
+    assert (part.shape("weight"), part.form("step"), part.rows("weight", slice(1, 3)).tolist()) == (
+        (4,),
+        "I64 []",
+        [1, 1],
+    )
+    assert "b/weight" not in part
+    assert (part.is_in_pieces, saved.part("a/step").is_in_pieces) == (True, False)
+
+
+def state(folder: Path, shards: int) -> tuple[Net, torch.optim.Optimizer, dict[str, Any]]:
+    """A network and its optimizer after a step, written in pieces; and the facts."""
+    net = Net()
+    optimizer = torch.optim.AdamW(net.parameters())
+    sum(parameter.square().sum() for parameter in net.parameters()).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    tensors, facts = flatten(optimizer, names_of(net))
+    write(folder, shards, "net", {name: tensor.detach() for name, tensor in net.named_parameters()})
+    write(folder, shards, "optimizer", tensors)
+    return net, optimizer, facts
+
+
+def test_one_tensor_is_put_together_at_a_time(tmp_path: Path) -> None:
+    net, optimizer, facts = state(tmp_path, 3)
+    other = Net()
+    weights, states = Watched(tmp_path, "net"), Watched(tmp_path, "optimizer")
+    load_strict(other, weights, "net")
+    resumed = torch.optim.AdamW(other.parameters())
+    restore(resumed, names_of(other), states, facts)
+    assert (weights.read, weights.most) == (10 * 168, 168)
+    assert (states.read, states.most) == (20 * 168, 168)
+    for old, new in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(old, new)
+        assert optimizer.state[old].keys() == resumed.state[new].keys()
+        assert all(torch.equal(value, resumed.state[new][key]) for key, value in optimizer.state[old].items())
+        assert all(value.is_contiguous() for value in resumed.state[new].values())
+
+
+@pytest.mark.slow
+def test_a_process_reads_its_rows_of_the_pieces_of_others(tmp_path: Path) -> None:
+    net, optimizer, facts = state(tmp_path, 3)
+    processes = [begin(restore_shards, rank, tmp_path, facts) for rank in (0, 1)]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    for rank, rows in enumerate((slice(0, 4), slice(4, 7))):
+        told = json.loads((tmp_path / f"{rank}.json").read_text())
+        size = 24 * (rows.stop - rows.start)
+        assert (told["net"], told["optimizer"]) == ([10 * size, size], [20 * size, size])
+        for name, parameter in net.named_parameters():
+            assert told["rows"][name] == parameter[rows].tolist()
+            assert told["moments"][name] == optimizer.state[parameter]["exp_avg"][rows].tolist()
+
+
+class Seen(nn.Linear):
+    """Counts how often it is loaded, as a module does that derives something from its weights."""
+
+    times = 0
+
+    def _load_from_state_dict(self, tensors: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(tensors, prefix, *rest)
+        self.times += {f"{prefix}weight", f"{prefix}bias"} <= tensors.keys()
+
+
+def test_what_a_module_does_when_it_is_loaded_is_done_for_pieces_too(tmp_path: Path) -> None:
+    module = nn.Sequential(Seen(3, 5), nn.Linear(5, 5))
+    group = {name: tensor + 1 for name, tensor in module.state_dict().items()}
+    load_strict(module, load_tensors(write(tmp_path, 2, group=group), "part"), "part")
+    assert module[0].times == 1
+    assert all(torch.equal(tensor, group[name]) for name, tensor in module.state_dict().items())
 
 
 def test_a_file_belongs_to_a_group_by_its_name() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bigrun.checkpoint import disk, manifest
 from bigrun.checkpoint.layout import step_name
@@ -86,7 +86,7 @@ def test_the_networks_are_those_of_the_checkpoint(checkpoint: Path, tmp_path: Pa
     visit = Visit.of(checkpoint)
     with visited(visit, document_of(visit.checkpoint), tmp_path / "out", {}) as run:
         for name, module in run.objective.parts().items():
-            saved: dict[str, Tensor] = load_tensors(checkpoint, name)
+            saved = load_tensors(checkpoint, name)
             assert saved.keys() == module.state_dict().keys()
             assert all(torch.equal(tensor, saved[key]) for key, tensor in module.state_dict().items())
         assert {"student", "teacher"} <= run.objective.parts().keys()

@@ -17,11 +17,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from bigrun.checkpoint.pieces import shape_of
+from bigrun.checkpoint.group import TensorGroup
 from bigrun.checkpoint.staging import count_bytes
 from bigrun.checkpoint.strict import list_misfits
 from bigrun.errors import CheckpointError
-from bigrun.shards import is_sharded, place_like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +99,8 @@ def restore(
 ) -> None:
     """Replace the optimizer's state by what `flatten` gave; tensors are copied, their dtype is kept.
 
-    Devices are the optimizer's choice (AdamW keeps `step` on the CPU unless it is fused or capturable). The
+    Devices are the optimizer's choice (AdamW keeps `step` on the CPU unless it is fused or capturable): its
+    `load_state_dict` is called, but of tensors of a parameter's shape it sees zeros, which take no memory. The
     hyperparameters of its groups stay as they are, and so may the grouping differ from the saved one.
 
     Args:
@@ -114,7 +114,8 @@ def restore(
     """
     parameters = named_parameters(optimizer, names)
     saved_class, saved = parse_facts(facts)
-    misfits = find_misfits(parameters, saved, tensors)
+    group = TensorGroup.of(tensors)
+    misfits = find_misfits(parameters, saved, group)
     if saved_class != type(optimizer).__name__:
         misfits.insert(
             0,
@@ -123,26 +124,34 @@ def restore(
         )
     if misfits:
         raise CheckpointError("\n".join(["the saved optimizer state does not fit the optimizer", *misfits]))
-    state = {
-        name: {key: fitted(tensors[join(name, key)], parameters[name]) for key in entry.tensors}
-        for name, entry in saved.items()
-    }
     packed = {
-        index: {**state[name], **saved[name].values}
-        for index, name in enumerate(parameters)
-        if state[name] or saved[name].values
+        index: {key: placeholder(group, join(name, key), parameter) for key in saved[name].tensors} | saved[name].values
+        for index, (name, parameter) in enumerate(parameters.items())
+        if saved[name].tensors or saved[name].values
     }
     optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
     for name, parameter in parameters.items():
-        for key, tensor in state[name].items():
+        loaded = optimizer.state[parameter] if saved[name].tensors else {}
+        for key in saved[name].tensors:
             # load_state_dict has chosen the device, but it also casts to the parameter's dtype.
-            loaded = optimizer.state[parameter]
-            loaded[key] = tensor.to(loaded[key].device, copy=True)
+            loaded[key] = fitted(group, join(name, key), parameter).to(loaded[key].device, copy=True)
 
 
-def fitted(tensor: Tensor, parameter: Parameter) -> Tensor:
+def placeholder(group: TensorGroup, name: str, parameter: Parameter) -> Tensor:
+    """What `load_state_dict` gets to choose a device for: of a tensor of the parameter's shape one number, so that all
+    tensors are not there twice while it is called; it has nothing to cast or to move of it."""
+    if is_like(group, name, parameter):
+        return torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand(parameter.shape)
+    return group[name]
+
+
+def fitted(group: TensorGroup, name: str, parameter: Parameter) -> Tensor:
     """Of a tensor with a sharded parameter's shape, this process's rows."""
-    return place_like(tensor, parameter) if is_sharded(parameter) and tensor.shape == parameter.shape else tensor
+    return group.like(name, parameter) if is_like(group, name, parameter) else group[name]
+
+
+def is_like(group: TensorGroup, name: str, parameter: Parameter) -> bool:
+    return parameter.ndim > 0 and group.shape(name) == tuple(parameter.shape)
 
 
 def named_parameters(optimizer: torch.optim.Optimizer, names: Mapping[Parameter, str]) -> dict[str, Parameter]:
@@ -168,7 +177,7 @@ def parse_facts(facts: Mapping[str, Any]) -> tuple[str, dict[str, SavedState]]:
 def find_misfits(
     parameters: Mapping[str, Parameter],
     saved: Mapping[str, SavedState],
-    tensors: Mapping[str, Tensor],
+    group: TensorGroup,
 ) -> list[str]:
     """One line for each way in which the saved state does not fit, as `list_misfits` writes them."""
     wrong = [
@@ -179,11 +188,11 @@ def find_misfits(
     lines = list_misfits(parameters.keys(), saved.keys(), wrong)
     shapes = {join(name, key): shape for name, entry in saved.items() for key, shape in entry.tensors.items()}
     wrong = [
-        f"{key} has shape {shape_of(tensors, key)}, expected {tuple(shape)}"
+        f"{key} has shape {group.shape(key)}, expected {tuple(shape)}"
         for key, shape in shapes.items()
-        if key in tensors and list(shape_of(tensors, key)) != shape
+        if key in group and list(group.shape(key)) != shape
     ]
-    return lines + list_misfits(shapes.keys(), tensors.keys(), wrong)
+    return lines + list_misfits(shapes.keys(), group.keys(), wrong)
 
 
 def join(name: str, key: str) -> str:

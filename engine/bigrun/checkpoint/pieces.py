@@ -4,24 +4,27 @@
     student-00002-of-00002.safetensors    the others
     student.pieces.json                   {"pieces": 2, "shapes": {"backbone.cls_token": [1, 1, 384], ...}}
 
-A whole tensor is the rows of all files, in their order. Torch-free until tensors are read.
+A whole tensor is the rows of all files, in their order. Torch-free.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import reprlib
 from typing import TYPE_CHECKING, Any
 
-from bigrun.checkpoint import disk
+import attrs
+
 from bigrun.checkpoint.facts import load_facts
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from torch import Tensor
 
-__all__ = ["Pieces", "divide", "group_of_file", "is_in_pieces", "is_index", "shape_of"]
+__all__ = ["Index", "divide", "group_of_file", "has_group", "is_index", "read_index"]
 
 FILE = re.compile(r"(.+?)(?:-[0-9]{5,}-of-[0-9]{5,})?\.safetensors")
 Groups = dict[str, dict[str, "Tensor"]]
@@ -47,9 +50,9 @@ def is_index(name: str) -> bool:
     return name.endswith(".pieces.json")
 
 
-def is_in_pieces(checkpoint: Path, stem: str) -> bool:
-    """Whether a group of tensors is spread over several files."""
-    return (checkpoint / f"{index_of(stem)}.json").is_file()
+def has_group(checkpoint: Path, stem: str) -> bool:
+    """Whether there is such a group of tensors, in one file or in pieces."""
+    return any((checkpoint / name).is_file() for name in (f"{stem}.safetensors", f"{index_of(stem)}.json"))
 
 
 def divide(tensors: Mapping[str, Mapping[str, Tensor]], *, is_main: bool) -> tuple[Groups, dict[str, Any]]:
@@ -77,81 +80,50 @@ def divide(tensors: Mapping[str, Mapping[str, Tensor]], *, is_main: bool) -> tup
     return mine, facts
 
 
-class Pieces(Mapping[str, "Tensor"]):
-    """A group of tensors in one file or several, each put together when it is asked for.
+@attrs.frozen
+class Index:
+    """What the files of a group are, and the shapes of the tensors that are in pieces."""
 
-    The files are mapped into memory, so that whoever needs some rows of a tensor at a time needs no more memory.
+    files: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def read_index(checkpoint: Path, stem: str) -> Index:
+    """The index of a group, or what is true of a group without one: it is one file, and no tensor is in pieces.
+
+    Raises:
+        CheckpointError: the index is none, or there are fewer files than it says.
     """
-
-    def __init__(self, checkpoint: Path, stem: str) -> None:
-        """Raises: CheckpointError: a file cannot be read, or does not fit the others."""
-        self._where = f"{checkpoint / stem}"
-        names = [stem]
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        if is_in_pieces(checkpoint, stem):
-            names, self._shapes = read_index(checkpoint, stem)
-        self._files = [opened(checkpoint / f"{name}.safetensors") for name in names]
-        self._names = list(self._files[0].keys())
-        self._check()
-
-    def _check(self) -> None:
-        """That rows add up: a file of another save would give other rows."""
-        from safetensors import SafetensorError
-
-        for name, shape in self._shapes.items():
-            try:
-                found = [tuple(file.get_slice(name).get_shape()) for file in self._files]
-            except SafetensorError as error:
-                raise CheckpointError(f"{self._where}: {name} is not in every piece: {error}") from error
-            if sum(rows for rows, *_ in found) != shape[0] or any(rest != list(shape[1:]) for _, *rest in found):
-                raise CheckpointError(f"{self._where}: the pieces of {name} have shapes {found}, not {shape} in all")
-
-    def __getitem__(self, name: str) -> Tensor:
-        import torch
-
-        if name not in self._names:
-            raise KeyError(name)
-        if name not in self._shapes:
-            return self._files[0].get_tensor(name)  # type: ignore[no-any-return]
-        return torch.cat([file.get_tensor(name) for file in self._files])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Of a whole tensor, which is not read."""
-        return self._shapes[name] if name in self._shapes else tuple(self._files[0].get_slice(name).get_shape())
-
-    def form(self, name: str) -> str:
-        """Type and shape of a tensor, which is not read: `F32 [4, 3]`."""
-        return f"{self._files[0].get_slice(name).get_dtype()} {list(self.shape(name))}"
-
-
-def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    """Without putting it together where it is in pieces."""
-    return tensors.shape(name) if isinstance(tensors, Pieces) else tuple(tensors[name].shape)
-
-
-def read_index(checkpoint: Path, stem: str) -> tuple[list[str], dict[str, tuple[int, ...]]]:
-    """The names of the files' groups, and the shapes of the tensors that are in pieces."""
+    path = checkpoint / f"{index_of(stem)}.json"
+    if not path.is_file():
+        return Index((f"{stem}.safetensors",), {})
     facts = load_facts(checkpoint, index_of(stem))
-    try:
-        if facts["pieces"] < 1:
-            raise ValueError(f"{facts['pieces']} pieces")
-        shapes = {name: tuple(map(int, shape)) for name, shape in facts["shapes"].items()}
-        return [piece(stem, number, facts["pieces"]) for number in range(facts["pieces"])], shapes
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint / index_of(stem)}.json: is no index of pieces: {error!r}") from error
+    wrong = wrong_in(facts)
+    if wrong is not None:
+        raise CheckpointError(f"{path}: is no index of pieces: {wrong}")
+    there = {file.name for file in checkpoint.iterdir()}  # so that a wrong number costs no more than the files do
+    files = []
+    for number in range(facts["pieces"]):
+        files.append(f"{piece(stem, number, facts['pieces'])}.safetensors")
+        if files[-1] not in there:
+            raise CheckpointError(f"{path}: says {facts['pieces']} pieces, but {checkpoint / files[-1]} is missing")
+    return Index(tuple(files), {name: tuple(shape) for name, shape in facts["shapes"].items()})
 
 
-def opened(path: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
+def wrong_in(facts: Any) -> str | None:
+    """What keeps facts from being an index."""
+    if not isinstance(facts, dict):
+        return f"got {reprlib.repr(facts)}, expected an object"
+    pieces, shapes = facts.get("pieces"), facts.get("shapes")
+    if not is_count(pieces) or pieces == 0:
+        return f"pieces is {reprlib.repr(pieces)}, expected a whole number from 1 on"
+    if not isinstance(shapes, dict):
+        return f"shapes is {reprlib.repr(shapes)}, expected a table of shapes by name"
+    for name, shape in shapes.items():
+        if not isinstance(shape, list) or not shape or not all(map(is_count, shape)):
+            return f"the shape of {reprlib.repr(name)} is {reprlib.repr(shape)}, expected whole numbers, one at least"
+    return None
 
-    try:
-        disk.require_regular(path)
-        return safe_open(path, framework="pt", device="cpu")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+def is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0  # True is an int by `isinstance`

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from bigrun.checkpoint.saved_tensors import SavedTensors
+
 __all__ = ["CheckpointStore"]
 
 LOOKS = 20
@@ -211,7 +213,7 @@ class CheckpointStore:
         return None
 
     @staticmethod
-    def load_tensors(checkpoint: Path, stem: str) -> Mapping[str, Tensor]:
+    def load_tensors(checkpoint: Path, stem: str) -> SavedTensors:
         """The tensors saved as `stem` in a checkpoint's directory, on the CPU: see `tensors.load_tensors`."""
         return load_tensors(checkpoint, stem)
 

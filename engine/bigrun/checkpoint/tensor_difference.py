@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from bigrun.checkpoint.pieces import Pieces
+from bigrun.checkpoint.tensors import load_tensors
 from bigrun.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def compare_tensors(a: Path, b: Path, stem: str) -> FileDifference:
         UsageError: one cannot be read.
     """
     try:
-        first, second = Pieces(a, stem), Pieces(b, stem)
+        first, second = load_tensors(a, stem), load_tensors(b, stem)
     except CheckpointError as error:
         raise UsageError(str(error)) from error
     misfits = [f"{name}: only in the first" for name in sorted(first.keys() - second.keys())]

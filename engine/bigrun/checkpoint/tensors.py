@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from bigrun.checkpoint import disk
-from bigrun.checkpoint.pieces import Pieces, is_in_pieces
 from bigrun.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from bigrun.checkpoint.saved_tensors import SavedTensors
 
 __all__ = ["encode_tensors", "load_tensors"]
 
@@ -78,24 +78,12 @@ def view_bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def load_tensors(checkpoint: Path, stem: str) -> Mapping[str, Tensor]:
-    """The group of tensors that was saved as `stem` in the directory `checkpoint`, on the CPU.
-
-    The file is mapped copy-on-write: memory is used as tensors are read, changing them leaves the file alone. Of a
-    group that several processes have saved, each tensor is put together whenever it is asked for.
+def load_tensors(checkpoint: Path, stem: str) -> SavedTensors:
+    """The group of tensors that was saved as `stem` in the directory `checkpoint`, on the CPU: see `SavedTensors`.
 
     Raises:
-        CheckpointError: there is no such group, or the file is damaged.
+        CheckpointError: there is no such group, or a file is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from bigrun.checkpoint.saved_tensors import SavedTensors
 
-    if is_in_pieces(checkpoint, stem):
-        return Pieces(checkpoint, stem)
-    path = checkpoint / f"{stem}.safetensors"
-    try:
-        disk.require_regular(path)
-        tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    return tensors
+    return SavedTensors(checkpoint, stem)

@@ -155,8 +155,7 @@ def read_source(checkpoint: Path) -> Source:
     sections: dict[str, Any] = read_sections(tables, str(checkpoint / CONFIG))
     from bigrun.model.scale import folded_scale
 
-    network = load_tensors(checkpoint, NETWORK)
-    weights = {name.removeprefix(PART): tensor for name, tensor in network.items() if name.startswith(PART)}
+    weights = load_tensors(checkpoint, NETWORK).part(PART)
     if not weights:
         text = f"{checkpoint / NETWORK}.safetensors: has no tensors named {PART}*: nothing to export"
         raise DamagedCheckpointError(text)

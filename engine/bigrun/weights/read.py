@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from bigrun.checkpoint import manifest
-from bigrun.checkpoint.pieces import Pieces, is_in_pieces
+from bigrun.checkpoint.pieces import has_group
+from bigrun.checkpoint.tensors import load_tensors
 from bigrun.errors import CheckpointError, UsageError
 from bigrun.mistyped import did_you_mean_path
 
@@ -47,7 +48,7 @@ class Weights:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether this is the directory of a checkpoint of bigrun's."""
-    return (path / f"{TEACHER}.safetensors").is_file() or is_in_pieces(path, TEACHER)
+    return has_group(path, TEACHER)
 
 
 def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
@@ -115,13 +116,11 @@ def _newest_checkpoint(directory: Path) -> str:
 def _read_teacher(checkpoint: Path, meta: bool) -> dict[str, Tensor]:
     import torch
 
-    if not is_in_pieces(checkpoint, TEACHER):
-        return _read_safetensors(checkpoint / f"{TEACHER}.safetensors", meta)
     try:
-        pieces = Pieces(checkpoint, TEACHER)
+        saved = load_tensors(checkpoint, TEACHER)
+        return {name: torch.empty(saved.shape(name), device="meta") if meta else saved[name] for name in saved}
     except CheckpointError as error:
         raise UsageError(str(error)) from error
-    return {name: torch.empty(pieces.shape(name), device="meta") if meta else pieces[name] for name in pieces}
 
 
 def _read_safetensors(path: Path, meta: bool) -> dict[str, Tensor]:
