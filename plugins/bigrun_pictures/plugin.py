@@ -95,7 +95,9 @@ class AttentionMaps:
         from bigrun_pictures.gather import name_of
 
         album = Album(run.path_for(NAME), self.config)
-        missing = [f"{name_of(images, i)} cannot be read{images.where(i)}" for i in images.indices if i in images.missing]
+        missing = [
+            f"{name_of(images, i)} cannot be read{images.where(i)}" for i in images.indices if i in images.missing
+        ]
         pictures: Mapping[str, Path] = {}
         if look is not None:
             pictures = album.add(look, images) if is_series else album.draw(look)

@@ -423,3 +423,14 @@ class LooksAtSome:
     @hookimpl(tryfirst=True)
     def build_loader(self, run: Any) -> None:
         run.validation, run.validation_tone = SeenByOne(run), run.views.tone
+
+
+class FewerPhotos:
+    """One process has a version of a package that lacks some photographs."""
+
+    @hookimpl
+    def configure_runtime(self, run: Any) -> None:
+        from bigrun_demo import photos
+
+        if is_other(run):
+            photos.PHOTOS["sklearn"] = photos.PHOTOS["sklearn"][1:]

@@ -51,9 +51,9 @@ class FixedImages:
     Nothing is drawn, and no state of the run is touched: training goes on as if nobody had looked. What cannot be read
     is left out, and is in `missing`: whoever looks says so.
 
-    The processes of a run look together: what one of them cannot read is left out on all, which so make the same forward
-    passes. To read is therefore something that all do, in the same order; `alone` is for one that looks without the
-    others.
+    The processes of a run look together: what one of them cannot read is left out on all, which so make the same
+    forward passes. To read is therefore something that all do, in the same order; `alone` is for one that looks without
+    the others.
     """
 
     def __init__(self, run: Run, indices: Sequence[int], side_px: int | None = None, part: Part | None = None) -> None:
