@@ -41,11 +41,12 @@ class LearningReport:
         self.config = config
         self.losses: list[tuple[int, float]] = []
         self.untrained: float | None = None
+        self._left_out: set[str] = set()
 
     @hookimpl
     def on_start(self, run: Run) -> None:
         if run.step == 0:  # a run that has begun without this plugin has no untrained teacher any more
-            self.untrained = self._probe().score(lambda patches: self._features(run, patches))
+            self.untrained = self._probe(self._photos(run)).score(lambda patches: self._features(run, patches))
 
     @hookimpl
     def on_metrics(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
@@ -54,12 +55,12 @@ class LearningReport:
 
     @hookimpl
     def on_finish(self, run: Run) -> None:
-        from bigrun_demo.photos import load_photos
         from bigrun_demo.pictures import draw_loss, draw_patch_features, shown_photos
 
-        probe = self._probe()
+        loaded = self._photos(run)
+        probe = self._probe(loaded)
         trained = probe.score(lambda patches: self._features(run, patches))
-        photos = shown_photos(run, load_photos())
+        photos = shown_photos(run, loaded)
         if not run.is_main:
             return
         scores: dict[str, Any] = {
@@ -83,11 +84,29 @@ class LearningReport:
             "next: your own images: bigrun run vit_small --set data.path=/folder (bigrun presets lists the others)",
         ]
 
-    def _probe(self) -> PatchProbe:
+    def _photos(self, run: Run) -> dict[str, Tensor]:
+        """Those that are the same on all processes, which so make the same forward passes."""
+        from bigrun.evaluation.common import done_by_all
         from bigrun_demo.photos import load_photos
+
+        photos = done_by_all(run.peers, load_photos)
+        everywhere = run.peers.gathered({name: list(photo.shape) for name, photo in photos.items()})
+        for rank, theirs in enumerate(everywhere):
+            for name in [name for name in photos if theirs.get(name) != everywhere[0].get(name)]:
+                del photos[name]
+                self._say_left_out(run, name, run.peers.name(rank))
+        return photos
+
+    def _say_left_out(self, run: Run, name: str, where: str) -> None:
+        if name not in self._left_out:
+            self._left_out.add(name)
+            message = f"learning-report: the photograph {name} is not on {where} as on the others: it is left out"
+            run.event("learning-report", message, "warning")
+
+    def _probe(self, photos: dict[str, Tensor]) -> PatchProbe:
         from bigrun_demo.probe import PatchProbe
 
-        return PatchProbe(load_photos(), self.config.patch_px)
+        return PatchProbe(photos, self.config.patch_px)
 
     def _features(self, run: Run, patches: Tensor) -> Tensor:
         """Features (n, 2D) of the teacher for patches (n, 3, p, p) in [0, 1], resized to the training size.

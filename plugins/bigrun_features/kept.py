@@ -17,7 +17,7 @@ Image = tuple[Tensor, Tensor | None]
 
 class KeptImages:
     """Gives the same batches every time: the first ones from host memory, those without room read again, and so is
-    what could not be read.
+    what could not be read. A batch is of the images that all processes of the run have, kept or read.
 
     Crops are kept in half precision, and rounded to it when they are read again, so that what is measured does not
     depend on the room. Of values in [0, 1] that are normalised it leaves more than 8 bits.
@@ -39,21 +39,29 @@ class KeptImages:
         """Indices of those that could not be read the last time."""
         return self._images.missing
 
+    def elsewhere(self) -> str:
+        """Which of them other processes could read, in brackets; nothing if none."""
+        return self._images.elsewhere()
+
     def batches(self, device: torch.device, at_once: int) -> Iterator[Shown]:
         """All of them in their order, with crops (b, C, s, s) float32 on a device. Every time with the same
         `at_once`."""
         indices = self._images.indices
         for start in range(0, len(indices), at_once):
             asked = indices[start : start + at_once]
-            found = dict(self._kept.get(asked[0], {}))
-            fresh = self._read([index for index in asked if index not in found], device)
-            self._keep(asked, fresh)
-            found |= fresh
+            found = self._images.agreed(asked, lambda asked=asked: self._found(asked, device))
             if found:
-                yield together({index: found[index] for index in asked if index in found}, device)
+                yield together(found, device)
+
+    def _found(self, asked: Sequence[int], device: torch.device) -> Mapping[int, Image]:
+        """What this process has kept of a batch, and can read of the rest."""
+        kept = self._kept.get(asked[0], {})
+        fresh = self._read([index for index in asked if index not in kept], device)
+        self._keep(asked, fresh)
+        return {**kept, **fresh}
 
     def _read(self, asked: Sequence[int], device: torch.device) -> dict[int, Image]:
-        samples = self._images.read(asked) if asked else None
+        samples = self._images.alone().read(asked) if asked else None
         if samples is None:
             return {}
         shown = self._images.show(samples, device)

@@ -105,7 +105,7 @@ class FeatureHealth:
         if not run.is_main:
             return
         if found is None:
-            self._say_blind(run)
+            self._say_blind(run, self._images)
             return
         self._is_blind = False
         self._say_missing(run, self._images)
@@ -162,12 +162,12 @@ class FeatureHealth:
             since=change.since,
         )
 
-    def _say_blind(self, run: Run) -> None:
+    def _say_blind(self, run: Run, images: KeptImages) -> None:
         if not self._is_blind:
             self._is_blind = True
             run.event(
                 "feature-health-blind",
-                "feature-health: none of its images can be read; it says nothing until one can",
+                f"feature-health: none of its images can be read{images.elsewhere()}; it says nothing until one can",
                 "warning",
             )
 
@@ -178,8 +178,8 @@ class FeatureHealth:
         self._told_missing |= images.missing
         run.event(
             "feature-health-incomplete",
-            f"feature-health: {len(images.missing):,} of {images.count:,} images cannot be read: the numbers are of "
-            "the others, until they can",
+            f"feature-health: {len(images.missing):,} of {images.count:,} images cannot be read{images.elsewhere()}: "
+            "the numbers are of the others, until they can",
             "warning",
             missing=len(images.missing),
             images=images.count,

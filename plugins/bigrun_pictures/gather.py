@@ -90,19 +90,21 @@ class Look:
 
 
 def gathered(run: Run, images: FixedImages, config: MapsConfig) -> Look | None:
-    """Show the images to all networks, few at a time; None when none of them can be read."""
+    """Show the images to all networks, few at a time; None when none of them can be read. All processes do, since a
+    network may be spread over them."""
     teacher, others = teacher_of(run), compared_networks(run)
     depth = len(teacher.blocks)
     blocks, samples, grid = config.blocks(depth), list[Sample](), (1, 1)
-    for shown in images.batches(run.device, AT_ONCE):
-        seen = seen_by(run, teacher, shown, blocks)
-        grams = {"teacher": gram(seen.patches[-1], seen.grid)} if blocks[-1] == depth else {}
-        if not grams:
-            grams["teacher"] = gram(seen_by(run, teacher, shown, [depth]).patches[0], seen.grid)
-        for name, network in others.items():
-            grams[name] = gram(seen_by(run, network, shown, [len(network.blocks)]).patches[0], seen.grid)
-        samples += samples_of(images, shown, seen, grams, config, teacher.prefix)
-        grid = seen.grid
+    with run.objective.whole():  # gathered once for all passes
+        for shown in images.batches(run.device, AT_ONCE):
+            seen = seen_by(run, teacher, shown, blocks)
+            grams = {"teacher": gram(seen.patches[-1], seen.grid)} if blocks[-1] == depth else {}
+            if not grams:
+                grams["teacher"] = gram(seen_by(run, teacher, shown, [depth]).patches[0], seen.grid)
+            for name, network in others.items():
+                grams[name] = gram(seen_by(run, network, shown, [len(network.blocks)]).patches[0], seen.grid)
+            samples += samples_of(images, shown, seen, grams, config, teacher.prefix)
+            grid = seen.grid
     if not samples:
         return None
     read = {sample.position for sample in samples}
@@ -111,7 +113,8 @@ def gathered(run: Run, images: FixedImages, config: MapsConfig) -> Look | None:
 
 
 def seen_by(run: Run, network: VisionTransformer, shown: Shown, blocks: list[int]) -> Seen:
-    with run.objective.whole(), precision_of(run, network):
+    """Within `run.objective.whole()`."""
+    with precision_of(run, network):
         return look(network, shown.crops, blocks, shown.spacing_mm)
 
 

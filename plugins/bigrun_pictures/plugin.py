@@ -95,11 +95,13 @@ class AttentionMaps:
         from bigrun_pictures.gather import name_of
 
         album = Album(run.path_for(NAME), self.config)
-        missing = [name_of(images, i) for i in images.indices] if look is None else look.missing
+        missing = [
+            f"{name_of(images, i)} cannot be read{images.where(i)}" for i in images.indices if i in images.missing
+        ]
         pictures: Mapping[str, Path] = {}
         if look is not None:
             pictures = album.add(look, images) if is_series else album.draw(look)
-        self._tell(run, [f"{name} cannot be read: it is not in the pictures" for name in missing])
+        self._tell(run, [f"{what}: it is not in the pictures" for what in missing])
         self._tell(run, album.problems)
         for name, path in pictures.items():
             if not name.startswith(SHEET):

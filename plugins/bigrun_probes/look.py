@@ -36,13 +36,15 @@ class Rows:
 
 
 def look(run: Run, backbone: VisionTransformer | None, images: FixedImages, *, with_views: bool) -> Rows:
-    """Show images to a backbone in eval mode; every one is decoded once, for itself and for its two views.
+    """Show images to a backbone in eval mode; every one is decoded once, for itself and for its two views. All
+    processes do, but for the pixels alone (no backbone), which one process asks about.
 
     Raises:
         DataError: fewer than two can be read.
     """
     views = two_views(run, images.part, images.side_px) if with_views else None
     device = torch.device("cpu") if backbone is None else run.device
+    images = images.alone() if backbone is None else images
     indices: list[int] = []
     plain, pairs = [], []
     for samples in images.samples():
@@ -79,6 +81,7 @@ def look_at_patches(run: Run, backbone: VisionTransformer | None, images: FixedI
     """
     indices, patches = [], []
     if backbone is None:
+        images = images.alone()
         for shown in images.batches(torch.device("cpu")):
             channels = [as_patches(channel, run.config.model.patch_size_px) for channel in shown.crops.unbind(1)]
             indices += shown.indices.tolist()
@@ -93,9 +96,12 @@ def look_at_patches(run: Run, backbone: VisionTransformer | None, images: FixedI
 def places(run: Run, images: FixedImages, indices: list[int]) -> Tensor:
     missing = len(images.indices) - len(indices)
     if len(indices) < 2:
-        raise DataError(f"only {len(indices)} of {len(images.indices)} images can be read")
+        raise DataError(f"only {len(indices)} of {len(images.indices)} images can be read{images.elsewhere()}")
     if missing:
-        message = f"probes: {missing:,} of {len(images.indices):,} images cannot be read: the values are of the others"
+        message = (
+            f"probes: {missing:,} of {len(images.indices):,} images cannot be read{images.elsewhere()}: the values are "
+            "of the others"
+        )
         run.event("probes-incomplete", message, "warning", missing=missing)
     where = {index: place for place, index in enumerate(images.indices)}
     return torch.tensor([where[index] for index in indices])

@@ -40,17 +40,19 @@ def measured(run: Run, backbone: VisionTransformer | None, asked: ProbeSet, conf
     """
     values: dict[str, float] = {}
     rows = look(run, backbone, asked.images, with_views="retrieval" in config.chosen)
-    if run.is_main and asked.labelled is not None and bool(rows.joined.isfinite().all()):
+    shown = None if asked.masked is None else look_at_patches(run, backbone, asked.masked.images)
+    if not run.is_main:
+        return values
+    if asked.labelled is not None and bool(rows.joined.isfinite().all()):
         labels, is_query = asked.labelled.labels[rows.found], asked.labelled.is_query[rows.found]
         values |= label_scores(rows.tokens, rows.joined, labels, is_query, config)
-    if run.is_main and rows.views is not None and bool(rows.views.isfinite().all()):
+    if rows.views is not None and bool(rows.views.isfinite().all()):
         first, second = rows.views
         values |= {f"probe/retrieval_top{among}": hit_rate(first, second, among) for among in (1, 5)}
         values["probe/retrieval_ratio_to_chance"] = values["probe/retrieval_top1"] * len(rows.found)
-    if asked.masked is not None:
-        found, patches = look_at_patches(run, backbone, asked.masked.images)
-        if run.is_main and bool(patches.isfinite().all()):
-            values |= dense_scores(patches, asked.masked.only(found), run.config.model.patch_size_px, config)
+    if asked.masked is not None and shown is not None and bool(shown[1].isfinite().all()):
+        found, patches = shown
+        values |= dense_scores(patches, asked.masked.only(found), run.config.model.patch_size_px, config)
     return values
 
 

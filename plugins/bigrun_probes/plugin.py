@@ -71,20 +71,26 @@ class Probes:
     def header_lines(self, run: Run) -> list[str]:
         if self.config.path is None and len(run.dataset) == 0:  # `bigrun check` of a preset before there are images
             return ["probes       no images yet"]
-        return [f"probes       {self.asked(run).summary}"]
+        try:
+            return [f"probes       {self.asked(run).summary}"]
+        except Exception:
+            if run.peers.size == 1:
+                raise
+            return []  # of several processes only one is here: `on_start` raises it on all
 
     @hookimpl
     def on_start(self, run: Run) -> None:
         from bigrun_probes.measure import by_chance
+        from bigrun_probes.shared import shared_set
 
-        asked = self.asked(run)
+        asked = self._set = shared_set(run, self.config, lambda: self.asked(run))
         if self.state.identity != asked.identity:
             if self.state.identity is not None:
                 run.event(
                     "probes-changed", "probes: other images or options than before: the best begin anew", "warning"
                 )
             begin = self._of_teacher(run) if run.step == 0 else None
-            chance = by_chance(asked, self.config)
+            chance = by_chance(asked, self.config) if run.is_main else {}
             self.state = State(asked.identity, Baselines(chance, self.pixels(run), begin))
 
     @hookimpl

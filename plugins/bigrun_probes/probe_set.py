@@ -50,7 +50,7 @@ class Labelled:
 
 @attrs.frozen(eq=False)
 class Masked:
-    """Images with the classes of their pixels."""
+    """Images with the classes of their pixels, which only the main process has read."""
 
     images: FixedImages
     pixels: Tensor  # (m, s, s) uint8, classes from 0, or IGNORED
@@ -138,7 +138,7 @@ def masked_of(run: Run, config: ProbesConfig, part: Part, names: Sequence[str], 
     found = masked(folder, names, order, config.dense_images)
     crops: dict[int, Tensor] = {}
     images = FixedImages(run, found, config.side_px, part)
-    for samples in images.samples():
+    for samples in images.alone().samples():
         for index, image in zip(samples.indices.tolist(), samples.images, strict=True):
             height, width = image.shape[1:]
             crops[index] = read_crop(mask_of(folder, names[index]), (height, width), images.side_px)

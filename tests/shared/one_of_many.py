@@ -407,3 +407,42 @@ class FailsInLook:
             if step == 3 and is_other(run):
                 raise ValueError("in the middle of a look")
             backbone(crops)
+
+
+class SeenByOne(SyntheticImages):
+    """One process cannot read some: those that `UNSEEN` names, for the reason that it begins with. With `until 4`, only
+    before step 4."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(5)
+        self.run = run
+
+    def describe(self, index: int) -> str:
+        return f"kept/{index}.png"
+
+    def __getitem__(self, index: int) -> Any:
+        why, *numbers = os.environ["UNSEEN"].split()
+        if is_other(self.run) and str(index) in numbers and (why != "until" or self.run.step < 3):
+            if why == "memory":
+                raise MemoryError("no memory")
+            raise BadImageError(f"{index}.png", "missing", "no such file on this node")
+        return super().__getitem__(index)
+
+
+class LooksAtSome:
+    """What is looked at is kept apart from what is trained on."""
+
+    @hookimpl(tryfirst=True)
+    def build_loader(self, run: Any) -> None:
+        run.validation, run.validation_tone = SeenByOne(run), run.views.tone
+
+
+class FewerPhotos:
+    """One process has a version of a package that lacks some photographs."""
+
+    @hookimpl
+    def configure_runtime(self, run: Any) -> None:
+        from bigrun_demo import photos
+
+        if is_other(run):
+            photos.PHOTOS["sklearn"] = photos.PHOTOS["sklearn"][1:]
