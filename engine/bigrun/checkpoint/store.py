@@ -46,10 +46,7 @@ class CheckpointStore:
     """The published checkpoints in `directory`, which need not exist yet."""
 
     def __init__(self, directory: Path, before_publishing: Callable[[], None] = lambda: None) -> None:
-        """
-        Args:
-            before_publishing: called before a checkpoint gets its name; raises when it may not.
-        """
+        """`before_publishing` is called before a checkpoint gets its name, and raises when it may not."""
         self.directory = directory
         self.before_publishing = before_publishing
         self._verified = Verified()
@@ -214,12 +211,12 @@ class CheckpointStore:
 
     @staticmethod
     def load_tensors(checkpoint: Path, stem: str) -> SavedTensors:
-        """The tensors saved as `stem` in a checkpoint's directory, on the CPU: see `tensors.load_tensors`."""
+        """See `tensors.load_tensors`."""
         return load_tensors(checkpoint, stem)
 
     @staticmethod
     def load_facts(checkpoint: Path, name: str) -> Any:
-        """The facts saved as `name` in a checkpoint's directory: see `facts.load_facts`."""
+        """See `facts.load_facts`."""
         return load_facts(checkpoint, name)
 
     def _publish(self, complete: Path, step: int) -> Path:
