@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -49,7 +50,7 @@ class KeptImages:
         indices = self._images.indices
         for start in range(0, len(indices), at_once):
             asked = indices[start : start + at_once]
-            found = self._images.agreed(asked, lambda asked=asked: self._found(asked, device))
+            found = self._images.agreed(asked, functools.partial(self._found, asked, device))
             if found:
                 yield together(found, device)
 
