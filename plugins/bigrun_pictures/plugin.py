@@ -95,13 +95,12 @@ class AttentionMaps:
         from bigrun_pictures.gather import name_of
 
         album = Album(run.path_for(NAME), self.config)
-        missing = [
-            f"{name_of(images, i)} cannot be read{images.where(i)}" for i in images.indices if i in images.missing
-        ]
+        missing = [i for i in images.indices if i in images.missing]
         pictures: Mapping[str, Path] = {}
         if look is not None:
             pictures = album.add(look, images) if is_series else album.draw(look)
-        self._tell(run, [f"{what}: it is not in the pictures" for what in missing])
+        said = [f"{name_of(images, i)} cannot be read{images.where(i)}: it is not in the pictures" for i in missing]
+        self._tell(run, said)
         self._tell(run, album.problems)
         for name, path in pictures.items():
             if not name.startswith(SHEET):
