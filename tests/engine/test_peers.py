@@ -34,7 +34,7 @@ from bigrun.sections import Data
     ("text", "line"),
     [
         (
-            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:4321. This "
+            "[/pytorch/third_party/gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:4321. This "
             "is typically caused by a remote worker crashing. GLHF! 🏖️",
             "Connection closed by peer [127.0.0.1]:4321",
         ),
