@@ -31,7 +31,8 @@ def checkpoints() -> None:
 @click.option("--verify", is_flag=True, help="Read every byte, instead of comparing sizes.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects, with every measured value.")
 def list_(run: Path, metrics: tuple[str, ...], verify: bool, as_json: bool) -> None:
-    """One line for each checkpoint: when it was saved, its size, what was wrong before it, what was measured.
+    """One line for each checkpoint: when it was saved, its size, what was wrong before it, what was measured; and in
+    how many pieces it is, where one was written by several processes.
 
     Emergency checkpoints follow, and whatever else lies there.
     """
@@ -47,12 +48,13 @@ def list_(run: Path, metrics: tuple[str, ...], verify: bool, as_json: bool) -> N
         click.echo(json.dumps([attrs.asdict(entry) for entry in entries], indent=2))
         return
     shown = metrics or ("loss",)
-    titles = ("checkpoint", "saved (UTC)", "size", "health", *shown, "condition")
-    for line in table(titles, (row(entry, shown) for entry in entries)).splitlines():
+    has_pieces = any(entry.pieces > 1 for entry in entries)
+    titles = ("checkpoint", "saved (UTC)", "size", *["pieces"] * has_pieces, "health", *shown, "condition")
+    for line in table(titles, (row(entry, shown, has_pieces) for entry in entries)).splitlines():
         say(line)
 
 
-def row(entry: Entry, metrics: tuple[str, ...]) -> tuple[str, ...]:
+def row(entry: Entry, metrics: tuple[str, ...], has_pieces: bool) -> tuple[str, ...]:
     from bigrun.checkpoint.space import human_bytes
 
     is_good = entry.condition in ("verified", "complete")
@@ -63,6 +65,7 @@ def row(entry: Entry, metrics: tuple[str, ...]) -> tuple[str, ...]:
         entry.label,
         (entry.created_utc or "-")[:19].replace("T", " "),
         human_bytes(entry.bytes) if entry.bytes else "-",
+        *[str(entry.pieces) if is_good else "-"] * has_pieces,
         (", ".join(entry.anomalies) or "healthy") if is_good else "-",
         *values,
         "; ".join(notes),

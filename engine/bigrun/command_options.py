@@ -51,7 +51,7 @@ TRAINING_OPTIONS = (
     ),
     click.option(
         "--max-restarts",
-        type=click.IntRange(min=0),
+        type=click.IntRange(min=0, max=10_000),
         metavar="N",
         help="With --supervise: give up after so many restarts without a newer checkpoint.  [default: 3]",
     ),

@@ -70,6 +70,7 @@ def test_machines_find_each_other_or_say_what_is_missing(monkeypatch: pytest.Mon
         (2, 0, None, "HOST:PORT"),
         (2, 0, "gpu-1", "HOST:PORT"),
         (2, 0, "gpu-1:99999", "HOST:PORT"),
+        (2, 0, f"gpu-1:{'9' * 5000}", "HOST:PORT"),
         (1, 0, None, "add --nodes N"),
     ]:
         with pytest.raises(UsageError, match=said):
@@ -168,6 +169,12 @@ def test_what_is_wrong_is_said_once_and_nothing_is_started(tmp_path: Path) -> No
         (["--gpus", "2"], "two names of one number"),
         (["--nodes", "2", "--supervise"], "--supervise is for one machine"),
         (["--max-restarts", "2"], "--max-restarts has no effect without --supervise"),
+        (["--allow-change", "nosuch.key"], "--allow-change nosuch.key: is no option"),
+        (["--dry-run"], "--dry-run: a dry run is for one process: bigrun run PRESET --dry-run"),
+        (["--nodes", "99999999999", "--node-rank", "0", "--rendezvous", "localhost:1234"], "1<=x<=10000"),
+        (["--processes", "10001"], "1<=x<=10000"),
+        (["--grace-seconds", "nan"], "nan is no number of seconds"),
+        (["--grace-seconds", "inf"], "0<=x<=604800"),
         (["--time", "1:00:00"], "--time has no effect without --slurm"),
     ]:
         done = launched(training, *words)

@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import one_of_many
 import pytest
 import warm
 from training import Training, read_lines
 
-from bigrun.errors import ExitCode
+from bigrun.errors import ExitCode, UsageError
+from bigrun.launch.asked import check_asked, seconds_of
+from bigrun.launch.options import SlurmOptions
 
 SRUN = """#!/bin/bash
 # The command on each machine; USR1 goes to every process there, as Slurm may send it.
@@ -89,7 +93,7 @@ def test_every_word_reaches_the_command_as_it_was_given(
     tmp_path: Path, job: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / HOSTILE).mkdir()
-    training = Training(tmp_path / HOSTILE)
+    training = Training(tmp_path / HOSTILE, data={"effective_batch": 16})
     words = ["--nodes", "2", "--gpus", "8", "--run-dir", f"runs/{HOSTILE}", "--set", "run.max_steps=9"]
     asked = ["--time", "2-00:00:00", "--partition", "gpu", "--sbatch=--account=lab", "--warning-seconds", "900"]
     script = script_of(training, *words, *asked)
@@ -141,14 +145,64 @@ def test_what_a_job_cannot_repeat_is_refused(tmp_path: Path) -> None:
         (["--gpus", "1", "--fresh"], "--fresh is for a first start"),
         (["--gpus", "1", "--from", "elsewhere"], "--from is for a first start"),
         (["--nodes", "2", "--gpus", "1", "--rendezvous", "a:1"], "--rendezvous is found in the job"),
+        (["--nodes", "2", "--gpus", "1", "--node-rank", "0"], "--node-rank is found in the job"),
+        (["--processes", "3"], "cannot be divided among 3 processes"),
+        (["--processes", "2", "--nodes", "3"], "cannot be divided among 6 processes"),
         ([], "--gpus N"),
-        (["--gpus", "1", "--time", "1\n#SBATCH -A x"], "no option of sbatch in one line"),
+        (["--gpus", "1", "--time", "1\n#SBATCH -A x"], "expected a time of Slurm"),
         (["--gpus", "1", "--sbatch", "account"], "no option of sbatch in one line"),
     ]:
         done = warm.bigrun(tmp_path, "launch", "tiny.toml", "--slurm", *words)
         assert (done.returncode, done.stdout) == (ExitCode.USAGE, ""), done.stderr
         assert said in done.stderr
     assert not training.run.exists()
+
+
+def asked(**options: Any) -> SlurmOptions:
+    nothing: dict[str, Any] = dict.fromkeys(("time", "partition", "cpus", "warning_seconds"))
+    return SlurmOptions(**{"wanted": True, **nothing, "more": ()} | options)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("20", 1200), ("90:30", 5430), ("24:00:00", 86400), ("2-0", 172800), ("1-2:3", 93780), ("1-02:03:04", 93784)],
+)
+def test_a_time_has_a_form_of_slurm(text: str, seconds: int) -> None:
+    assert seconds_of(text) == seconds
+    check_asked(asked(time=text))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        *[
+            ({"time": time}, "expected a time of Slurm that is not 0")
+            for time in ("abc", "", "0", "0:00:00", "24:61:00", "1-24", "1:2:3:4", "-5", "1\n", "\u0663")
+        ],
+        ({"time": "0:05:00", "warning_seconds": 600}, "--time 0:05:00 is 300 s, and --warning-seconds 600"),
+        ({"time": "5"}, "--time 5 is 300 s, and --warning-seconds 600"),
+        *[({"partition": name}, "expected a name of letters") for name in ("", "a b", "a\nb", "$x", "-x", "\xe4")],
+        *[
+            ({"more": (option,)}, said)
+            for option, said in {
+                "--nodes=4": "say --nodes N", "-N4": "say --nodes N", "--nodes 4": "say --nodes N",
+                "--ntasks=2": "--gpus N or --processes N", "--ntasks-per-node=2": "--gpus N or --processes N",
+                "--gpus-per-node=4": "say --gpus N", "-c8": "say --cpus N", "--signal=B:TERM@9": "--warning-seconds N",
+                "--sig=TERM": "--warning-seconds N", "--requeue": "puts the job back itself", "-tx": "say --time TIME",
+                "--output=x": "change it there", "--partition=a": "say --partition NAME", "-": "once for each",
+                "--account=a --nodes=4": "once for each", "": "once for each", "--comment=a#b": "once for each",
+            }.items()
+        ],
+    ],
+)  # fmt: skip
+def test_what_sbatch_would_refuse_or_read_twice_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        check_asked(asked(**options))
+
+
+def test_what_the_script_does_not_say_may_be_asked() -> None:
+    more = ("--account=lab", "-Alab", "--constraint=[a100|h100]&nvlink", "--time-min=1", "--no-kill", "--exclusive")
+    check_asked(asked(partition="gpu,gpu-2", more=more))
 
 
 @pytest.mark.slow

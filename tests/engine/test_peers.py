@@ -19,11 +19,41 @@ from bigrun.anomaly import Anomaly
 from bigrun.data.course import Course
 from bigrun.errors import ExitCode, UsageError
 from bigrun.metrics import shared
+from bigrun.peers.errors import first_line
 from bigrun.peers.exchange import merged
+from bigrun.peers.fsdp import in_shards
 from bigrun.peers.pace import Pace, Spell
 from bigrun.peers.place import Place
 from bigrun.peers.straggler import RANKS, of_ranks
 from bigrun.sections import Data
+
+# -- what they say ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "[/pytorch/third_party/gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:4321. This "
+            "is typically caused by a remote worker crashing. GLHF! 🏖️",
+            "Connection closed by peer [127.0.0.1]:4321",
+        ),
+        (
+            "[../a/buffer.cc:72] Timed out waiting 1800000ms for recv operation to complete. Check the logs of the "
+            "remote worker before reporting an error.\nmore",
+            "Timed out waiting 1800000ms for recv operation to complete",
+        ),
+        ("[127.0.0.1]:4321 is not there\nsecond line", "[127.0.0.1]:4321 is not there"),
+    ],
+)
+def test_of_gloo_the_reason_is_said_alone(text: str, line: str) -> None:
+    assert first_line(RuntimeError(text)) == line
+
+
+def test_one_shard_is_no_plural() -> None:
+    assert in_shards(1, 4) == "optimizer states in 1 shard, 4 copies"
+    assert in_shards(2, 1) == "optimizer states in 2 shards"
+
 
 # -- who they are ---------------------------------------------------------------------------------------------
 

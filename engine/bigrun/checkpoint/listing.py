@@ -22,6 +22,7 @@ from bigrun.checkpoint.layout import (
     step_name,
 )
 from bigrun.checkpoint.manifest import LITTER
+from bigrun.checkpoint.pieces import pieces_of_file
 from bigrun.checkpoint.records import Record, read_record
 from bigrun.checkpoint.retention import Policy, reasons_to_stay
 from bigrun.checkpoint.verified import find_problems
@@ -57,6 +58,8 @@ class Entry:
     """Why nothing removes it; there may be other reasons, of the plugins of the run."""
     onset: int | None = None
     """The first step in which the anomalies showed."""
+    pieces: int = 1
+    """Into how many files its groups of tensors are divided: the shards of the processes that have written it."""
 
     @property
     def label(self) -> str:
@@ -125,7 +128,8 @@ def examine(path: Path, folder: str, *, verify: bool) -> Entry:
     condition: Condition = "damaged" if problems else ("verified" if verify else "complete")
     size = count_bytes(path)
     entry = Entry(folder, path.name, condition, step, saved.created_utc, size, problems=tuple(problems))
-    return attrs.evolve(entry, anomalies=record.anomalies, measured=record.measured, onset=record.onset)
+    pieces = max(map(pieces_of_file, saved.files), default=1)
+    return attrs.evolve(entry, anomalies=record.anomalies, measured=record.measured, onset=record.onset, pieces=pieces)
 
 
 def find_misfits(path: Path, saved: manifest.Manifest) -> list[str]:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Index", "divide", "group_of_file", "has_group", "is_index", "read_index"]
+__all__ = ["Index", "divide", "group_of_file", "has_group", "is_index", "pieces_of_file", "read_index"]
 
-FILE = re.compile(r"(.+?)(?:-[0-9]{5,}-of-[0-9]{5,})?\.safetensors")
+FILE = re.compile(r"(.+?)(?:-[0-9]{5,}-of-([0-9]{5,}))?\.safetensors")
 Groups = dict[str, dict[str, "Tensor"]]
 
 
@@ -43,6 +43,12 @@ def group_of_file(name: str) -> str | None:
     """The group that a file belongs to, by its name; None for a file without tensors."""
     match = FILE.fullmatch(name)
     return match[1] if match else None
+
+
+def pieces_of_file(name: str) -> int:
+    """In how many pieces the group of a file is, by its name; 1 for every other file."""
+    match = FILE.fullmatch(name)
+    return int(match[2] or 1) if match else 1
 
 
 def is_index(name: str) -> bool:

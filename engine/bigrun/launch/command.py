@@ -16,8 +16,25 @@ from bigrun.launch.options import SlurmOptions, size_options, slurm_options
 
 __all__ = ["launch"]
 
+DRY_RUN = ("--dry-run", "--steps", "--scratch", "--json")
+"""Options of `bigrun run` that `bigrun launch` has not."""
 
-@click.command()
+
+class Launch(click.Command):
+    """Says of the options of a dry run where they belong."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name not in DRY_RUN:
+                raise
+            raise click.UsageError(
+                f"{error.option_name}: a dry run is for one process: bigrun run PRESET --dry-run", ctx
+            ) from None
+
+
+@click.command(cls=Launch)
 @preset_options
 @device_option
 @training_options
@@ -30,6 +47,7 @@ def launch(
     preset: str,
     run_dir: Path | None,
     fresh: bool,
+    allowed_changes: tuple[str, ...],
     supervise: bool,
     max_restarts: int | None,
     gpus: int | None,
@@ -52,11 +70,13 @@ def launch(
     from bigrun.config import read_preset
     from bigrun.launch.size import Nodes
     from bigrun.peers.place import refuse_several
+    from bigrun.same_run import check_allowed
 
     refuse_several("bigrun launch")
     if gpus is not None and processes is not None:
         raise click.UsageError("--gpus and --processes are two names of one number: give one of them")
     document = read_preset(preset, sets=sets, plugins=plugins, no_plugins=no_plugins, files=files)
+    check_allowed(allowed_changes)
     for option, is_given in (("--fresh", fresh), ("--supervise", supervise)):
         if is_given and nodes > 1:
             raise click.UsageError(f"{option} is for one machine; this run has --nodes {nodes}")

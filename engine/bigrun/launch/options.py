@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,12 +19,24 @@ JOB_REQUEUES = "BIGRUN_JOB_REQUEUES"
 ended."""
 GRACE_SECONDS = 600.0
 WARNING_SECONDS = 600
+MOST = 10_000
+"""Machines, processes of one and its cores: a number beyond is mistyped, and torch or Slurm would say so otherwise."""
+MOST_SECONDS = 7 * 86400
+
+
+def number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """The same; `nan` is in every range."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is no number of seconds")
+    return value
+
 
 # The last one is the first in the help.
 SIZE = (
     click.option(
         "--grace-seconds",
-        type=click.FloatRange(min=0),
+        type=click.FloatRange(min=0, max=MOST_SECONDS),
+        callback=number,
         default=GRACE_SECONDS,
         show_default=True,
         help="When a process was lost: so long the others may take to end, as for a checkpoint that is being "
@@ -36,13 +49,13 @@ SIZE = (
     ),
     click.option(
         "--node-rank",
-        type=click.IntRange(min=0),
+        type=click.IntRange(min=0, max=MOST - 1),
         metavar="N",
         help="With --nodes: the number of this machine, from 0; the main process is on 0.  [default: SLURM_NODEID]",
     ),
     click.option(
         "--nodes",
-        type=click.IntRange(min=1),
+        type=click.IntRange(min=1, max=MOST),
         metavar="N",
         default=1,
         show_default=True,
@@ -50,13 +63,13 @@ SIZE = (
     ),
     click.option(
         "--processes",
-        type=click.IntRange(min=1),
+        type=click.IntRange(min=1, max=MOST),
         metavar="N",
         help="The same as --gpus, also where there are none: so many processes on the CPU.",
     ),
     click.option(
         "--gpus",
-        type=click.IntRange(min=1),
+        type=click.IntRange(min=1, max=MOST),
         metavar="N",
         help="GPUs to use on each machine, by a process each.  [default: all that torch sees]",
     ),
@@ -77,7 +90,7 @@ SLURM = (
     ),
     click.option(
         "--cpus",
-        type=click.IntRange(min=1),
+        type=click.IntRange(min=1, max=MOST),
         metavar="N",
         help="With --slurm: cores of each machine.  [default: 8 for each process]",
     ),

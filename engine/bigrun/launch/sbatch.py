@@ -15,7 +15,9 @@ from bigrun.activation import activate
 from bigrun.config import Document
 from bigrun.directory import choose_directory
 from bigrun.errors import ExitCode, UsageError
+from bigrun.launch.asked import asked_lines, check_asked
 from bigrun.launch.options import JOB_REQUEUES, WARNING_SECONDS, SlurmOptions
+from bigrun.peers.division import check_divides
 from bigrun.supervisor.command import words_of
 
 __all__ = ["JOB_REQUEUES", "print_script"]
@@ -97,18 +99,21 @@ def print_script(context: click.Context, document: Document, slurm: SlurmOptions
         context: of `bigrun launch` as it was given.
 
     Raises:
-        UsageError, ConfigError: there is no such run, or an option cannot be repeated in each turn of a job.
+        UsageError, ConfigError: there is no such run, an option cannot be repeated in each turn of a job, or is not
+            what sbatch takes; or the machines, which have the same number of processes, cannot divide the batch.
     """
     given = context.params
     for kind, why in ((ONCE, "is for a first start, and a job starts again"), (HERE, "is found in the job")):
         for parameter, option in kind.items():
-            if given[parameter] not in (None, False, ()):
+            if given[parameter] is not None and given[parameter] is not False and given[parameter] != ():
                 raise UsageError(f"{option} {why}: leave it out with --slurm")
     count = given["gpus"] or given["processes"]
     if count is None:
         raise UsageError("--slurm: say with --gpus N how many GPUs of each machine are to be used")
+    check_asked(slurm)
     lines = resources(given, count, slurm, on_cpu=given["gpus"] is None)
     config, _ = activate(document)
+    check_divides(config.data.effective_batch, given["nodes"] * count)
     facts = {
         "name": re.sub(r"[^\w.-]", "_", config.name, flags=re.ASCII)[:64],
         "nodes": given["nodes"],
@@ -131,16 +136,10 @@ def print_script(context: click.Context, document: Document, slurm: SlurmOptions
 
 def resources(given: dict[str, Any], count: int, slurm: SlurmOptions, *, on_cpu: bool) -> dict[str, str]:
     """The lines that not every script has."""
-    asked = [f"--time={slurm.time}"] if slurm.time is not None else []
-    asked += [f"--partition={slurm.partition}"] if slurm.partition is not None else []
-    for option in (*asked, *slurm.more):
-        if not option.startswith("-") or not option.isprintable():
-            raise UsageError(f"{option!r} is no option of sbatch in one line, as --account=lab")
     return {
         "what": f"{count} process{'es' * (count > 1)} on the CPU" if on_cpu else "a process for each GPU",
         "gpus": "" if on_cpu else f"#SBATCH --gpus-per-node={count}\n",
-        "asked": "".join(f"#SBATCH {option}\n" for option in asked),
-        "more": "".join(f"#SBATCH {option}\n" for option in slurm.more),
+        **asked_lines(slurm),
     }
 
 

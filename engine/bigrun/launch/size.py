@@ -50,7 +50,7 @@ class Nodes:
         if not 0 <= rank < count:
             raise UsageError(f"--node-rank {rank} is none of --nodes {count}: they are 0 to {count - 1}")
         host, colon, port = (rendezvous or "").rpartition(":")
-        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        if not colon or not host or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
             raise UsageError(
                 f"--rendezvous {rendezvous or 'is missing'}: expected HOST:PORT, the name of machine 0 as the others "
                 "know it, and a port that is free there, as gpu-1:29500"

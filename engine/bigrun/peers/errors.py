@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from bigrun.errors import BigrunError, ExitCode, PluginError
 
 __all__ = ["PeerLostError", "SaidElsewhere", "first_line", "loss_of_a_peer"]
+
+# Before the reason gloo names a line of its own source, as [../pair.cc:537]; behind it there is advice for its users.
+LOCATION = re.compile(r"^\[(?:enforce fail at )?[^\]\s]+\.(?:cc|cpp|cu|h):\d+\]\s*")
+ADVICE = re.compile(r"\s*(?:This is typically caused|Check the logs of the remote worker|GLHF)")
 
 
 class SaidElsewhere(BigrunError):
@@ -34,4 +40,6 @@ def loss_of_a_peer(error: BaseException | None) -> RuntimeError | None:
 
 
 def first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    """What torch or gloo says of an error, without where in its source and without its advice."""
+    line = LOCATION.sub("", str(error).strip().partition("\n")[0])
+    return ADVICE.split(line, maxsplit=1)[0].rstrip(". ")

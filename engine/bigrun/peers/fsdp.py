@@ -79,10 +79,8 @@ class FullySharded(SeveralProcesses):
 
     def line(self) -> str:
         what = "weights, gradients" if self._shards_weights else "gradients"
-        copies = f", {self.mesh.size(0)} copies" if self.mesh.ndim > 1 else ""
-        return (
-            f"fsdp over {self.world_size} processes: {what} and optimizer states in {self.mesh.size(-1)} shards{copies}"
-        )
+        copies = self.mesh.size(0) if self.mesh.ndim > 1 else 1
+        return f"fsdp over {self.world_size} processes: {what} and {in_shards(self.mesh.size(-1), copies)}"
 
     def put(self, module: nn.Module) -> nn.Module:
         """Unit by unit: a GPU never has more than its shards and one unit that is whole."""
@@ -221,3 +219,9 @@ def with_gradient(module: nn.Module) -> list[nn.Parameter]:
 def local_gradient(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
     return local(parameter.grad)
+
+
+def in_shards(shards: int, copies: int) -> str:
+    """`optimizer states in 2 shards, 4 copies`."""
+    plural = "" if shards == 1 else "s"
+    return f"optimizer states in {shards} shard{plural}" + (f", {copies} copies" if copies > 1 else "")
