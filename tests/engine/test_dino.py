@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from bigrun.data.dataset import Batch
-from bigrun.errors import UsageError
 from bigrun.objective.dino import DinoObjective, DinoOutputs
 from bigrun.objective.losses import koleo_loss
 from bigrun.optimizer import apply_to_optimizer, build_adamw
@@ -343,11 +342,6 @@ def test_the_queue_holds_the_class_rows_of_so_many_steps(steps: int) -> None:
         queued.insert(0, torch.cat([taught.classes.bottlenecks.flatten(0, 1) for taught in objective.window]))
         objective.update_teacher()
     assert torch.equal(objective.state_dict()["centring.classes.queue"], torch.cat(queued[:steps]))
-
-
-def test_a_queue_is_refused_where_processes_share_a_step() -> None:
-    with pytest.raises(UsageError, match=r"objective\.queue_steps.*several processes.*expected 0"):
-        build(attrs.evolve(SECTION, queue_steps=1)).share_step(dist.group.WORLD)
 
 
 @pytest.mark.parametrize("centring", ["sinkhorn", "softmax"])
