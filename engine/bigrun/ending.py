@@ -5,19 +5,39 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from bigrun.errors import ExitCode, PluginError
+from bigrun.errors import BigrunError, ExitCode, PluginError
 from bigrun.events import Event
+from bigrun.peers.errors import PeerLostError, SaidElsewhere
+from bigrun.redaction import redact_error
 
 if TYPE_CHECKING:
     from bigrun.run import Run
 
-__all__ = ["exit_code", "finish", "report", "tear_down"]
+__all__ = ["ending", "exit_code", "finish", "is_told_here", "report", "tear_down"]
 
 
 def finish(run: Run) -> None:
     """The run is over, with its last checkpoint. What happens on one process in this last hook is known to all."""
     run.plugins.hook.on_finish(run=run)
     run.exchange(run)
+
+
+def ending(run: Run, error: BaseException) -> BaseException:
+    """What is to be raised for an error; said to those that do not know it, before anything else that might hang."""
+    shared = run.peers.shared(error)
+    if shared is not None:
+        return shared
+    redact_error(error, run.config.redactor())
+    if not run.peers.knows(error) and not isinstance(error, PeerLostError | SaidElsewhere):
+        expected = isinstance(error, BigrunError)
+        text = str(error) if expected else run.config.redactor().text(f"{type(error).__name__}: {error}")
+        run.peers.say_end(text, int(error.exit_code) if isinstance(error, BigrunError) else ExitCode.ERROR)
+    return error
+
+
+def is_told_here(run: Run, error: BaseException) -> bool:
+    """Whether this process's plugins hear of it: of what another one says the main process's, for the run's log."""
+    return run.is_main or not isinstance(error, PeerLostError | SaidElsewhere)
 
 
 def exit_code(run: Run) -> ExitCode | int:

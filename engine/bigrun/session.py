@@ -16,10 +16,9 @@ from bigrun.checkpoint.facts import read_config
 from bigrun.checkpoint.layout import CHECKPOINTS, EMERGENCY
 from bigrun.config import Document
 from bigrun.directory import check_directory, check_unused, choose_directory, make_directory, write_config
-from bigrun.ending import exit_code, finish, report, tear_down
+from bigrun.ending import ending, exit_code, finish, is_told_here, report, tear_down
 from bigrun.errors import ExitCode, NoImagesError, UsageError
 from bigrun.lock import RunLock
-from bigrun.peers.ending import ending, is_told_here
 from bigrun.peers.peers import Peers
 from bigrun.peers.place import Place
 from bigrun.peers.start import join, newest_checkpoint, together

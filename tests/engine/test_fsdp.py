@@ -55,6 +55,15 @@ def check_equal(one: Training, other: Training) -> None:
             assert not difference.numel() or difference.max() <= 1e-3 * max(float(size.max()), 1e-3), (stem, name)
 
 
+def check_shards_are_one(folder: Path, tables: dict[str, Any]) -> None:
+    """Two processes with shards and one process train the same."""
+    one, two = training(folder, "one", tables), training(folder, "two", tables, SHARDED)
+    assert one().returncode == 0
+    done = two.together(2)
+    assert {each.returncode for each in done} == {0}, said(done)
+    check_equal(one, two)
+
+
 def newest(training: Training) -> Path:
     return max((training.run / "checkpoints").iterdir())
 
@@ -99,11 +108,7 @@ def test_a_run_goes_from_shards_to_one_process_to_copies_to_shards(tmp_path: Pat
     ids=["queue", "centre", "dino-alone", "full", "selective", "gram", "gram-candidates", "gram-ema", "compiled"],
 )
 def test_two_with_shards_are_one(tmp_path: Path, tables: dict[str, Any]) -> None:
-    one, two = training(tmp_path, "one", tables), training(tmp_path, "two", tables, SHARDED)
-    assert one().returncode == 0
-    done = two.together(2)
-    assert {each.returncode for each in done} == {0}, said(done)
-    check_equal(one, two)
+    check_shards_are_one(tmp_path, tables)
 
 
 @pytest.mark.slow
@@ -118,11 +123,7 @@ def test_a_gram_teacher_of_a_file_is_that_of_one_process(tmp_path: Path) -> None
         "refresh_every_steps": 2,
     }
     tables = {"plugins": {"gram-anchoring": table}}
-    one, two = training(tmp_path, "one", tables), training(tmp_path, "two", tables, SHARDED)
-    assert one().returncode == 0
-    done = two.together(2)
-    assert {each.returncode for each in done} == {0}, said(done)
-    check_equal(one, two)
+    check_shards_are_one(tmp_path, tables)
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Bar 27: an infinite gradient on one process. All processes leave the step out, or their weights would part for ever.
 
-The engine has no strategy for several processes yet; this one does nothing but agree, over a real process group of two
-processes, each of which has its own run. So it is the loop that is tested: its one decision is that of all.
+The strategy here does nothing but agree, over a real process group of two processes, each of which has its own run. So
+it is the loop that is tested: its one decision is that of all. With DDP and FSDP2: tests/engine/test_peers.py and
+test_fsdp.py.
 """
 
 from __future__ import annotations

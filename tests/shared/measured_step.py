@@ -29,7 +29,27 @@ def tell(run: Any, name: str, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
-class Traffic:
+class LastStep:
+    """Measures the last step, from before its teacher's targets to behind its update."""
+
+    mode: Any
+
+    @hookimpl(tryfirst=True)
+    def before_step(self, run: Any, step: int) -> None:
+        if step == run.max_steps:
+            self.mode.__enter__()
+
+    @hookimpl(trylast=True)
+    def after_update(self, run: Any, step: int) -> None:
+        if step == run.max_steps:
+            self.mode.__exit__(None, None, None)
+            self.tell(run)
+
+    def tell(self, run: Any) -> None:
+        raise NotImplementedError
+
+
+class Traffic(LastStep):
     """Payloads of the last step's collectives, by operation."""
 
     def __init__(self) -> None:
@@ -37,23 +57,12 @@ class Traffic:
 
         self.mode = Collectives()
 
-    @hookimpl(tryfirst=True)
-    def before_step(self, run: Any, step: int) -> None:
-        if step == run.max_steps:
-            self.mode.__enter__()
-
-    @hookimpl(trylast=True)
-    def after_update(self, run: Any, step: int) -> None:
-        if step == run.max_steps:
-            self.mode.__exit__(None, None, None)
-            tell(run, "traffic", self.mode.found)
+    def tell(self, run: Any) -> None:
+        tell(run, "traffic", self.mode.found)
 
 
-class Peak:
+class Peak(LastStep):
     """Bytes on the heap in the last step, of networks, optimizer and all that the step takes."""
-
-    def __init__(self) -> None:
-        self.mode: Any = None
 
     @hookimpl(tryfirst=True)
     def configure_runtime(self) -> None:
@@ -61,13 +70,5 @@ class Peak:
 
         self.mode = HeapPeak()
 
-    @hookimpl(tryfirst=True)
-    def before_step(self, run: Any, step: int) -> None:
-        if step == run.max_steps:
-            self.mode.__enter__()
-
-    @hookimpl(trylast=True)
-    def after_update(self, run: Any, step: int) -> None:
-        if step == run.max_steps:
-            self.mode.__exit__(None, None, None)
-            tell(run, "peak", self.mode.peak_bytes)
+    def tell(self, run: Any) -> None:
+        tell(run, "peak", self.mode.peak_bytes)
