@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +142,16 @@ class Large:
 
 @contextmanager
 def little_memory(more_bytes: int) -> Iterator[None]:
-    """This process may have so many bytes more than it has (setrlimit(2), RLIMIT_AS)."""
+    """This process may have so many bytes more than it has (setrlimit(2), RLIMIT_AS), and the blocks of twice as many
+    bytes that its heap has kept of earlier tests are taken."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (size + more_bytes, before[1]))
+    taken = []
     try:
+        with suppress(RuntimeError):
+            while True:
+                taken.append(torch.empty(2 * more_bytes, dtype=torch.uint8))
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
