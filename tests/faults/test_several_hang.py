@@ -30,19 +30,21 @@ def watched(folder: Path, **tables: Any) -> Training:
 
 
 @pytest.mark.parametrize(
-    "where",
+    ("where", "strategy"),
     [
-        "1 after_backward",
-        pytest.param("0 after_backward", marks=pytest.mark.slow),
-        pytest.param("1 before_step", marks=pytest.mark.slow),
-        pytest.param("0 on_metrics", marks=pytest.mark.slow),
+        ("1 after_backward", "ddp"),
+        pytest.param("0 after_backward", "ddp", marks=pytest.mark.slow),
+        pytest.param("1 before_step", "ddp", marks=pytest.mark.slow),
+        pytest.param("0 on_metrics", "ddp", marks=pytest.mark.slow),
+        pytest.param("1 after_backward", "fsdp", marks=pytest.mark.slow),
+        pytest.param("0 before_step", "fsdp", marks=pytest.mark.slow),
     ],
 )
 def test_bar_31_a_process_that_hangs_is_named_and_ends_all(
-    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, where: str, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HANGS", where)
-    training, rank = watched(tmp_path), int(where[0])
+    training, rank = watched(tmp_path, parallel={"strategy": strategy}), int(where[0])
     done = training.together(2, "--plugin", "one_of_many:Hangs")
     assert [each.returncode for each in done] == [ExitCode.HUNG] * 2, done[0].stderr + done[1].stderr
     name = f"process {rank} on {socket.gethostname()}"
