@@ -96,7 +96,8 @@ def loss_of(run: Run, step: int, micro: int, batch: Batch) -> Tensor:
     more = run.hook.loss_terms(run=run, step=step, micro=micro, batch=batch, outputs=outputs)
     loss = run.metrics.record_loss(merged([ask(run, "loss_terms", outputs), *more], "loss term"))
     if run.metrics.due(step):
-        run.metrics.record_all(ask(run, "statistics", outputs))
+        with run.peers.pace.together():
+            run.metrics.record_all(ask(run, "statistics", outputs))
     return loss
 
 
@@ -124,24 +125,19 @@ def judge(run: Run) -> Action:
 def save_last(run: Run) -> None:
     """Save the state in which the run ends, and wait until it is on the disk."""
     announce_checkpoints(run, wait=True)
-    if not is_saved(run):
+    if not run.saver.is_saved(run):
         run.saver.save(run)
         announce_checkpoints(run, wait=True)
-    if not is_saved(run):
+    if not run.saver.is_saved(run):
         raise run.peers.alike(run.saver.lost(run.step))
 
 
 def save_reached(run: Run) -> None:
     """Save the state before the step that could not be taken, if there is any that a checkpoint has not."""
     announce_checkpoints(run, wait=True)
-    if run.step > 0 and not is_saved(run):
+    if run.step > 0 and not run.saver.is_saved(run):
         run.saver.save(run)
     announce_checkpoints(run, wait=True)
-
-
-def is_saved(run: Run) -> bool:
-    """Whether a checkpoint has the state after `run.step`, as the main process knows."""
-    return run.saver.is_saved(run)
 
 
 def announce_checkpoints(run: Run, *, wait: bool = False) -> None:

@@ -180,26 +180,40 @@ def test_e2_student_and_teacher_follow_the_same_path_after_three_steps() -> None
         assert not torch.equal(once[key], start[key])
 
 
+USE = ("marginal_entropy_fraction", "prototypes_used_fraction")
+
+
+def use_of_prototypes(objective: DinoObjective, window: Sequence[Batch]) -> dict[str, float]:
+    """Of the prepared step, as the numbers of its last micro-batch have it."""
+    found = objective.statistics(objective(window[-1], len(window) - 1))
+    return {name: found[name].item() for name in USE}
+
+
 def one_rank(rank: int, folder: str) -> None:
-    """One of two processes with half of the images each, in two micro-batches."""
+    """One of two processes with half of the images each, in one micro-batch and in two."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    objective = build()
-    objective.share_step(dist.group.WORLD)
-    terms, gradient = gradients(objective, split(split(batch(16), 2)[rank], 2))
-    dist.all_reduce(gradient)
-    torch.save((terms, gradient / 2), f"{folder}/{rank}.pt")
+    found = []
+    for parts in (1, 2):
+        objective, window = build(), split(split(batch(16), 2)[rank], parts)
+        objective.share_step(dist.group.WORLD)
+        terms, gradient = gradients(objective, window)
+        dist.all_reduce(gradient)
+        found.append((terms, gradient / 2, use_of_prototypes(objective, window)))
+    torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_e6_two_processes_with_two_micro_batches_each_are_one_batch(tmp_path: Path) -> None:
+def test_e6_two_processes_with_one_and_two_micro_batches_each_are_one_batch(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(one_rank, (str(tmp_path),), nprocs=2)
-    terms, gradient = gradients(build(), [batch(16)])
-    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for name, value in terms.items():
-        assert sum(found[name] for found, _ in results) / 2 == pytest.approx(value, abs=2e-6), name
-    for _, found in results:
-        assert (found - gradient).norm() / gradient.norm() < 1e-5
+    objective, whole = build(), [batch(16)]
+    terms, gradient = gradients(objective, whole)
+    for results in zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True):
+        for name, value in terms.items():
+            assert sum(found[name] for found, *_ in results) / 2 == pytest.approx(value, abs=2e-6), name
+        for _, found, use in results:
+            assert (found - gradient).norm() / gradient.norm() < 1e-5
+            assert use == pytest.approx(use_of_prototypes(objective, whole), rel=1e-5)
 
 
 def test_t16_the_loss_starts_at_ln_k() -> None:

@@ -39,7 +39,10 @@ def training(folder: Path, name: str, *tables: dict[str, Any]) -> Training:
 
 def numbers(training: Training) -> list[dict[str, float]]:
     """What was trained in each step."""
-    told = ("loss", "grad_norm", "gram/distance", "class_spread", "learning_rate", "koleo")
+    told = (
+        *("loss", "grad_norm", "gram/distance", "class_spread", "learning_rate", "koleo"),
+        *("marginal_entropy_fraction", "prototypes_used_fraction"),
+    )
     return [{name: row[name] for name in row if name == "step" or name.startswith(told)} for row in training.metrics()]
 
 

@@ -115,7 +115,10 @@ class Objective(nn.Module, abc.ABC):
         """
 
     def statistics(self, outputs: Outputs) -> dict[str, Tensor]:
-        """Scalars worth logging, on the device and without gradients."""
+        """Scalars worth logging, on the device and without gradients.
+
+        Asked in the same micro-batches of all processes; what is logged is the mean over both.
+        """
         return {}
 
     def update_teacher(self) -> None:

@@ -217,7 +217,7 @@ class DinoObjective(Objective):
     def statistics(self, outputs: Outputs) -> dict[str, Tensor]:
         """What tells the ways of not learning apart: see docs/reference/metrics.md.
 
-        Of the window as a whole, the use of the prototypes is among the numbers of its last micro-batch.
+        Of the whole step, over all processes, the use of the prototypes is among the numbers of its last micro-batch.
         """
         assert isinstance(outputs, DinoOutputs)
         taught, entropy = outputs.taught, outputs.taught.classes.entropy()
@@ -233,7 +233,7 @@ class DinoObjective(Objective):
         if self.section.koleo_weight > 0:
             found["koleo"] = self._koleo(outputs).mean()
         if taught is self.window[-1]:
-            found |= prototype_use([part.classes for part in self.window])
+            found |= prototype_use([part.classes for part in self.window], self.group)
         return found
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,8 +32,10 @@ def feature_statistics(student: Features, masks: Tensor | None, teacher_classes:
     return found if teacher_classes.shape[1] < 2 else found | {"class_spread": class_spread(teacher_classes)}
 
 
-def prototype_use(window: Sequence[Targets]) -> dict[str, Tensor]:
+def prototype_use(window: Sequence[Targets], group: dist.ProcessGroup | None = None) -> dict[str, Tensor]:
     """How the class tokens of a whole step, n rows, spread over the K prototypes; values of shape ().
+
+    `group`: processes that have as many rows of the step each; they send each other 2 K numbers in fp32.
 
     `marginal_entropy_fraction`: entropy of the mean target over ln K, 1 when all prototypes have equal shares.
     `prototypes_used_fraction`: prototypes that are some row's largest, over min(K, n).
@@ -47,9 +50,13 @@ def prototype_use(window: Sequence[Targets]) -> dict[str, Tensor]:
             found = targets.rows(part).flatten(0, 1)  # (m, K)
             shares += found.sum(0)
             used[found.argmax(1)] = 1
+    if group is not None:
+        both = torch.stack([shares, used])
+        dist.all_reduce(both, group=group)
+        (shares, used), rows = both, rows * dist.get_world_size(group)
     return {
         "marginal_entropy_fraction": torch.special.entr(shares / max(rows, 1)).sum() / math.log(count),
-        "prototypes_used_fraction": used.sum() / max(min(count, rows), 1),
+        "prototypes_used_fraction": used.count_nonzero() / max(min(count, rows), 1),
     }
 
 
