@@ -59,7 +59,7 @@ class Lines:
         if not self._is_whole:
             self._mend(descriptor)
         while self._waiting:
-            end = os.fstat(descriptor).st_size
+            before = os.fstat(descriptor)
             try:
                 left = memoryview(self._waiting[0])
                 while left:
@@ -67,7 +67,9 @@ class Lines:
             except OSError:
                 self._is_whole = False
                 with contextlib.suppress(OSError):
-                    os.ftruncate(descriptor, end)
+                    os.ftruncate(descriptor, before.st_size)
+                    # The file says when its newest line came, to whoever asks whether the run stands still.
+                    os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
                 raise
             self._waiting.popleft()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,18 @@ def test_what_the_disk_refuses_waits_and_no_part_of_it_stands_there(tmp_path: Pa
     assert file.write("last"), "and when it was over"
     assert file.path.read_text() == "".join(f"line {number}\n" for number in range(4)) + "last\n"
     assert (file.trouble, file.waiting, file.lost) == (None, 0, 0)
+
+
+@pytest.mark.parametrize("limit", [7, 10])
+def test_what_the_disk_refuses_makes_the_file_no_newer(tmp_path: Path, limit: int) -> None:
+    file = Lines(tmp_path / "log")
+    file.write("line 0")
+    os.utime(file.path, (1000, 1000))
+    with file_size_limit(limit):
+        file.write("line 1")
+    assert file.path.stat().st_mtime == 1000
+    file.write()
+    assert file.path.stat().st_mtime > 1000
 
 
 def test_half_a_line_of_a_killed_process_goes_before_another_follows(tmp_path: Path) -> None:
