@@ -314,6 +314,8 @@ def folder(bigrunner: Runner) -> Path:
     return bigrunner.tmp_path
 
 
+# Each step's checkpoint is published before the next one, in which the run dies.
+KILLED = ("run", "tiny.toml", "--plugin", "killer:Killer", "--set", "run.background_checkpoints=false")
 BRANCHED = ("--from", "runs/tiny/checkpoints/step-00000004", "--run-dir", "runs/cool")
 COOL = ("--set", "run.max_steps=9", "--set", "schedule.cooldown_steps=4", "--set", "schedule.cooldown_form=sqrt")
 
@@ -330,7 +332,7 @@ def test_a_branch_that_is_killed_twice_ends_like_the_run_that_had_its_cooldown_f
 ) -> None:
     def command(*arguments: str, die: str = "") -> Any:
         monkeypatch.setenv("DIE", die)
-        return bigrunner.cli("run", "tiny.toml", "--plugin", "killer:Killer", *arguments)
+        return bigrunner.cli(*KILLED, *arguments)
 
     assert command(die="step 5").returncode == -signal.SIGKILL  # without end
     before = files(folder / "runs" / "tiny")
@@ -362,10 +364,9 @@ def test_the_cooldown_in_place_is_two_options_of_the_same_command(
     bigrunner: Runner, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIE", "step 5")
-    arguments = ("run", "tiny.toml", "--plugin", "killer:Killer")
-    assert bigrunner.cli(*arguments).returncode == -signal.SIGKILL
+    assert bigrunner.cli(*KILLED).returncode == -signal.SIGKILL
     monkeypatch.setenv("DIE", "")
-    done = bigrunner.cli(*arguments, *COOL)
+    done = bigrunner.cli(*KILLED, *COOL)
     assert done.returncode == 0, done.stderr
     for change in ("run.max_steps: absent -> 9", "schedule.cooldown_steps: absent -> 4"):
         assert f"since the checkpoint: {change}" in done.stdout
