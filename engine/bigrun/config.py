@@ -181,6 +181,7 @@ def build_config(
     problems += [(path, text) for path, text in cross_problems(chosen) if path.partition(".")[0] not in replaced]
     if problems:
         raise ConfigError(document.source, problems)
+    set_values = frozenset(f"{name}.{key}" for name in sections for key in document.tables.get(name, {}))
     return Config(
         **{name: getattr(chosen, name) for name in sections},
         source=document.source,
@@ -188,7 +189,7 @@ def build_config(
         plugins=plugins,
         choices=tuple(choice for choice in choices if choice.path.partition(".")[0] not in replaced),
         warnings=tuple(warnings(chosen, replaced)),
-        explicit=frozenset(f"{name}.{key}" for name in sections for key in document.tables.get(name, {})),
+        explicit=set_values - {choice.path for choice in choices},
         replaced=dict(replaced),
     )
 

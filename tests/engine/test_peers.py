@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import one_of_many
@@ -15,10 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training import Training, merge
 
+from bigrun.activation import activate
 from bigrun.anomaly import Anomaly
+from bigrun.config import read_preset
 from bigrun.data.course import Course
 from bigrun.errors import ExitCode, UsageError
 from bigrun.metrics import shared
+from bigrun.peers.division import check_division, divide_batch
 from bigrun.peers.errors import first_line
 from bigrun.peers.exchange import merged
 from bigrun.peers.fsdp import in_shards
@@ -321,6 +325,47 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path, data: dict[st
     main, other = Training(tmp_path, data=data).together(2)
     assert (main.returncode, other.returncode, other.stderr) == (ExitCode.USAGE, ExitCode.USAGE, "")
     assert said in main.stderr
+
+
+def divided(processes: int, batch: int, **objective: Any) -> int | None:
+    """The micro-batch of each process where the preset leaves it open."""
+    sets = [f"data.effective_batch={batch}", *(f"objective.{name}={value}" for name, value in objective.items())]
+    config = activate(read_preset("vit_small", ["data.micro_batch=false", *sets]))[0]
+    run: Any = SimpleNamespace(config=config, peers=SimpleNamespace(size=processes))
+    check_division(run)
+    divide_batch(run)
+    return int(run.config.data.micro_batch)
+
+
+@pytest.mark.parametrize(
+    ("processes", "objective", "micro"),
+    [
+        (1, {}, 48),
+        (2, {"koleo_group": 8}, 24),
+        (3, {}, 16),
+        (2, {"koleo_weight": 0.0}, 24),
+        (16, {"koleo_group": 3}, 3),
+    ],
+)
+def test_a_micro_batch_by_rule_gets_smaller_with_more_processes(
+    processes: int, objective: dict[str, Any], micro: int
+) -> None:
+    assert divided(processes, 48, **objective) == micro
+
+
+@pytest.mark.parametrize(
+    ("processes", "objective", "said"),
+    [
+        (2, {}, "koleo_group = 16; take 1 or 3 processes, or set objective.koleo_group = 12, which is another"),
+        (48, {}, "each of 48 processes has 1: no micro-batch .* or set objective.koleo_weight = 0, which"),
+        (2, {"sinkhorn_scope": "micro"}, 'data.micro_batch = 48, chosen by rule, .* "micro" makes it part of .* one pr'),
+    ],
+)
+def test_another_number_of_processes_makes_no_other_objective(
+    processes: int, objective: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        divided(processes, 48, **objective)
 
 
 def test_bad_input_is_said_once(tmp_path: Path) -> None:

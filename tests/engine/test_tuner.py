@@ -48,7 +48,7 @@ class Slow:
 
 def training(folder: Path, **tables: Any) -> Training:
     data = {"effective_batch": 8, "micro_batch": 8} | tables.pop("data", {})
-    (folder / "harm.py").write_text(HARM)
+    (folder / "breaks.py").write_text(HARM)
     return Training(folder, data=data, run={"max_steps": 3}, **tables)
 
 
@@ -73,7 +73,7 @@ def all_end(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
 @pytest.mark.slow
 def test_memory_that_runs_out_and_a_crash_are_rows_and_not_the_end(tmp_path: Path) -> None:
     run = training(tmp_path)
-    done = tune(tmp_path, "--plugin", "harm:Harm", "--workers", "0", "--json", "--micro-batch", "2,4,8")
+    done = tune(tmp_path, "--plugin", "breaks:Harm", "--workers", "0", "--json", "--micro-batch", "2,4,8")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     rows = {row["micro_batch"]: row for row in found["trials"]}
@@ -93,7 +93,7 @@ def test_memory_that_runs_out_and_a_crash_are_rows_and_not_the_end(tmp_path: Pat
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "trials.jsonl", "trials.json", "trials.csv", "tuned.toml",
     }  # fmt: skip
-    again = tune(tmp_path, "--plugin", "harm:Harm", "--workers", "0", "--json", "--micro-batch", "2,4,8")
+    again = tune(tmp_path, "--plugin", "breaks:Harm", "--workers", "0", "--json", "--micro-batch", "2,4,8")
     assert again.stderr.count("(known)") == 3
     assert json.loads(again.stdout)["trials"] == found["trials"]
 
@@ -153,7 +153,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_where_no_trial_succeeds_the_exit_code_is_1(tmp_path: Path) -> None:
     training(tmp_path, hardware={"activation_checkpointing": "full"})
-    done = tune(tmp_path, "--plugin", "harm:Harm", "--workers", "0", "--micro-batch", "8")
+    done = tune(tmp_path, "--plugin", "breaks:Harm", "--workers", "0", "--micro-batch", "8")
     assert done.returncode == 1
     assert "out-of-memory: " in done.stdout
     assert "no trial has succeeded" in done.stdout

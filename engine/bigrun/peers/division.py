@@ -4,28 +4,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
+from bigrun.choices import RULES
 from bigrun.devices.defaults import with_choices
 from bigrun.errors import UsageError
+from bigrun.same_objective import micro_batches, micro_batches_fixed_by
 
 if TYPE_CHECKING:
+    from bigrun.config import Config
     from bigrun.run import Run
 
-__all__ = ["check_divides", "divide_batch"]
+__all__ = ["check_divides", "check_division", "divide_batch"]
+
+KOLEO_GROUP = "objective.koleo_group"
+
+
+def check_division(run: Run) -> None:
+    """
+    Raises:
+        UsageError: the images of a step cannot be divided among so many processes, or not without another objective;
+            or the micro-batch was to be halved in a new process.
+    """
+    config, size = run.config, run.peers.size
+    if size > 1 and config.hardware.on_oom == "halve":
+        raise UsageError('hardware.on_oom = "halve" is for one process; with several expected "stop"')
+    check_divides(config.data.effective_batch, size)
+    if "data.micro_batch" not in config.explicit and not sizes(config, size):
+        raise UsageError(another_objective(config, size))
 
 
 def divide_batch(run: Run) -> None:
-    """Take a smaller micro-batch where that of the preset was chosen by rule and does not divide a process's images.
+    """Take a smaller micro-batch where the one that was chosen does not divide a process's images; behind
+    `check_division`.
 
     Raises:
-        UsageError: the images cannot be divided, or not without another objective; or the micro-batch was to be halved
-            in a new process.
+        UsageError: the preset's own does not divide them.
     """
-    data, size = run.config.data, run.peers.size
-    if size > 1 and run.config.hardware.on_oom == "halve":
-        raise UsageError('hardware.on_oom = "halve" is for one process; with several expected "stop"')
-    micro, batch = data.micro_batch, data.effective_batch
+    batch, micro, size = run.config.data.effective_batch, run.config.data.micro_batch, run.peers.size
     assert micro is not None
-    check_divides(batch, size)
     own = batch // size
     if own % micro == 0:
         return
@@ -34,8 +51,36 @@ def divide_batch(run: Run) -> None:
             f"data.effective_batch = {batch} is no multiple of data.micro_batch = {micro} x {size} processes: each has "
             f"{own} images of a step; set data.micro_batch to a divisor of {own}, or leave it out"
         )
-    value = max(divisor for divisor in range(1, micro + 1) if own % divisor == 0)
+    value = max(fitting for fitting in sizes(run.config, size) if fitting < micro)
     run.config = with_choices(run.config, {"data.micro_batch": (value, f"of the {own} images of each process")})
+
+
+def sizes(config: Config, processes: int) -> list[int]:
+    """Micro-batches of a process's images that leave the objective as it is; of a plugin's objective all divisors."""
+    own = config.data.effective_batch // processes
+    candidates = range(1, own + 1) if "objective" in config.replaced else micro_batches(config, processes)
+    return [size for size in candidates if own % size == 0]
+
+
+def another_objective(config: Config, processes: int) -> str:
+    """Why so many processes would train another objective, and what can be done."""
+    batch, section = config.data.effective_batch, config.objective
+    own = batch // processes
+    problem = f"of the {batch} images of a step each of {processes} processes has {own}: "
+    if (reason := micro_batches_fixed_by(config)) is not None:
+        micro = config.data.micro_batch
+        return (
+            f"{problem}data.micro_batch = {micro}, chosen by rule, does not divide them, and {reason}; "
+            f"{ways(batch, micro or 1)}, or set data.micro_batch to a divisor of {own}, which is another objective"
+        )
+    group = section.koleo_group or 1
+    # Beside the whole of a process's images as micro-batch.
+    smaller, _ = RULES[KOLEO_GROUP](attrs.evolve(config, data=attrs.evolve(config.data, micro_batch=own)))
+    other = f"{KOLEO_GROUP} = {smaller}" if smaller > section.koleo_neighbours else "objective.koleo_weight = 0"
+    return (
+        f"{problem}no micro-batch of them holds whole groups of {KOLEO_GROUP} = {group}; {ways(batch, group)}, or set "
+        f"{other}, which is another objective"
+    )
 
 
 def check_divides(batch: int, size: int) -> None:
@@ -44,6 +89,7 @@ def check_divides(batch: int, size: int) -> None:
         raise UsageError(f"data.effective_batch = {batch} cannot be divided among {size} processes: {ways(batch)}")
 
 
-def ways(batch: int) -> str:
-    fitting = [str(size) for size in range(1, min(batch, 64) + 1) if batch % size == 0]
+def ways(batch: int, group: int = 1) -> str:
+    """The numbers of processes of which each has whole groups of images."""
+    fitting = [str(size) for size in range(1, min(batch, 64) + 1) if batch % (size * group) == 0]
     return f"take {', '.join(fitting[:-1])} or {fitting[-1]} processes" if fitting[1:] else "take one process"
