@@ -235,7 +235,7 @@ def saving(run: Run) -> Iterator[None]:
 def sizes(run: Run, error: NotSavedError, size: int) -> str:
     """What a disk that became full while it was written to does not say itself."""
     cause = error.__cause__
-    if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT):
         return ""
     with contextlib.suppress(OSError):
         free = human_bytes(free_bytes(run.checkpoints.directory))

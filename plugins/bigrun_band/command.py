@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from bigrun.finite import FiniteRange
+
 __all__ = ["band"]
 
 
@@ -22,14 +24,14 @@ __all__ = ["band"]
 )
 @click.option(
     "--widen",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="F",
     help="Widen the range of the runs by so many times itself to either side; absent: what makes the band "
     "3.5 standard deviations wide to either side, by the number of runs.",
 )
 @click.option(
     "--floor",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     metavar="F",
     help="The least fraction of the value, or of the curve's whole range, to either side; absent: 0.02. A "
     "band of a single run needs it.",

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from bigrun.finite import FiniteRange
+
 __all__ = ["import_"]
 
 
@@ -33,9 +35,7 @@ __all__ = ["import_"]
     "--no-value-check", is_flag=True, help="Take NIfTI and NRRD volumes in which there is hardly any air, too."
 )
 @click.option("--modality", default="CT", show_default=True, help="Another one needs --scale.")
-@click.option(
-    "--scale", type=click.FloatRange(min=0, min_open=True), help="Units per step of 16 bits.  [default: 0.1 HU]"
-)
+@click.option("--scale", type=FiniteRange(min=0, min_open=True), help="Units per step of 16 bits.  [default: 0.1 HU]")
 @click.option(
     "--map", "map_file", type=click.Path(path_type=Path), help="Write which files became which series, and which were "
     "skipped; it names patients: mode 600, outside OUT.",

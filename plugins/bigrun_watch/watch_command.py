@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from bigrun.finite import FiniteRange
+
 __all__ = ["watch"]
 
 
@@ -16,7 +18,7 @@ __all__ = ["watch"]
 @click.option("--once", is_flag=True, help="Print one picture and leave.")
 @click.option(
     "--interval-seconds",
-    type=click.FloatRange(min=0.1, max=3600),
+    type=FiniteRange(min=0.1, max=3600),
     default=2.0,
     show_default=True,
     help="Time between two readings of the run's files.",

@@ -173,7 +173,7 @@ def test_what_is_wrong_is_said_once_and_nothing_is_started(tmp_path: Path) -> No
         (["--dry-run"], "--dry-run: a dry run is for one process: bigrun run PRESET --dry-run"),
         (["--nodes", "99999999999", "--node-rank", "0", "--rendezvous", "localhost:1234"], "1<=x<=10000"),
         (["--processes", "10001"], "1<=x<=10000"),
-        (["--grace-seconds", "nan"], "nan is no number of seconds"),
+        (["--grace-seconds", "nan"], "'nan' is not a finite number"),
         (["--grace-seconds", "inf"], "0<=x<=604800"),
         (["--time", "1:00:00"], "--time has no effect without --slurm"),
     ]:

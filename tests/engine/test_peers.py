@@ -79,6 +79,9 @@ def test_torchrun_says_which_process_this_is() -> None:
         ({"RANK": "4"}, "RANK=4 is none of WORLD_SIZE=4"),
         ({"MASTER_PORT": None}, "MASTER_PORT is not set"),
         ({"MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999 is no port: expected 1 to 65535"),
+        ({"LOCAL_RANK": "4"}, "LOCAL_RANK=4 is none of the 4 of this machine"),
+        ({"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "2"}, "LOCAL_RANK=2 is none of the 2 of this machine"),
     ],
 )
 def test_an_environment_that_says_it_by_half_is_refused(change: dict[str, str | None], problem: str) -> None:
@@ -358,7 +361,11 @@ def test_a_micro_batch_by_rule_gets_smaller_with_more_processes(
     [
         (2, {}, "koleo_group = 16; take 1 or 3 processes, or set objective.koleo_group = 12, which is another"),
         (48, {}, "each of 48 processes has 1: no micro-batch .* or set objective.koleo_weight = 0, which"),
-        (2, {"sinkhorn_scope": "micro"}, 'data.micro_batch = 48, chosen by rule, .* "micro" makes it part of .* one pr'),
+        (
+            2,
+            {"sinkhorn_scope": "micro"},
+            'micro_batch = 48, chosen by rule, .* "micro" makes it part of .* one process',
+        ),
     ],
 )
 def test_another_number_of_processes_makes_no_other_objective(

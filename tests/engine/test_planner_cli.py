@@ -52,6 +52,14 @@ def plan(*words: str) -> Result:
     return CliRunner().invoke(main, ["plan", *words])
 
 
+@pytest.mark.parametrize("option", ["--node-gb-per-second", "--network-gbit-per-second", "--step-seconds", "--tflops"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_what_is_not_finite_is_refused(preset: str, option: str, value: str) -> None:
+    result = plan(preset, "--gpus", "2", option, value)
+    assert result.exit_code == 2
+    assert option in result.stderr
+
+
 def test_without_a_gpu_and_without_images_it_says_what_is_needed(preset: str, tmp_path: Path) -> None:
     result = plan(preset, "--gpu", "RTX 4090", "--tflops", "50", "--images", "400", "--ram", "32GiB", *CHOOSES)
     assert result.exit_code == 0, result.output

@@ -41,7 +41,8 @@ def require_room(directory: Path, size: int) -> bool:
         raise NotSavedError(f"{directory}: not saved: {error}") from error
     if free < size + RESERVE_BYTES:
         raise NotSavedError(
-            f"{directory}: not saved: a checkpoint takes {human_bytes(size)}, and the disk has {human_bytes(free)} left"
+            f"{directory}: not saved: a checkpoint takes {human_bytes(size)} and a reserve of "
+            f"{human_bytes(RESERVE_BYTES)}, and the disk has {human_bytes(free)} left"
         )
     return free >= LOW * size + RESERVE_BYTES
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import attrs
 import click
+
+from bigrun.finite import FiniteRange
 
 __all__ = ["JOB_REQUEUES", "SlurmOptions", "size_options", "slurm_options"]
 
@@ -24,19 +25,11 @@ MOST = 10_000
 MOST_SECONDS = 7 * 86400
 
 
-def number(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    """The same; `nan` is in every range."""
-    if math.isnan(value):
-        raise click.BadParameter("nan is no number of seconds")
-    return value
-
-
 # The last one is the first in the help.
 SIZE = (
     click.option(
         "--grace-seconds",
-        type=click.FloatRange(min=0, max=MOST_SECONDS),
-        callback=number,
+        type=FiniteRange(min=0, max=MOST_SECONDS),
         default=GRACE_SECONDS,
         show_default=True,
         help="When a process was lost: so long the others may take to end, as for a checkpoint that is being "

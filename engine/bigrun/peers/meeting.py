@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,6 +18,8 @@ __all__ = ["meet"]
 
 START = timedelta(seconds=600)
 """So long a process waits for the others to begin; one that failed before that never comes."""
+SAID_SECONDS = 20.0
+"""When a process that waits says so: the others import torch, and may be on slower disks."""
 
 
 def meet(place: Place, *, uses_gpu: bool, patience: timedelta) -> Any:
@@ -35,7 +39,7 @@ def meet(place: Place, *, uses_gpu: bool, patience: timedelta) -> Any:
         torch.cuda.set_device(place.local_rank)
     begin = min(patience, START)
     try:
-        with mortal():
+        with mortal(), saying(place, begin):
             store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=begin))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if uses_gpu else "gloo",
@@ -51,6 +55,27 @@ def meet(place: Place, *, uses_gpu: bool, patience: timedelta) -> Any:
             f"one has ended meanwhile: see what it says ({first_line(error)})"
         ) from error
     return store
+
+
+@contextlib.contextmanager
+def saying(place: Place, patience: timedelta) -> Iterator[None]:
+    """Let who waits in native code say for whom: a wrong address looks like a slow start."""
+    timer = threading.Timer(min(SAID_SECONDS, patience.total_seconds() / 2), say_waiting, (place, patience))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def say_waiting(place: Place, patience: timedelta) -> None:
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    line = (
+        f"process {place.rank} of {place.size} waits for the others at {where} (MASTER_ADDR, MASTER_PORT), at most "
+        f"{patience.total_seconds():g} s from its start"
+    )
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

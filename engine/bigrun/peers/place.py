@@ -32,11 +32,16 @@ class Place:
         if environment.get("WORLD_SIZE", "1") == "1":
             return cls()
         rank, size, local = (_number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        _number(environment, "MASTER_PORT")
+        port = _number(environment, "MASTER_PORT")
         if not environment.get("MASTER_ADDR"):
             raise _misfit("MASTER_ADDR is not set")
+        if not 0 < port < 2**16:
+            raise _misfit(f"MASTER_PORT={port} is no port: expected 1 to 65535")
         if not 0 <= rank < size:
             raise _misfit(f"RANK={rank} is none of WORLD_SIZE={size}")
+        here = _number(environment, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environment else size
+        if not 0 <= local < here:
+            raise _misfit(f"LOCAL_RANK={local} is none of the {here} of this machine")
         return cls(rank, size, local)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import click
 
+from bigrun.finite import FiniteRange
 from bigrun.planner.links import NETWORKS, NODE_LINKS
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ __all__ = ["ClusterOptions", "cluster_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
+ABOVE_ZERO = FiniteRange(min=0, min_open=True)
 
 OPTIONS = {
     "gpus": click.option(
@@ -48,7 +49,7 @@ OPTIONS = {
     ),
     "mfu": click.option(
         "--mfu",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=FiniteRange(0, 1, min_open=True),
         help="Share of the peak of --gpu that training reaches, where nothing was measured.  [default: 0.4]",
     ),
 }

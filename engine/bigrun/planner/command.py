@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bigrun.command_options import preset_options
+from bigrun.finite import FiniteRange
 from bigrun.planner.cluster_options import ClusterOptions, cluster_options
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ __all__ = ["plan"]
 @click.option("--gpu", metavar="NAME", help='A listed GPU, as "RTX 4090": its memory and its peak speed.')
 @click.option(
     "--tflops",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="TFLOP/s that the device achieves in training, measured or assumed; gives images per second and hours.",
 )
 @click.option(

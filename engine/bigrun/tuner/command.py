@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from bigrun.command_options import device_option, preset_options
+from bigrun.finite import FiniteRange
 
 __all__ = ["tune"]
 
@@ -67,7 +68,7 @@ SWITCHES = several("true, false or both", switch)
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=3,
     metavar="SECONDS",
     help="Seconds that a trial measures at least.  [default: 3]",
@@ -111,7 +112,7 @@ SWITCHES = several("true, false or both", switch)
 )
 @click.option(
     "--trial-seconds",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     default=600,
     metavar="SECONDS",
     help="Limit of one trial.  [default: 600]",
