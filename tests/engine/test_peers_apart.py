@@ -114,7 +114,7 @@ def test_a_process_whose_others_never_begin_says_so(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    (done,) = warm.started(tmp_path, ["run", "tiny.toml"], [{**os.environ, **place}])
+    (done,) = warm.started(tmp_path, ["run", "tiny.toml"], [{**os.environ, **place}], {})
     assert done.returncode == ExitCode.ERROR
     assert "process 0 of 2 waits for the others at 127.0.0.1:" in done.stderr
     assert "process 0 of 2: the others have not begun within 1 s" in done.stderr
