@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from bigrun import hookimpl
 from bigrun.checkpoint import disk
+from bigrun.checkpoint.layout import MANIFEST
 from bigrun.testing.runner import SyntheticImages
 
 
@@ -91,14 +93,15 @@ class DiskHangs:
     seconds = 3600.0
 
     def __init__(self) -> None:
-        self.syncs, self.sync = 0, disk.sync
-        disk.sync = self.hangs  # what a test can do to a disk without privileges
+        self.checkpoints, self.sync_files = 0, disk.sync_files
+        disk.sync_files = self.hangs  # what a test can do to a disk without privileges
 
-    def hangs(self, directory: Path) -> None:
-        self.syncs += 1
-        if self.syncs == 2 and is_on():
+    def hangs(self, paths: Iterable[Path]) -> None:
+        files = list(paths)
+        self.checkpoints += any(path.name == MANIFEST for path in files)  # the last file of each
+        if self.checkpoints == 2 and is_on():
             time.sleep(self.seconds)
-        self.sync(directory)
+        self.sync_files(files)
 
     @hookimpl
     def before_step(self, step: int) -> None:
