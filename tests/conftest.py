@@ -21,6 +21,20 @@ def pytest_collection() -> Iterator[None]:
     try:
         return (yield)
     finally:
-        gc.collect()
-        gc.freeze()
+        keep()
         gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """So does what the tests of a file have imported."""
+    result = yield
+    if nextitem is None or nextitem.path != item.path:
+        keep()
+    return result
+
+
+def keep() -> None:
+    """Let the garbage collector pass over everything that is there."""
+    gc.collect()
+    gc.freeze()
