@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from source import parsed
 
 ROOT = Path(__file__).parent.parent
 ENGINE = ROOT / "engine" / "bigrun"
@@ -29,11 +30,6 @@ LONG_FILES = {ENGINE / "hookspecs.py"}
 TORCH_FREE = ["bigrun", "bigrun.cli", "bigrun.hookspecs", "bigrun.loop", "bigrun.config", "bigrun.listing",
               "bigrun.plugins", "bigrun.explain"]  # fmt: skip
 HEAVY = {"torch", "numpy", "matplotlib", "tensorboardX", "rich"}
-
-
-@functools.cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -80,12 +76,11 @@ def short(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", ENGINE_FILES, ids=short)
-def test_the_engine_imports_no_plugin_and_names_none(path: Path) -> None:
-    tree = parsed(path)
-    assert not [name for name in imported(tree) if name.startswith("bigrun_")]
+def test_the_engine_imports_no_plugin_and_names_none() -> None:
     names = plugin_names()
-    assert not [text for text in code_strings(tree) if text in names]
+    for path in ENGINE_FILES:
+        assert not [name for name in imported(parsed(path)) if name.startswith("bigrun_")], short(path)
+        assert not [text for text in code_strings(parsed(path)) if text in names], short(path)
 
 
 def code_words(tree: ast.AST) -> Iterator[str]:
@@ -139,23 +134,28 @@ def test_the_engine_does_not_know_the_word_gram() -> None:
     assert not [path for path in ENGINE_FILES if gram_words(path.stem)]
 
 
-@pytest.mark.parametrize("path", PLUGIN_FILES, ids=short)
-def test_a_plugin_imports_public_names_and_no_other_plugin(path: Path) -> None:
-    package = path.relative_to(PLUGINS).parts[0]
-    for node in ast.walk(parsed(path)):
-        if not isinstance(node, ast.ImportFrom) or not node.module:
-            continue
-        top = node.module.split(".")[0]
-        if top.startswith("bigrun_"):
-            assert top == package
-        elif top == "bigrun":
-            assert not [alias.name for alias in node.names if alias.name.startswith("_")]
-            module = ENGINE.joinpath(*node.module.split(".")[1:])
-            source = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
-            public = public_names(source)
-            assert {alias.name for alias in node.names} <= public, f"{node.module} does not export them in __all__"
+def test_a_plugin_imports_public_names_and_no_other_plugin() -> None:
+    for path in PLUGIN_FILES:
+        package = path.relative_to(PLUGINS).parts[0]
+        for node in ast.walk(parsed(path)):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            top = node.module.split(".")[0]
+            if top.startswith("bigrun_"):
+                assert top == package, f"{short(path)}: {node.module}"
+            elif top == "bigrun":
+                foreign = {alias.name for alias in node.names} - public_names(module_file(node.module))
+                assert not foreign, f"{short(path)}: {node.module} does not export {foreign} in __all__"
+                assert not [alias.name for alias in node.names if alias.name.startswith("_")], short(path)
 
 
+def module_file(module: str) -> Path:
+    """Of a module of the engine."""
+    path = ENGINE.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@functools.cache
 def public_names(path: Path) -> set[str]:
     for node in parsed(path).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
@@ -163,21 +163,20 @@ def public_names(path: Path) -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize("path", [*ENGINE_FILES, *PLUGIN_FILES], ids=short)
-def test_files_and_functions_are_small(path: Path) -> None:
-    lines = path.read_text(encoding="utf-8").count("\n")
-    if path not in LONG_FILES:
-        assert lines <= FILE_LINES
-    long = {f.name: code_lines(f) for f in functions(parsed(path)) if code_lines(f) > FUNCTION_LINES}
-    assert not long
+def test_files_and_functions_are_small() -> None:
+    files = [*ENGINE_FILES, *PLUGIN_FILES]
+    lines = {short(path): path.read_text(encoding="utf-8").count("\n") for path in files if path not in LONG_FILES}
+    assert not {name: count for name, count in lines.items() if count > FILE_LINES}
+    functions_of = [(short(path), f.name, code_lines(f)) for path in files for f in functions(parsed(path))]
+    assert not [(path, name, count) for path, name, count in functions_of if count > FUNCTION_LINES]
 
 
-@pytest.mark.parametrize("path", [*ENGINE_FILES, *PLUGIN_FILES], ids=short)
-def test_a_package_file_holds_no_code(path: Path) -> None:
-    if path.name == "__init__.py":
-        allowed = (ast.ImportFrom, ast.Expr, ast.Assign)
-        assert all(isinstance(node, allowed) for node in parsed(path).body)
-        assert not list(functions(parsed(path)))
+def test_a_package_file_holds_no_code() -> None:
+    for path in [*ENGINE_FILES, *PLUGIN_FILES]:
+        if path.name == "__init__.py":
+            allowed = (ast.ImportFrom, ast.Expr, ast.Assign)
+            assert all(isinstance(node, allowed) for node in parsed(path).body), short(path)
+            assert not list(functions(parsed(path))), short(path)
 
 
 def test_the_loop_fits_its_budget() -> None:

@@ -67,8 +67,8 @@ def test_presets_and_plugins_are_found_outside_the_repository(environment: Path,
     where = succeed(environment / "python", "-c", "import bigrun; print(bigrun.__file__)", cwd=tmp_path)
     assert Path(where).is_relative_to(environment.parent)
     assert succeed(environment / "bigrun", "--version", cwd=tmp_path).split()[-1] == bigrun.__version__
-    for name in shipped_presets():
-        assert name in succeed(environment / "bigrun", "presets", cwd=tmp_path)
+    presets = succeed(environment / "bigrun", "presets", cwd=tmp_path)
+    assert not [name for name in shipped_presets() if name not in presets]
     assert "gram-anchoring" in succeed(environment / "bigrun", "plugins", cwd=tmp_path)
 
 

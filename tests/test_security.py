@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import tomli
+from source import parsed
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "engine").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")])
@@ -105,16 +107,20 @@ def found_in(tree: ast.AST) -> Iterator[str]:
 
 def calls(name: str) -> Iterator[tuple[Path, ast.Call]]:
     """Every call of a dotted name in the source."""
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(name):
-                yield path, node
+    return ((path, node) for path, node, called in every_call() if called.endswith(name))
+
+
+@functools.cache
+def every_call() -> list[tuple[Path, ast.Call, str]]:
+    """Every call in the source, with what is called."""
+    nodes = ((path, node) for path in SOURCES for node in ast.walk(parsed(path)))
+    return [(path, node, ast.unparse(node.func)) for path, node in nodes if isinstance(node, ast.Call)]
 
 
 def test_code_programs_and_networks_are_reached_in_reviewed_places_only() -> None:
     found = {}
     for path in SOURCES:
-        dangers = set(found_in(ast.parse(path.read_text(encoding="utf-8"))))
+        dangers = set(found_in(parsed(path)))
         if dangers and "testing" not in path.parts:
             found[str(path.relative_to(ROOT))] = dangers
     assert found == REVIEWED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bigrun.optimizer import apply_to_optimizer, build_adamw
 from bigrun.rules import EngineConfig
 from bigrun.schedules import Schedules
 from bigrun.sections import Data, Masking, Model, Objective, Optimizer, RunSection, Views
+from bigrun.testing.forker import start_together
 
 MODEL = Model(
     width=32, depth=2, heads=2, ffn_hidden=64, patch_size_px=8, storage_tokens=1, layerscale=None,
@@ -189,7 +191,7 @@ def use_of_prototypes(objective: DinoObjective, window: Sequence[Batch]) -> dict
     return {name: found[name].item() for name in USE}
 
 
-def one_rank(rank: int, folder: str) -> None:
+def one_rank(folder: Path, rank: int) -> int:
     """One of two processes with half of the images each, in one micro-batch and in two."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.set_num_threads(1)
@@ -202,10 +204,11 @@ def one_rank(rank: int, folder: str) -> None:
         found.append((terms, gradient / 2, use_of_prototypes(objective, window)))
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+    return 0
 
 
 def test_e6_two_processes_with_one_and_two_micro_batches_each_are_one_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    assert start_together("test_dino:one_rank", tmp_path, [os.environ] * 2, timeout_seconds=120) == [0, 0]
     objective, whole = build(), [batch(16)]
     terms, gradient = gradients(objective, whole)
     for results in zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import tomli_w
 import torch
+import warm
 from alone import Alone
 from torch import Tensor, nn
 
@@ -378,7 +379,7 @@ def test_the_command_line_says_it_in_one_line(bigrunner: Runner) -> None:
         Image.new("RGB", (40, 40), (number * 60, 0, 0)).save(images / f"{number}.png")
     tables = {**TINY, "data": {**TINY["data"], "path": str(images)}}
     (bigrunner.tmp_path / "tiny.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
-    done = bigrunner.cli("run", "tiny.toml", "--plugin", "wrong:Wrong")
+    done = warm.bigrun(bigrunner.tmp_path, "run", "tiny.toml", "--plugin", "wrong:Wrong")
     assert done.returncode == 1
     assert "error: wrong:Wrong failed in Silent.loss_terms at step 1: TypeError: expected a mapping" in done.stderr
     assert "Traceback" not in done.stderr

@@ -38,11 +38,16 @@ def assert_same(resumed: RunResult, straight: RunResult) -> None:
         assert torch.equal(optimizers[0][name], tensor), name
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """12 images, 4 per step: steps 1 and 2 end inside an epoch, step 3 at its end."""
+    run = Runner(tmp_path_factory.mktemp("straight")).run("gram-anchoring", steps=5, accumulate=2, config=GRAM)
+    run.assert_finished()
+    return run
+
+
 @pytest.mark.parametrize("at_step", [1, 2, 3, 4, 5])
-def test_e7_resume_equals_the_straight_run(bigrunner: Runner, at_step: int) -> None:
-    # 12 images, 4 per step: steps 1 and 2 end inside an epoch, step 3 at its end.
-    straight = bigrunner.run("gram-anchoring", steps=5, accumulate=2, config=GRAM)
-    straight.assert_finished()
+def test_e7_resume_equals_the_straight_run(bigrunner: Runner, straight: RunResult, at_step: int) -> None:
     assert_same(bigrunner.resume(straight, at_step), straight)
 
 

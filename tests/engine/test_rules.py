@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
+import warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import NETWORK
@@ -171,7 +172,7 @@ device = "cpu"
 
 def check(bigrunner: Runner, *sets: str) -> tuple[int, str]:
     (Path(bigrunner.tmp_path) / "tiny.toml").write_text(PRESET, encoding="utf-8")
-    done = bigrunner.cli("check", "tiny.toml", *(word for text in sets for word in ("--set", text)))
+    done = warm.bigrun(bigrunner.tmp_path, "check", "tiny.toml", *(word for text in sets for word in ("--set", text)))
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr
 

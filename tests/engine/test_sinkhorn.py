@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from bigrun.objective.sinkhorn import sinkhorn_bias
 from bigrun.objective.targets import softmax_targets
+from bigrun.testing.forker import start_together
 
 T = 0.04
 
@@ -109,17 +111,18 @@ def test_t07_targets_are_a_softmax_with_one_bias_per_prototype() -> None:
     torch.testing.assert_close(rest[0], bias - bias[0], rtol=0, atol=1e-4)
 
 
-def one_rank(rank: int, folder: str) -> None:
+def one_rank(folder: Path, rank: int) -> int:
     """One of two processes: its half of the rows, balanced together with the other's."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     x = logits(31, 12, 0.3)[:20] if rank == 0 else logits(31, 12, 0.3)[20:]
     bias = sinkhorn_bias(lambda: x.split(7), 0.1, group=dist.group.WORLD)
     torch.save(bias, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+    return 0
 
 
 def test_t06_two_processes_balance_as_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    assert start_together("test_sinkhorn:one_rank", tmp_path, [os.environ] * 2, timeout_seconds=120) == [0, 0]
     whole = sinkhorn_bias(lambda: [logits(31, 12, 0.3)], 0.1)
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), whole, rtol=1e-6, atol=1e-5)

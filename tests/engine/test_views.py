@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import attrs
 import numpy as np
 import pytest
@@ -212,6 +214,12 @@ def test_strengths_fill_their_ranges_and_crops_without_jitter_have_none() -> Non
         assert np.abs(share - (np.arange(len(values)) + 0.5) / len(values)).max() < 1.95 / np.sqrt(len(values))
 
 
+@functools.cache
+def five_hundred(section: Section) -> tuple[Tensor, Tensor]:
+    """Crops of so many equal images."""
+    return halves(Views(section, 3, seed=9)(pack([noise(8, 8)] * 500), CPU, 1))
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -223,10 +231,9 @@ def test_strengths_fill_their_ranges_and_crops_without_jitter_have_none() -> Non
     ],
 )
 def test_a_distortion_is_as_frequent_as_configured(options: dict[str, object], expected: tuple[float, ...]) -> None:
-    images = [noise(8, 8)] * 500
-    plain = halves(Views(WHOLE, 3, seed=9)(pack(images), CPU, 1))
-    changed = halves(Views(attrs.evolve(WHOLE, **options), 3, seed=9)(pack(images), CPU, 1))
-    differs = [((a - b).abs().amax(dim=(1, 2, 3)) > 1e-4).view(2, 500) for a, b in zip(plain, changed, strict=True)]
+    changed = five_hundred(attrs.evolve(WHOLE, **options))
+    pairs = zip(five_hundred(WHOLE), changed, strict=True)
+    differs = [((a - b).abs().amax(dim=(1, 2, 3)) > 1e-4).view(2, 500) for a, b in pairs]
     rates = (differs[0][0], differs[0][1], differs[1].flatten())
     for rate, probability in zip(rates, expected, strict=True):
         assert abs(rate.float().mean() - probability) <= 5 * np.sqrt(probability * (1 - probability) / len(rate))

@@ -54,9 +54,13 @@ def assert_same(resumed: RunResult, straight: RunResult) -> None:
     assert resumed.run.position == STEPS * 4
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return train(Runner(tmp_path_factory.mktemp("straight")), "sinkhorn")
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 6, STEPS])
-def test_bar_20_stopped_at_any_step(bigrunner: Runner, k: int) -> None:
-    straight = train(bigrunner, "sinkhorn")
+def test_bar_20_stopped_at_any_step(bigrunner: Runner, straight: RunResult, k: int) -> None:
     stopped = train(bigrunner, "sinkhorn", companions=[StopAt(k)])
     assert stopped.exit_code == (ExitCode.FINISHED if k == STEPS else ExitCode.STOPPED)
     assert stopped.checkpoints[-1] == k
@@ -99,8 +103,7 @@ def test_bar_20_killed_while_it_trains(bigrunner: Runner, tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # torch, of a machine with two cores
-def test_bar_21_other_workers_and_prefetch(bigrunner: Runner, tmp_path: Path) -> None:
-    straight = train(bigrunner, "sinkhorn")
+def test_bar_21_other_workers_and_prefetch(bigrunner: Runner, straight: RunResult, tmp_path: Path) -> None:
     for k, data in ((2, {"workers": 0}), (4, {"workers": 2, "prefetch": 1}), (None, {"workers": 4, "prefetch": 3})):
         companions = [] if k is None else [StopAt(k)]
         result = train(bigrunner, "sinkhorn", directory=tmp_path / "run", data=data, companions=companions)

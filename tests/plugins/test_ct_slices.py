@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+import warm
 from ct import COLUMNS, Scan, body_hu, encode, two_data_sets, write_ct
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -452,7 +453,7 @@ def test_a_run_is_not_continued_on_other_slices(bigrunner: Runner, tmp_path: Pat
         assert str(more.error).count("other values") == 1
     go_on(rows[::-1]).assert_finished()  # it is the slices that count
     (tmp_path / "ct.toml").write_text(f"[data]\npath = '{table.parent}'\n[plugins.ct-slices]\ncheck_hu = false\n")
-    bigrunner.cli("data", "pack", str(tmp_path / "ct.toml"), str(tmp_path / "packed"), "--workers", "1", check=True)
+    warm.bigrun(tmp_path, "data", "pack", "ct.toml", "packed", "--workers", "1").check_returncode()
     table.parent.rename(tmp_path / "plain")
     (tmp_path / "packed").rename(table.parent)
     train(bigrunner, table.parent, steps=3, directory=first.directory, **run_views()).assert_finished()
@@ -646,7 +647,7 @@ path = "{root}"
 hu_slope = 1.0
 hu_offset = 1024.0
 """)
-    bigrunner.cli("data", "split", "ct.toml", "--out", "split.json", "--fraction", "0.3", check=True)
+    warm.bigrun(tmp_path, "data", "split", "ct.toml", "--out", "split.json", "--fraction", "0.3").check_returncode()
     result = train(bigrunner, root, steps=1, data={"split": str(tmp_path / "split.json")}, **run_views())
     result.assert_finished()
     assert result.run is not None
@@ -692,7 +693,7 @@ path = "{root}"
 hu_slope = 1.0
 hu_offset = 1024.0
 """)
-    bigrunner.cli("data", "pack", "ct.toml", "packed", "--workers", "1", check=True)
+    warm.bigrun(tmp_path, "data", "pack", "ct.toml", "packed", "--workers", "1").check_returncode()
     assert not (tmp_path / "packed/index.csv").exists()
     packed, plain = (train(bigrunner, path, steps=2, **run_views()) for path in (tmp_path / "packed", root))
     plain.assert_finished()

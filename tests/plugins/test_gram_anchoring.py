@@ -222,10 +222,16 @@ def test_t23_it_is_refreshed_at_the_right_steps_and_at_most_so_many_times(bigrun
     assert taken(result) == [1, *range(4, 8 if most is False else 4 + most)]
 
 
-@pytest.mark.parametrize("at_step", range(1, 7))
-def test_t23_the_count_of_refreshes_survives_a_kill(bigrunner: Runner, at_step: int) -> None:
+@pytest.fixture(scope="module")
+def refreshed(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A run with three refreshes."""
     config = GRAM | {"refresh_every_steps": 1, "max_refreshes": 3}
-    straight = bigrunner.run("gram-anchoring", config=config, steps=7)
+    return Runner(tmp_path_factory.mktemp("refreshed")).run("gram-anchoring", config=config, steps=7)
+
+
+@pytest.mark.parametrize("at_step", range(1, 7))
+def test_t23_the_count_of_refreshes_survives_a_kill(bigrunner: Runner, refreshed: RunResult, at_step: int) -> None:
+    straight = refreshed
     assert taken(straight) == [1, 3, 4, 5]
     resumed = bigrunner.resume(straight, at_step)
     resumed.assert_finished()

@@ -215,12 +215,22 @@ def test_without_torchao_8bit_is_refused_before_anything_is_written(
 # -- a run that goes on otherwise -------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def straights() -> dict[str, RunResult]:
+    """Runs by the type of their states, each taken once."""
+    return {}
+
+
 @pytest.mark.parametrize("old", ["fp32", "bf16", "8bit"])
 @pytest.mark.parametrize("new", ["fp32", "bf16", "8bit"])
-def test_a_run_goes_on_with_states_of_another_type(bigrunner: Runner, old: str, new: str) -> None:
+def test_a_run_goes_on_with_states_of_another_type(
+    bigrunner: Runner, straights: dict[str, RunResult], old: str, new: str
+) -> None:
     if "8bit" in (old, new):
         pytest.importorskip("torchao")
-    straight = bigrunner.run(PLUGIN, config={"optimizer_states": old}, steps=4, model=WIDE)
+    if old not in straights:
+        straights[old] = bigrunner.run(PLUGIN, config={"optimizer_states": old}, steps=4, model=WIDE)
+    straight = straights[old]
     resumed = bigrunner.resume(straight, 2, plugins={PLUGIN: {"optimizer_states": new}})
     resumed.assert_finished()
     assert resumed.losses == pytest.approx(straight.losses, rel=1e-4)

@@ -81,9 +81,13 @@ def test_a_run_uses_them_and_continues_after_it_died(environment: Environment) -
     assert rows_of(died) == rows
 
 
-def test_its_own_tests_pass_with_the_installed_package(environment: Environment, sources: Mapping[str, Path]) -> None:
+@pytest.mark.parametrize("those", ["not two_processes", pytest.param("two_processes", marks=pytest.mark.slow)])
+def test_its_own_tests_pass_with_the_installed_package(
+    environment: Environment, sources: Mapping[str, Path], those: str
+) -> None:
     source = sources[DISTRIBUTION]
-    finish(environment.python("-m", "pytest", "-p", "no:cacheprovider", "--rootdir", source, "tests", cwd=source))
+    words = ("-p", "no:cacheprovider", "-k", those, "--rootdir", source, "tests")
+    finish(environment.python("-m", "pytest", *words, cwd=source))
 
 
 @pytest.fixture

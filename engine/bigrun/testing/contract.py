@@ -167,8 +167,7 @@ class PluginContract:
         check_two_processes(self, bigrunner, "fsdp")
 
     def test_teardown_twice_is_harmless(self, bigrunner: Runner) -> None:
-        result = self.run(bigrunner)
-        result.assert_finished()
+        result = self.finished(bigrunner)
         assert result.run is not None
         assert result.run.plugins.notify("teardown", run=result.run) == []
         assert result.quarantined == []
