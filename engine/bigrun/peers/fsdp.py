@@ -89,6 +89,7 @@ class FullySharded(SeveralProcesses):
             learns = any(parameter.requires_grad for parameter in network.parameters())
             for block in network.blocks:
                 self._shard(block, reshard=self._shards_weights or not learns)
+            gather_nothing_behind(network.blocks[0])
         if isinstance(module, Objective):
             self._root = self._shard(Root(module), reshard=False)
             self._root(lambda: None)  # the first to be called is the one that the others belong to
@@ -210,6 +211,12 @@ class FullySharded(SeveralProcesses):
         with self.peers.pace.together():  # over all copies: one result for everybody, to the last bit
             dist.all_reduce(squares)
         return squares / (self.world_size // self.mesh.size(-1))
+
+
+def gather_nothing_behind(first: Any) -> None:
+    """The first block of a network is the last of its backward pass. Behind it torch would gather what has had the
+    forward pass before it, the teacher's last block, which nobody needs. The block itself is there."""
+    first.set_modules_to_backward_prefetch([first])
 
 
 def with_gradient(module: nn.Module) -> list[nn.Parameter]:
