@@ -20,15 +20,13 @@ from bigrun.objective.base import Objective
 from bigrun.peers.gradients import needed, with_gradients
 from bigrun.peers.several import SeveralProcesses
 from bigrun.shards import is_sharded, local
+from bigrun.strategy import clip_factor
 
 if TYPE_CHECKING:
     from bigrun.peers.peers import Peers
     from bigrun.sections import Hardware, Parallel
 
 __all__ = ["FullySharded"]
-
-EPSILON = 1e-6
-"""That of torch's `clip_grads_with_norm_`."""
 
 
 class Root(nn.Module):
@@ -180,7 +178,7 @@ class FullySharded(SeveralProcesses):
             own, at = squares[at : at + len(members)], at + len(members)
             norm = found[name] = own.sum().sqrt()
             if max_norm is not None and members:
-                factor = (max_norm / (norm + EPSILON)).clamp(max=1.0)
+                factor = clip_factor(norm, max_norm)
                 torch._foreach_mul_([local_gradient(parameter) for parameter in members], factor)
         return found
 
