@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from bigrun.devices.choose import choose_device
 from bigrun.sections import Hardware
 
-__all__ = ["Agreement", "SingleProcess", "Strategy", "is_meta"]
+__all__ = ["Agreement", "SingleProcess", "Strategy", "clip_factor", "is_meta"]
+
+EPSILON = 1e-6
+"""That of torch's `clip_grads_with_norm_`."""
 
 
 @attrs.frozen
@@ -32,6 +35,11 @@ class Agreement:
 def is_meta(module: nn.Module) -> bool:
     """Whether a module has no storage yet."""
     return any(tensor.is_meta for tensor in module.state_dict().values())
+
+
+def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
+    """What gradients of a norm, shape (), are multiplied by so that theirs is at most `max_norm`, as torch does."""
+    return (max_norm / (norm + EPSILON)).clamp(max=1.0)
 
 
 class Strategy(abc.ABC):

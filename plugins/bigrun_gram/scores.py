@@ -48,12 +48,13 @@ def label_free_scores(run: Run, backbone: VisionTransformer) -> tuple[float, flo
         cosines.append(patch_cosine(features.patches).cpu())
         tokens.append(features.cls.float().cpu())
     if not tokens:
-        raise DataError("none of the images of the data set that candidates are scored on can be read")
+        scored_on = "the images of the data set that candidates are scored on"
+        raise DataError(f"none of {scored_on} can be read{images.elsewhere()}")
     if images.missing:
         run.event(
             "gram-candidate",
-            f"{len(images.missing)} of the {len(images.indices)} images that candidates are scored on cannot be read: "
-            "the scores of this one are of the others",
+            f"{len(images.missing)} of the {len(images.indices)} images that candidates are scored on cannot be "
+            f"read{images.elsewhere()}: the scores of this one are of the others",
             "warning",
             missing=len(images.missing),
         )

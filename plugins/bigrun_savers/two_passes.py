@@ -11,7 +11,7 @@ import torch._functorch.config as functorch_config
 import torch._inductor.config as inductor_config
 from torch import Tensor, nn
 
-from bigrun.strategy import Agreement, Strategy
+from bigrun.strategy import Agreement, Strategy, clip_factor
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -21,8 +21,6 @@ __all__ = ["PORTION_BYTES", "TwoPasses", "keep_buffers"]
 PORTION_BYTES = 64 * 2**20
 """Gradients that wait for one update. An update looks at every parameter, so one for each gradient would take 10^6
 looks a step where there are 1000 parameters."""
-EPSILON = 1e-6
-"""Of torch's clipping."""
 
 
 class TwoPasses(Strategy):
@@ -106,7 +104,7 @@ class TwoPasses(Strategy):
             return torch.zeros((), device=self.device)
         norm: Tensor = torch.linalg.vector_norm(torch.stack([self._norms[parameter] for parameter in measured]))
         if max_norm is not None:
-            self._factors.update(dict.fromkeys(measured, (max_norm / (norm + EPSILON)).clamp(max=1.0)))
+            self._factors.update(dict.fromkeys(measured, clip_factor(norm, max_norm)))
         return norm.float()
 
     # -- what happens to a gradient ---------------------------------------------------------------------------

@@ -36,6 +36,22 @@ def test_a_plugin_that_fails_on_one_when_the_others_are_ready_ends_all(tmp_path:
     assert main.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("asks", "place"),
+    [("one", "bits of 1 in bigrun.peers.exchange.__call__"), ("both", "gathered in one_of_many.ask")],
+)
+def test_processes_that_are_in_different_exchanges_say_in_which(
+    asks: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASKS", asks)
+    main, other = training_with(tmp_path).together(2, "--plugin", "one_of_many:AsksOthers")
+    assert main.returncode == other.returncode == ExitCode.ERROR
+    both = [f"process 0: {place}", "process 1: gathered in one_of_many.before_update"]
+    for done in (main, other):
+        assert all(words in done.stderr for words in both), done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_what_ends_one_process_in_a_step_is_said_by_the_main_one_and_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from bigrun.devices.choose import choose_device
 from bigrun.errors import ExitCode, UsageError
 from bigrun.sections import Hardware
-from bigrun.strategy import SingleProcess
+from bigrun.strategy import SingleProcess, clip_factor
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
 
@@ -48,6 +50,14 @@ def test_gradients_of_micro_batches_add_up_and_each_module_is_clipped_alone() ->
     assert {name: norm.item() for name, norm in norms.items()} == pytest.approx({"large": 10.0, "small": 1.0})
     clipped = {name: next(module.parameters()).grad.norm().item() for name, module in modules.items()}  # type: ignore[union-attr]
     assert clipped == pytest.approx({"large": 2.0, "small": 1.0})
+
+
+@given(st.floats(0, 1e4, width=32), st.floats(2**-10, 1e3, width=32))
+def test_a_strategy_of_its_own_clips_as_torch_does(norm: float, max_norm: float) -> None:
+    parameter = nn.Parameter(torch.ones(()))
+    parameter.grad = torch.ones(())
+    nn.utils.clip_grads_with_norm_([parameter], max_norm, torch.tensor(norm))
+    assert clip_factor(torch.tensor(norm), max_norm) == parameter.grad
 
 
 def test_processes_agree_on_finite_stop_and_failures() -> None:

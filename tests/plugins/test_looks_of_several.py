@@ -57,6 +57,34 @@ def test_an_image_that_one_process_cannot_read_is_left_out_on_all_and_said_once(
     assert list(health(two)) == [2]
 
 
+@pytest.mark.parametrize(
+    ("unseen", "code", "message"),
+    [
+        (
+            "missing 4",
+            0,
+            f"1 of the 5 images that candidates are scored on cannot be read (kept/4.png {WHERE}): the scores of this "
+            "one are of the others",
+        ),
+        (
+            "missing 0 1 2 3 4",
+            1,
+            f"none of the images of the data set that candidates are scored on can be read (kept/0.png {WHERE}, ",
+        ),
+    ],
+)
+def test_the_process_that_lacks_images_of_candidates_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unseen: str, code: int, message: str
+) -> None:
+    gram = {"candidates_every_steps": 2, "start_step": 3, "ramp_steps": 1, "max_refreshes": 0}
+    plugins = {"gram-anchoring": gram, "one_of_many:LooksAtTrained": {}, "attention-maps": {"images": 1}}
+    two = training(tmp_path, monkeypatch, unseen, run={"max_steps": 2}, plugins=plugins)
+    done = two.together(2)
+    assert [each.returncode for each in done] == [code, code], [each.stderr for each in done]
+    told = [event["message"] for kind in ("gram-candidate", "error") for event in two.events(kind)]
+    assert any(message in text for text in told), told
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("keep_gib", [0.0, 2.0])

@@ -397,6 +397,20 @@ class CompilesBlocks:
                 block.compile(backend="aot_eager", dynamic=False)
 
 
+class AsksOthers:
+    """One process asks all of something, which nobody else does; where `ASKS` is `both` the others ask more."""
+
+    @hookimpl
+    def before_update(self, run: Any, step: int) -> None:
+        if step == 3 and is_other(run):
+            run.peers.gathered("of the one")
+        elif step == 3 and os.environ["ASKS"] == "both":
+            self.ask(run)
+
+    def ask(self, run: Any) -> None:
+        run.peers.gathered(["of", "the others"])
+
+
 class FailsInLook:
     observer = True
 
@@ -435,6 +449,14 @@ class LooksAtSome:
     @hookimpl(tryfirst=True)
     def build_loader(self, run: Any) -> None:
         run.validation, run.validation_tone = SeenByOne(run), run.views.tone
+
+
+class LooksAtTrained:
+    """What is looked at of the images that are trained on."""
+
+    @hookimpl(tryfirst=True)
+    def build_loader(self, run: Any) -> None:
+        run.dataset = SeenByOne(run)  # the loader has been given the other one
 
 
 class FewerPhotos:

@@ -1,17 +1,21 @@
-"""Numbers and texts of all processes, over one of torch's groups."""
+"""What all processes say at once, over one of torch's groups."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigrun.peers.pace import Pace
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Sequence
 
 __all__ = ["Channel"]
+
+SIZE_BYTES = 8
+HEAD_BYTES = 256
+"""Of every message, its size included: whoever is in another exchange has sent as many. The rest, which few have,
+follows."""
 
 
 class Channel:
@@ -23,31 +27,27 @@ class Channel:
         self.pace = pace
         self.group = group
 
-    def bits(self, numbers: Sequence[int]) -> list[int]:
-        """Of each number (below 2**63), the bits that are set anywhere."""
+    def exchanged(self, topic: str, value: Any) -> list[tuple[str, Any]]:
+        """The topics and values of all, by rank; a value is JSON, with NaN and infinities."""
+        text = json.dumps([topic, value]).encode()
+        message = len(text).to_bytes(SIZE_BYTES, "little") + text
+        with self.pace.together():
+            heads = self._gathered(message[:HEAD_BYTES].ljust(HEAD_BYTES))
+            sizes = [SIZE_BYTES + int.from_bytes(head[:SIZE_BYTES], "little") for head in heads]
+            longest = max(sizes) - HEAD_BYTES
+            rests = self._gathered(message[HEAD_BYTES:].ljust(longest)) if longest > 0 else [b""] * self.size
+        messages = [(head + rest)[SIZE_BYTES:size] for head, rest, size in zip(heads, rests, sizes, strict=True)]
+        return [(topic, value) for topic, value in map(json.loads, messages)]
+
+    def _gathered(self, mine: bytes) -> Sequence[bytes]:
+        """Those of all, which are equally long."""
         import torch
         import torch.distributed as dist
 
-        found = torch.tensor(list(numbers), dtype=torch.int64)
-        with self.pace.together():
-            dist.all_reduce(found, op=dist.ReduceOp.BOR, group=self.group)
-        return found.tolist()
-
-    def exchanged(self, value: Any) -> list[Any]:
-        """The values of all, by rank; each is JSON, with NaN and infinities."""
-        import torch
-        import torch.distributed as dist
-
-        mine = torch.tensor(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        with self.pace.together():
-            dist.all_gather(sizes, torch.tensor([len(mine)]), group=self.group)
-            longest = int(max(sizes))
-            padded = torch.zeros(longest, dtype=torch.uint8)
-            padded[: len(mine)] = mine
-            texts = [torch.empty_like(padded) for _ in sizes]
-            dist.all_gather(texts, padded, group=self.group)
-        return [json.loads(as_text(text, int(size))) for text, size in zip(texts, sizes, strict=True)]
+        own = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(found, own, group=self.group)
+        return [each.numpy().tobytes() for each in found]
 
     def exchanges(self) -> int | None:
         """How many this process has begun; None where torch does not tell."""
@@ -58,7 +58,3 @@ class Channel:
             return None if group is None else int(group._get_sequence_number_for_group())
         except (AttributeError, RuntimeError):
             return None
-
-
-def as_text(encoded: torch.Tensor, size: int) -> bytes:
-    return bytes(encoded[:size].tolist())

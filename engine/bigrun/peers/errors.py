@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from bigrun.errors import BigrunError, ExitCode, PluginError
 
-__all__ = ["PeerLostError", "SaidElsewhere", "first_line", "loss_of_a_peer"]
+__all__ = ["NotTogetherError", "PeerLostError", "SaidElsewhere", "first_line", "loss_of_a_peer"]
 
 # Before the reason gloo names a line of its own source, as [../pair.cc:537]; behind it there is advice for its users.
 LOCATION = re.compile(r"^\[(?:enforce fail at )?[^\]\s]+\.(?:cc|cpp|cu|h):\d+\]\s*")
@@ -28,6 +29,24 @@ class PeerLostError(BigrunError):
         """`exit_code`: that of the other one, where it is known."""
         super().__init__(message)
         self.exit_code = ExitCode(exit_code)
+
+
+class NotTogetherError(BigrunError):
+    """Processes of the run wait for each other in different exchanges."""
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        """`topics`: what each tells the others, by rank."""
+        named = {topic: rank for rank, topic in reversed(list(enumerate(topics)))}
+        super().__init__(
+            "\n".join(
+                [
+                    "the processes of this run tell each other different things:",
+                    *(f"  process {rank}: {topic}" for topic, rank in sorted(named.items(), key=lambda item: item[1])),
+                    "every process has to take part in an exchange, in the same order: look there for a call of "
+                    "`run.peers` that only some reach; the checkpoints are whole",
+                ]
+            )
+        )
 
 
 def loss_of_a_peer(error: BaseException | None) -> RuntimeError | None:

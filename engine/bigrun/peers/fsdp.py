@@ -20,15 +20,13 @@ from bigrun.objective.base import Objective
 from bigrun.peers.gradients import needed, with_gradients
 from bigrun.peers.several import SeveralProcesses
 from bigrun.shards import is_sharded, local
+from bigrun.strategy import clip_factor
 
 if TYPE_CHECKING:
     from bigrun.peers.peers import Peers
     from bigrun.sections import Hardware, Parallel
 
 __all__ = ["FullySharded"]
-
-EPSILON = 1e-6
-"""That of torch's `clip_grads_with_norm_`."""
 
 
 class Root(nn.Module):
@@ -89,6 +87,7 @@ class FullySharded(SeveralProcesses):
             learns = any(parameter.requires_grad for parameter in network.parameters())
             for block in network.blocks:
                 self._shard(block, reshard=self._shards_weights or not learns)
+            gather_nothing_behind(network.blocks[0])
         if isinstance(module, Objective):
             self._root = self._shard(Root(module), reshard=False)
             self._root(lambda: None)  # the first to be called is the one that the others belong to
@@ -179,7 +178,7 @@ class FullySharded(SeveralProcesses):
             own, at = squares[at : at + len(members)], at + len(members)
             norm = found[name] = own.sum().sqrt()
             if max_norm is not None and members:
-                factor = (max_norm / (norm + EPSILON)).clamp(max=1.0)
+                factor = clip_factor(norm, max_norm)
                 torch._foreach_mul_([local_gradient(parameter) for parameter in members], factor)
         return found
 
@@ -210,6 +209,12 @@ class FullySharded(SeveralProcesses):
         with self.peers.pace.together():  # over all copies: one result for everybody, to the last bit
             dist.all_reduce(squares)
         return squares / (self.world_size // self.mesh.size(-1))
+
+
+def gather_nothing_behind(first: Any) -> None:
+    """The first block of a network is the last of its backward pass. Behind it torch would gather what has had the
+    forward pass before it, the teacher's last block, which nobody needs. The block itself is there."""
+    first.set_modules_to_backward_prefetch([first])
 
 
 def with_gradient(module: nn.Module) -> list[nn.Parameter]:

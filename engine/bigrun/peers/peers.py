@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import operator
 import platform
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -10,16 +13,18 @@ from typing import Any, TypeVar
 from bigrun.errors import BigrunError
 from bigrun.peers.board import Board
 from bigrun.peers.channel import Channel
-from bigrun.peers.errors import PeerLostError, SaidElsewhere, first_line, loss_of_a_peer
+from bigrun.peers.errors import NotTogetherError, PeerLostError, SaidElsewhere, first_line, loss_of_a_peer
 from bigrun.peers.meeting import meet
 from bigrun.peers.pace import Pace
 from bigrun.peers.place import Place
 
-__all__ = ["PeerLostError", "Peers", "SaidElsewhere"]
+__all__ = ["NotTogetherError", "PeerLostError", "Peers", "SaidElsewhere"]
 
 E = TypeVar("E", bound=BaseException)
 END, HEARD = "end", "end-heard"
 """Of what is written on the board."""
+FAILURE = "failure"
+"""What a process says in place of what the others talk about."""
 HEARING_SECONDS = 5.0
 """So long a process that ends alone waits for the others to have read why; one that is gone, too, never does."""
 
@@ -27,8 +32,8 @@ HEARING_SECONDS = 5.0
 class Peers:
     """The processes of one run; one alone is enough, and waits for nobody.
 
-    Every method but `leave` is to be called by all processes, in the same order. What they send is JSON: no process
-    runs what another one says.
+    Every method but `leave` is to be called by all processes, in the same order and from the same functions. What they
+    send is JSON: no process runs what another one says.
     """
 
     def __init__(self, place: Place | None = None) -> None:
@@ -105,21 +110,35 @@ class Peers:
         return bool(self.bits([flag])[0])
 
     def bits(self, numbers: Sequence[int]) -> list[int]:
-        """Of each number (below 2**63), the bits that are set anywhere."""
-        return list(numbers) if self._channel is None else self._channel.bits(numbers)
+        """Of each number, none below 0, the bits that are set anywhere.
+
+        Raises: as `gathered` does.
+        """
+        mine = list(map(int, numbers))
+        told = self._exchanged(f"bits of {len(mine)}", mine)
+        return [functools.reduce(operator.or_, column) for column in zip(*told, strict=True)]
 
     def gathered(self, value: Any) -> list[Any]:
         """The values of all processes, by rank; each is JSON, with NaN and infinities.
 
         Raises:
             SaidElsewhere: one has ended with an error in place of this (`say_failure`).
+            NotTogetherError: one tells the others something else; all raise it.
         """
+        return self._exchanged("gathered", value)
+
+    def _exchanged(self, kind: str, value: Any) -> list[Any]:
         if self._channel is None:
             return [value]
-        told = self._channel.exchanged({"value": value})
-        for failure in (answer["failure"] for answer in told if "failure" in answer):
+        told = self._channel.exchanged(f"{kind} in {caller()}", value)
+        for failure in (said for topic, said in told if topic == FAILURE):
             raise SaidElsewhere(*failure)
-        return [answer["value"] for answer in told]
+        topics = [topic for topic, _ in told]
+        if len(set(topics)) > 1:
+            error = NotTogetherError(topics)
+            self.say_end(str(error), int(error.exit_code))
+            raise error
+        return [said for _, said in told]
 
     def say_failure(self, error: BigrunError) -> bool:
         """Tell the others, who wait in `gathered` or end as well, that this process ends with an error; returns whether
@@ -129,8 +148,8 @@ class Peers:
         """
         if self._channel is None or isinstance(error, SaidElsewhere) or error is self._known:
             return False
-        told = self._channel.exchanged({"failure": [str(error), int(error.exit_code)]})
-        return any(answer.get("failure", [None])[0] == str(error) for answer in told[: self.rank])
+        told = self._channel.exchanged(FAILURE, [str(error), int(error.exit_code)])
+        return any(topic == FAILURE and said[0] == str(error) for topic, said in told[: self.rank])
 
     def by_main(self, work: Callable[[], Any]) -> Any:
         """Let the main process do something; everybody gets what it has given, as JSON.
@@ -203,3 +222,11 @@ class Peers:
         """How many exchanges with the others this process has begun; the one whom others wait for has begun fewer. None
         where torch does not tell."""
         return None if self._channel is None else self._channel.exchanges()
+
+
+def caller() -> str:
+    """The function that has called this module."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return "" if frame is None else f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}"

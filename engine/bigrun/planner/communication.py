@@ -100,9 +100,6 @@ def gathers(units: Units, sharing: Sharing, accumulate: int, compute_bytes: int)
         return Collective(what, "all-gather", times * sum(sizes), times * len(sizes), sharing.shards)
 
     yield gather("teacher's blocks", units.teacher, accumulate)
-    # Behind the student's first block in the order of forward passes is the teacher's last one, for which torch's
-    # prefetching in the backward pass takes it: once, in the first micro-batch of a step, in vain.
-    yield gather("teacher's last block, prefetched", units.teacher[-1:], 1)
     yield gather("student's blocks, forward", units.student, accumulate)
     if sharing.shard == "full":
         yield gather("student's blocks, backward", units.student, accumulate)

@@ -5,7 +5,6 @@ gathers it (torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, torch 2.13
 
 - a unit's weights in the compute type while it computes, and once more as the buffer in which they came: that of a
   forward pass is kept until the next unit of a forward pass has come, that of a backward pass is of the next unit;
-- the buffer of the teacher's last block from the first micro-batch on, which is prefetched in vain;
 - whole gradients of a unit in fp32 until its backward pass is over; then as the buffer from which they are scattered,
   which is kept until that of the next unit is full.
 """
@@ -44,7 +43,6 @@ class RehearsedShard(RehearsalProcess):
         super().__init__(hardware, live, sharing.processes)
         self.sharing = sharing
         self.units = Units()
-        self.accumulates = False
         self._came = 0
         """Bytes of the buffer in which the last unit of a forward pass came."""
         self._scattering = 0
@@ -52,7 +50,6 @@ class RehearsedShard(RehearsalProcess):
         self._waiting: dict[int, Gradients] = {}
 
     def share(self, run: Run) -> None:
-        self.accumulates = run.accumulate > 1
         self.units = units_of(run)
         names = [WEIGHTS, TEACHER, *map(frozen_category, run.frozen)]
         self.live.part_of = lambda tensor, category: self._part(tensor) if category in names else None
@@ -87,12 +84,9 @@ class RehearsedShard(RehearsalProcess):
 
     @contextlib.contextmanager
     def micro_batch(self, *, synchronize: bool) -> Iterator[None]:
-        in_vain = sum(map(self._gathered_bytes, self.units.teacher[-1:])) if self.accumulates else 0
         with self.whole():
-            self.live.device.add(GATHERED, in_vain)
             yield
             self._scatter_rest()
-        self.live.device.add(GATHERED, -in_vain)
 
     def _follow(self, block: nn.Module) -> None:
         """Gather the block's weights where torch would."""
