@@ -20,8 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reporting import header, median_interval, positive, table
-from scale_groups import Group, Setup, link_speeds
-from scale_model import Prediction, predict_row
+from scale_groups import Group, Setup, link_seconds
+from scale_model import Kind, Prediction, predict_row
+
+from bigrun.planner.communication import Collective
+from bigrun.planner.efficiency import Efficiency
 
 MIB, GB = 2**20, 1e9
 ALONE, WHOLE, TWO_ALONE = "one, half of the batch", "one, the whole batch", "two alone, half each"
@@ -66,7 +69,7 @@ def main() -> int:
     setups = planned(options, device, precision)
     predictions = {name: predict_row(setup, device) for name, setup in setups.items()}
     with tempfile.TemporaryDirectory(prefix="bigrun-scale-") as scratch:
-        speeds = link_speeds(predictions.values(), device, Path(scratch))
+        each = link_seconds(predictions.values(), device, Path(scratch))
         groups = {name: Group(name, setup, Path(scratch)) for name, setup in setups.items()}
         try:
             seconds, memory = measured(groups, options.rounds)
@@ -77,8 +80,8 @@ def main() -> int:
     print("\n" + speed_table(seconds, options.batch))
     print("\n" + memory_table(memory, predictions))
     print("\n" + traffic_table(sent, predictions))
-    print("\n" + link_lines(speeds))
-    print("\n" + model_table(seconds, predictions, speeds))
+    print("\n" + link_table(each))
+    print("\n" + model_table(seconds, predictions, each, device))
     return 0
 
 
@@ -175,30 +178,33 @@ def traffic_table(sent: Mapping[str, Mapping[str, int]], predictions: Mapping[st
     return table(("payload of a step", "counted", "planned", "difference"), rows)
 
 
-def link_lines(speeds: Mapping[str, float]) -> str:
-    said = ", ".join(f"{name} {speed / GB:.2f}" for name, speed in speeds.items())
-    return f"links     {said} GB/s that a process sends, measured before with tensors of these sizes"
+def link_table(each: Mapping[Kind, float]) -> str:
+    """Collectives with their copies, measured before the rows; what each of two processes sends in a ring over the time
+    is `busbw` of nccl-tests."""
+    rows = []
+    for (operation, size), taken in each.items():
+        sent = Collective("", operation, size, 1, 2).sent_bytes
+        rows.append([f"{operation} of {size / 1e6:.3g} MB", f"{1000 * taken:.3g}", f"{sent / taken / GB:.2g}"])
+    return table(("one collective", "ms", "GB/s"), rows)
 
 
 def model_table(
-    seconds: Mapping[str, Sequence[float]], predictions: Mapping[str, Prediction], speeds: Mapping[str, float]
+    seconds: Mapping[str, Sequence[float]],
+    predictions: Mapping[str, Prediction],
+    each: Mapping[Kind, float],
+    device: str,
 ) -> str:
     """Efficiency beside two that say nothing to each other, which have the same of the machine: planned bounds, and
-    measured."""
+    measured. On a CPU nothing overlaps: the upper bound is the lower one."""
     rows = []
     for name in (name for name in seconds if name in SHARED):
         computing = statistics.median(seconds[TWO_ALONE])
-        talking = predictions[name].seconds(speeds)
+        talking = predictions[name].seconds(each)
         ratios = [100 * b / t for b, t in zip(seconds[TWO_ALONE], seconds[name], strict=True)]
-        bounds = (computing / (computing + talking), computing / max(computing, talking))
-        rows.append(
-            [
-                name,
-                f"{1000 * talking:.0f}",
-                "{:.0f} to {:.0f}".format(*(100 * bound for bound in bounds)),
-                "{:.0f} ({:.0f} to {:.0f})".format(*median_interval(ratios)),
-            ]
-        )
+        efficiency = Efficiency(computing, talking)
+        bounds = f"{100 * efficiency.least:.0f}" + ("" if device == "cpu" else f" to {100 * efficiency.most:.0f}")
+        measured = "{:.0f} ({:.0f} to {:.0f})".format(*median_interval(ratios))
+        rows.append([name, f"{1000 * talking:.0f}", bounds, measured])
     return table(("efficiency", "sending, ms", "planned, %", "measured, %"), rows)
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+from scale_model import Kind, kind_of
 from worker import Answer, Worker
 
 if TYPE_CHECKING:
     from scale_model import Prediction
 
-__all__ = ["Group", "Setup", "link_speeds"]
+__all__ = ["Group", "Setup", "link_seconds"]
 
 HERE = Path(__file__).resolve().parent
 REPEATS = 20
@@ -87,14 +88,12 @@ class Group:
         self.pool.shutdown()
 
 
-def link_speeds(predictions: Iterable[Prediction], device: str, scratch: Path) -> dict[str, float]:
-    """Bytes per second that each of two processes sends, by operation, measured with what the runs will send."""
-    found = list(predictions)
-    operations = ("all-reduce", "all-gather", "reduce-scatter")
-    sizes = {name: max(one.largest(name) for one in found) for name in operations}
+def link_seconds(predictions: Iterable[Prediction], device: str, scratch: Path) -> dict[Kind, float]:
+    """How long two processes take for one collective of each kind that the runs will have."""
+    kinds = sorted({kind_of(each) for one in predictions for each in one.collectives})
     backend = "nccl" if device == "cuda" else "gloo"
     path = scratch / "links.json"
-    path.write_text(json.dumps({"backend": backend, "repeats": REPEATS, "bytes": sizes}), encoding="utf-8")
+    path.write_text(json.dumps({"backend": backend, "repeats": REPEATS, "collectives": kinds}), encoding="utf-8")
     words = [sys.executable, str(HERE / "scale_links.py"), str(path)]
     started = [
         subprocess.Popen(words, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
@@ -103,5 +102,4 @@ def link_speeds(predictions: Iterable[Prediction], device: str, scratch: Path) -
     outputs = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
         raise RuntimeError("the speed of the links cannot be measured; see above")
-    speeds: dict[str, float] = json.loads(outputs[0])
-    return speeds
+    return dict(zip(kinds, json.loads(outputs[0]), strict=True))

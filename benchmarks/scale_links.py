@@ -1,7 +1,7 @@
-"""How fast two processes tell each other tensors of given sizes: `scale_links.py SPEC.json`, called by scale.py.
+"""How long two processes take to tell each other tensors of given sizes: `scale_links.py SPEC.json`, for scale.py.
 
-The specification: backend (gloo or nccl), repeats, and bytes by operation. One line of JSON from process 0: by
-operation, the median of what a process sends in a ring over the time (`busbw` of nccl-tests), in bytes per second.
+The specification: backend (gloo or nccl), repeats, and collectives, each an operation and the bytes of its payload. One
+line of JSON from process 0: the median of each in seconds, with the copies that FSDP2 makes for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-FACTORS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}
+from bigrun.process import kept_memory
 
 
 def main() -> None:
@@ -31,24 +31,35 @@ def main() -> None:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group(spec["backend"])
-    found = {name: speed(name, size, device, spec["repeats"]) for name, size in spec["bytes"].items() if size}
+    with kept_memory(device):  # as in a run
+        found = [taken(operation, size, device, spec["repeats"]) for operation, size in spec["collectives"]]
     if dist.get_rank() == 0:
         print(json.dumps(found), flush=True)
     dist.destroy_process_group()
 
 
-def speed(operation: str, size: int, device: torch.device, repeats: int) -> float:
-    """Bytes per second that a process sends."""
+def taken(operation: str, size: int, device: torch.device, repeats: int) -> float:
+    """Seconds of one, the median."""
     members = dist.get_world_size()
     numbers = max(size // 4 // members, 1) * members
     whole, part = torch.ones(numbers, device=device), torch.ones(numbers // members, device=device)
+
+    def gather() -> None:
+        """Into a buffer, and out of it into the weights. FSDP2 takes the memory of both anew each time."""
+        buffer = torch.empty_like(whole)
+        dist.all_gather_into_tensor(buffer, part)
+        torch.empty_like(whole).copy_(buffer)
+
+    def scatter() -> None:
+        """From a buffer into which gradients are copied."""
+        dist.reduce_scatter_tensor(torch.empty_like(part), torch.empty_like(whole).copy_(whole))
+
     calls: dict[str, Callable[[], Any]] = {
         "all-reduce": lambda: dist.all_reduce(whole),
-        "all-gather": lambda: dist.all_gather_into_tensor(whole, part),
-        "reduce-scatter": lambda: dist.reduce_scatter_tensor(part, whole),
+        "all-gather": gather,
+        "reduce-scatter": scatter,
     }
-    sent = FACTORS[operation] * 4 * numbers * (members - 1) / members
-    return sent / statistics.median(seconds(calls[operation], device) for _ in range(repeats + 1))
+    return statistics.median(seconds(calls[operation], device) for _ in range(repeats + 1))
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> float:

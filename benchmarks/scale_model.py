@@ -17,7 +17,9 @@ from bigrun.planner.sharing import Sharing
 if TYPE_CHECKING:
     from scale_groups import Setup
 
-__all__ = ["Prediction", "predict_row"]
+__all__ = ["Kind", "Prediction", "kind_of", "predict_row"]
+
+Kind = tuple[str, int]
 
 
 @attrs.frozen
@@ -35,19 +37,18 @@ class Prediction:
             found[one.operation] += one.payload_bytes
         return dict(found)
 
-    def largest(self, operation: str) -> int:
-        """The bytes of a collective of this kind, on average over those that send most."""
-        of_kind = [one for one in self.collectives if one.operation == operation]
-        most = max(of_kind, key=lambda one: one.payload_bytes, default=None)
-        return most.payload_bytes // most.count if most else 0
-
-    def seconds(self, speeds: Mapping[str, float]) -> float:
+    def seconds(self, each: Mapping[Kind, float]) -> float:
         """Of all collectives, one after the other.
 
         Args:
-            speeds: by operation, bytes per second that a process sends.
+            each: seconds of one, by kind.
         """
-        return sum(one.sent_bytes / speeds[one.operation] for one in self.collectives)
+        return sum(one.count * each[kind_of(one)] for one in self.collectives)
+
+
+def kind_of(collective: Collective) -> Kind:
+    """What one of them is like: its operation and the bytes of its payload, a mean over those of one line of a plan."""
+    return collective.operation, collective.payload_bytes // collective.count
 
 
 def predict_row(setup: Setup, device: str) -> Prediction:

@@ -46,9 +46,9 @@ def test_gathering_again_and_more_micro_batches_send_more(processes: int, accumu
 
 def test_groups_within_nodes_leave_the_network_to_shards_of_gradients() -> None:
     found = {c.what: c for c in traffic(NETWORKS, fsdp(8, 4, groups=4), 1, 2, None)}
-    between = found["shards of gradients"]
-    assert between.payload_bytes == found["gradients"].payload_bytes / 8
-    assert [ring_bytes_per_second(c, fsdp(8, 4, groups=4), LINKS) for c in (found["gradients"], between)] == [100, 5]
+    within, between = found["gradients of blocks"], found["shards of gradients of blocks"]
+    assert between.payload_bytes == within.payload_bytes / 8
+    assert [ring_bytes_per_second(c, fsdp(8, 4, groups=4), LINKS) for c in (within, between)] == [100, 5]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_one_number_of_gpus_is_the_plan_of_each_process(preset: str) -> None:
     assert "450 GB/s (nvlink4, nominal); 100 Gbit/s a node (ethernet-100, nominal, assumed)" in text
     assert "0.4 of the H100's peak of 989 TFLOP/s, an assumption" in text
     assert "if nothing overlaps to " in text
-    assert "shards of gradients: all-reduce among 2" in text
+    assert "shards of gradients of blocks: all-reduce among 2" in text
 
 
 @pytest.mark.parametrize(

@@ -119,13 +119,14 @@ def gradients(units: Units, sharing: Sharing) -> Iterator[Collective]:
         yield Collective("gradients", "all-reduce", FP32 * (units.learning + 1), 1, sharing.processes)
     if sharing.strategy != "fsdp":
         return
-    learning = [*units.student, units.root_learning]
-    padded = FP32 * sum(unit.padded(sharing.shards) for unit in learning)
-    yield Collective("gradients", "reduce-scatter", padded, len(learning), sharing.shards)
-    shapes = sum(len(unit.shapes) for unit in learning)
+    learning = {"gradients of blocks": units.student, "gradients of heads and embeddings": (units.root_learning,)}
+    for what, found in learning.items():
+        padded, count = FP32 * sum(unit.padded(sharing.shards) for unit in found), len(found)
+        yield Collective(what, "reduce-scatter", padded, count, sharing.shards)
+        shards = f"shards of {what}"
+        yield Collective(shards, "all-reduce", padded // sharing.shards, count, sharing.groups, between_groups=True)
+    shapes = sum(len(unit.shapes) for found in learning.values() for unit in found)
     yield Collective("squares of their norms", "all-reduce", FP32 * shapes, 1, sharing.processes)
-    shard = padded // sharing.shards
-    yield Collective("shards of gradients", "all-reduce", shard, len(learning), sharing.groups, between_groups=True)
 
 
 def balancing(objective: Objective, processes: int, class_tokens: int) -> Iterator[Collective]:

@@ -4,6 +4,9 @@ A collective takes what each process sends over the slowest link of its ring. La
 hundreds of collectives, a few 10 us each. Without any overlap a step takes the time of both, with perfect overlap that
 of the longer one. FSDP and DDP overlap most of it: truth is between, and nearer to perfect the fewer of the bytes are
 of heads and embeddings, which nothing is computed beside.
+
+That is for GPUs. On a CPU nothing overlaps: FSDP2 has no streams there, and the thread that computes waits in each
+collective (`unshard_async_op` is False in torch 2.13); gloo's copies and sums take the cores that compute.
 """
 
 from __future__ import annotations
