@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from bigrun.peers.errors import mark_met_by_all
+
 if TYPE_CHECKING:
     from bigrun.peers.peers import Peers
 
@@ -70,4 +72,4 @@ def failure(peers: Peers, mine: Exception | None) -> Exception:
     """What this process raises, when some process has failed."""
     said = peers.gathered(None if mine is None else f"{type(mine).__name__}: {mine}")
     first = next(rank for rank, text in enumerate(said) if text is not None)
-    return mine or FailedElsewhereError(f"{peers.name(first)} has failed here: {said[first]}")
+    return mark_met_by_all(mine or FailedElsewhereError(f"{peers.name(first)} has failed here: {said[first]}"))

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 from bigrun.errors import BigrunError, ExitCode, PluginError
 
-__all__ = ["NotTogetherError", "PeerLostError", "SaidElsewhere", "first_line", "loss_of_a_peer"]
+__all__ = [
+    "NotTogetherError", "PeerLostError", "SaidElsewhere", "first_line", "is_met_by_all", "loss_of_a_peer",
+    "mark_met_by_all",
+]  # fmt: skip
 
 # Before the reason gloo names a line of its own source, as [../pair.cc:537]; behind it there is advice for its users.
 LOCATION = re.compile(r"^\[(?:enforce fail at )?[^\]\s]+\.(?:cc|cpp|cu|h):\d+\]\s*")
@@ -47,6 +50,17 @@ class NotTogetherError(BigrunError):
                 ]
             )
         )
+
+
+def mark_met_by_all(error: Exception) -> Exception:
+    """Every process leaves what it does with an error here, this one with its own."""
+    error.__dict__["met_by_all"] = True
+    return error
+
+
+def is_met_by_all(error: Exception) -> bool:
+    """Whether the others leave what they do at the same place: bigrun's own errors are raised by all alike."""
+    return isinstance(error, BigrunError) or bool(error.__dict__.get("met_by_all"))
 
 
 def loss_of_a_peer(error: BaseException | None) -> RuntimeError | None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from bigrun.errors import BigrunError
 from bigrun.model.vit import VisionTransformer
 from bigrun.objective.base import Objective
+from bigrun.peers.errors import is_met_by_all
 from bigrun.peers.gradients import needed, with_gradients
 from bigrun.peers.several import SeveralProcesses
 from bigrun.shards import is_sharded, local
@@ -129,11 +129,11 @@ class FullySharded(SeveralProcesses):
         try:
             yield
             self._reshard()
-        except BigrunError:  # which all meet alike
-            self._reshard()
-            raise
-        except Exception:
-            self.is_torn = True
+        except Exception as error:
+            if is_met_by_all(error):
+                self._reshard()
+            else:
+                self.is_torn = True
             raise
         finally:
             self._root.depth -= 1
