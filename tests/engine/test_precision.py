@@ -78,8 +78,13 @@ def test_a_run_in_bf16_computes_in_half_and_keeps_its_state_whole(bigrunner: Run
 
 @pytest.mark.parametrize(
     ("at_step", "objective"),
-    [(1, {}), (2, {}), (3, {}), (2, {"centring": "softmax"}), (2, {"queue_steps": 2})],
-    ids=["1", "2", "3", "centre", "queue"],
+    [
+        pytest.param(1, {}, id="1", marks=pytest.mark.slow),
+        pytest.param(2, {}, id="2"),
+        pytest.param(3, {}, id="3", marks=pytest.mark.slow),
+        pytest.param(2, {"centring": "softmax"}, id="centre"),
+        pytest.param(2, {"queue_steps": 2}, id="queue"),
+    ],
 )
 def test_resuming_in_bf16_equals_the_straight_run(bigrunner: Runner, at_step: int, objective: dict[str, Any]) -> None:
     tables = {"hardware": BF16, "objective": {**TINY["objective"], **objective}}

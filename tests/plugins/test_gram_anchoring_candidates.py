@@ -293,9 +293,15 @@ def test_candidates_begin_when_the_warm_ups_have_ended(bigrunner: Runner) -> Non
     assert any("the best of those of steps 4, every 2, to 8" in line for line in result.run.header)
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return chosen_run(Runner(tmp_path_factory.mktemp("straight")))
+
+
 @pytest.mark.parametrize("at_step", [1, 3, 4, 5])
-def test_t23_a_run_killed_among_its_candidates_continues_bit_for_bit(bigrunner: Runner, at_step: int) -> None:
-    straight = chosen_run(bigrunner)
+def test_t23_a_run_killed_among_its_candidates_continues_bit_for_bit(
+    bigrunner: Runner, straight: RunResult, at_step: int
+) -> None:
     resumed = bigrunner.resume(straight, at_step)
     resumed.assert_finished()
     assert resumed.losses == straight.losses

@@ -76,8 +76,15 @@ class Gradients:
         self.look(run)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("mode", ["none", "full"])
+@pytest.mark.parametrize(
+    ("mode", "precision"),
+    [
+        ("none", "fp32"),
+        ("full", "bf16"),
+        pytest.param("none", "bf16", marks=pytest.mark.slow),
+        pytest.param("full", "fp32", marks=pytest.mark.slow),
+    ],
+)
 def test_no_bit_changes(bigrunner: Runner, precision: str, mode: str) -> None:
     tables = {"hardware": {"precision": precision, "activation_checkpointing": mode}}
     theirs, ours = Gradients(), Gradients()
