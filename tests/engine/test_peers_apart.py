@@ -164,6 +164,35 @@ def test_processes_with_other_options_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_processes_with_other_run_directories_are_refused(tmp_path: Path) -> None:
+    """Of the same last name, too."""
+    training_with(tmp_path)
+    words = {rank: ["--run-dir", f"{name}/run"] for rank, name in enumerate("xy")}
+    main, other = warm.together(tmp_path, 2, "run", "tiny.toml", only=words)
+    assert main.returncode == other.returncode == ExitCode.USAGE
+    assert "the run directory: 'x/run' on process 0, 'y/run' on process 1" in main.stderr
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("strategy", "resumes"), [("fsdp", False), pytest.param("ddp", True, marks=pytest.mark.slow)])
+def test_a_process_that_does_not_see_the_run_directory_is_refused(tmp_path: Path, strategy: str, resumes: bool) -> None:
+    """Another machine, with another disk at the same path."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        training = training_with(tmp_path / name, parallel={"strategy": strategy})
+        if resumes:
+            assert training("--set", "run.max_steps=2").returncode == 0
+    main, other = warm.together(tmp_path / "one", 2, "run", "tiny.toml", elsewhere={1: tmp_path / "two"})
+    assert main.returncode == other.returncode == ExitCode.USAGE
+    run = Path("runs") / "tiny"
+    assert f"do not see the run directory of process 0 on {HOST}, {tmp_path / 'one' / run}" in main.stderr
+    assert f"  process 1 on {HOST}, at {tmp_path / 'two' / run}\n" in main.stderr
+    assert "on storage that all machines share" in main.stderr
+    assert other.stderr == ""
+    assert resumes or list((tmp_path / "one" / run).iterdir()) == []
+
+
+@pytest.mark.slow
 def test_a_process_whose_others_never_begin_says_so(tmp_path: Path) -> None:
     training_with(tmp_path, run={"first_step_limit_seconds": 1.0, "save_limit_seconds": 1.0})
     with socket.socket() as free:

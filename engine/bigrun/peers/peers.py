@@ -85,6 +85,11 @@ class Peers:
         self._readers = self.gathered([platform.node(), place_of_errors()])
         self.hosts = [host for host, _ in self._readers]
 
+    @property
+    def patience_seconds(self) -> float:
+        """So long one may let the others wait."""
+        return self._patience.total_seconds()
+
     def beside(self) -> Peers:
         """The same processes for another thread, which tells those of the others things while this one goes on. It
         needs no `leave` of its own."""
