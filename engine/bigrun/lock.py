@@ -23,9 +23,10 @@ import attrs
 
 from bigrun.errors import RunDirectoryError
 
-__all__ = ["LOCK", "Owner", "RunLock", "holder"]
+__all__ = ["LOCK", "Owner", "RunLock", "holder", "written_owner"]
 
 LOCK = "run.lock"
+LOOKING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 7.0
 """So long the file of another machine must stay untouched before its holder counts as dead."""
@@ -68,6 +69,11 @@ class RunLock:
     @property
     def is_held(self) -> bool:
         return self._descriptor is not None
+
+    @property
+    def owner(self) -> Owner | None:
+        """This process as it is written in the file; None where it does not hold the lock."""
+        return self._me if self.is_held else None
 
     def acquire(self) -> None:
         """Take the lock; `died` then says who had it last and died.
@@ -173,14 +179,26 @@ class RunLock:
                 os.utime(descriptor)
 
 
+def written_owner(directory: Path) -> Owner | None:
+    """Who has last written the file of a run directory, alive or not; None where there is none, or another file. Not
+    for the process that holds the lock, as `holder` is not."""
+    try:
+        descriptor = os.open(directory / LOCK, LOOKING)
+    except OSError:
+        return None
+    try:
+        return read_owner(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def holder(directory: Path) -> Owner | None:
     """Who holds the lock of a run directory now; None when nobody does. Nothing is locked and nothing is written.
 
     Not for the process that holds it: closing the file would give its lock back (`fcntl(2)`).
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(directory / LOCK, flags)
+        descriptor = os.open(directory / LOCK, LOOKING)
     except OSError:
         return None
     try:

@@ -21,6 +21,7 @@ from bigrun.errors import ExitCode, NoImagesError, UsageError
 from bigrun.lock import RunLock
 from bigrun.peers.peers import Peers
 from bigrun.peers.place import Place
+from bigrun.peers.same_directory import check_same_directory
 from bigrun.peers.start import join, newest_checkpoint, together
 from bigrun.process import (
     Process,
@@ -129,6 +130,7 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
         announce_recovery(run, lock.died)
         lock.died = None
     open_stores(run, lock)
+    check_same_directory(run, lock)
     newest = newest_checkpoint(run)
     start = starting_point(run, newest, asked.source)
     if start is None:
@@ -141,7 +143,9 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
     elif asked.drop_plugins:
         raise UsageError("--drop-plugin: there is no checkpoint whose plugins could be dropped")
     if not run.finished:  # a run that is refused, cannot be built or has nothing left to do leaves it as it was
-        run.peers.by_main(lambda: begin_directory(run, lock))
+        run.peers.by_main(lambda: take_directory(run, lock))
+        check_same_directory(run, lock)
+        run.peers.by_main(lambda: begin_directory(run))
         run.bad_images.begin(run)
     announce(run, start, changes)
     if start != newest and start is not None:
@@ -174,24 +178,23 @@ def open_stores(run: Run, lock: RunLock) -> None:
             run.event("checkpoint-swept", f"left by a killed process: {line}", "warning")
 
 
-def begin_directory(run: Run, lock: RunLock) -> None:
-    """What the main process does before the first step of a process."""
+def take_directory(run: Run, lock: RunLock) -> None:
+    """From here on the directory is this run's."""
     from bigrun.provenance import gather
 
     run.provenance = gather(run)
     run.room = check_room(run)
-    take_directory(run, lock)
-
-
-def take_directory(run: Run, lock: RunLock) -> None:
-    """From here on the directory is this run's."""
-    from bigrun.data.split.apply import copy_split
-    from bigrun.provenance import record
-
     make_directory(run.directory)
     if not lock.is_held:
         lock.acquire()
         check_unused(run.directory)
+
+
+def begin_directory(run: Run) -> None:
+    """What the main process writes before the first step of a process."""
+    from bigrun.data.split.apply import copy_split
+    from bigrun.provenance import record
+
     write_config(run.directory, run.config)
     copy_split(run)
     if run.provenance is not None:

@@ -1,7 +1,4 @@
-"""Tensors of which each process has some rows: torch's DTensor, sharded over its first dimension by FSDP2.
-
-Of n rows and S processes the k-th has ceil(n / S), from k * ceil(n / S) on, or what is left; maybe none.
-"""
+"""Tensors of which each process has some rows: torch's DTensor, sharded over its first dimension by FSDP2."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
+
+from bigrun.rows import rows_of
 
 __all__ = ["Shard", "is_sharded", "local", "own_rows", "place", "rows_of", "shard_of", "whole"]
 
@@ -50,12 +49,6 @@ def own_rows(tensor: Tensor) -> slice:
     """Which rows of the whole tensor this process has."""
     shard = shard_of(tensor)
     return rows_of(len(tensor), shard.number, shard.count)
-
-
-def rows_of(count: int, number: int, shards: int) -> slice:
-    """Which of so many rows are those of a shard, counted from 0: as `torch.chunk` has them."""
-    each = -(-count // shards)
-    return slice(min(number * each, count), min((number + 1) * each, count))
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import click
 
 from bigrun.redaction import Redactor
 
-__all__ = ["give_up_output", "printable", "say", "tell"]
+__all__ = ["give_up_output", "place_of_errors", "printable", "say", "tell"]
 
 # What a terminal obeys instead of showing it (all of C0 but tab and newline, DEL, C1), what reverses the order of what
 # is shown, and halves of characters, which no encoding has: a name that is not UTF-8 has them.
@@ -41,6 +41,15 @@ def tell(line: str, file: TextIO) -> None:
     """Print a line to `file` now, if that takes it."""
     with contextlib.suppress(OSError):
         print(line, file=file, flush=True)
+
+
+def place_of_errors() -> str:
+    """Where standard error goes: two processes of a machine with the same place are read by the same eyes."""
+    try:
+        file = os.fstat(2)
+    except OSError:  # it is closed
+        return "nowhere"
+    return f"{file.st_dev}:{file.st_ino}"
 
 
 def give_up_output() -> None:

@@ -102,7 +102,9 @@ def test_a_checkpoint_in_pieces_says_in_how_many(store: CheckpointStore, bigrun:
     save(store, 1)
     assert "pieces" not in rows(bigrun("list", "RUN"))["checkpoint"]
     tensors = {f"teacher-{number:05d}-of-00002": {"weight": torch.zeros(2)} for number in (1, 2)}
-    store.save(2, tensors, {"state": {"step": 2, "anomalies": [], "measured": {}}}, "seed = 0\n")
+    index = {"pieces": 2, "shapes": {"weight": [4]}}
+    facts = {"state": {"step": 2, "anomalies": [], "measured": {}}, "teacher.pieces": index}
+    store.save(2, tensors, facts, "seed = 0\n")
     found = rows(bigrun("list", "RUN"))
     assert [found[name][3] for name in ("checkpoint", "step-00000001", "step-00000002")] == ["pieces", "1", "2"]
     assert [entry["pieces"] for entry in json.loads(bigrun("list", "RUN", "--json").output)] == [1, 2]

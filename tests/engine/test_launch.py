@@ -132,6 +132,18 @@ def test_a_group_that_lost_another_machine_does_not_say_that_it_was_killed() -> 
     assert (group.failure, group.code) == (None, ExitCode.ERROR)
 
 
+def test_who_was_told_to_stop_may_still_say_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bigrun.launch.group.NOTICE_SECONDS", 0.1)
+    group = Group(60.0)
+    with blocked():
+        group.start([sys.executable, "-c", SHELL, "trap 'exit 2' TERM; while :; do sleep 0.05; done"], os.environ, [])
+        time.sleep(1.0)
+        group.abandon()
+        while group.look():
+            time.sleep(0.02)
+    assert group.code == ExitCode.USAGE
+
+
 # -- real runs -------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +336,18 @@ def test_a_process_that_is_killed_ends_all_machines(tmp_path: Path, rank: str, m
     ]
     codes = [code for code, _, _ in on_two_machines(words, tmp_path)]
     assert codes == ([137, 1] if rank == "0" else [1, 137])
+
+
+@pytest.mark.slow
+def test_what_is_wrong_on_another_machine_is_said_on_the_first_one(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    place = ["--nodes", "2", "--rendezvous", f"localhost:{free_port()}", "--processes", "1"]
+    words = [training.words(*place, "--node-rank", str(node), command="launch") for node in range(2)]
+    main, other = on_two_machines([words[0], [*words[1], "--set", "data.path=nowhere"]], tmp_path)
+    assert (main[0], other[0]) == (ExitCode.USAGE, ExitCode.USAGE)
+    said = f"{tmp_path / 'nowhere'}: no such folder; expected a folder of images - check data.path\n"
+    assert other[1:] == ("", f"error: {said}")
+    assert main[2] == f"error: process 1 on {socket.gethostname()} has ended: {said}"
 
 
 @pytest.mark.slow

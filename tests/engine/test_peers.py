@@ -288,7 +288,8 @@ def test_what_one_process_cannot_begin_nobody_begins(tmp_path: Path, name: str) 
     training = Training(tmp_path)
     done = training.together(2, "--plugin", f"one_of_many:{name}")
     assert [each.returncode for each in done] == [ExitCode.ERROR] * 2
-    assert sum("process alone" in each.stderr for each in done) == 1
+    assert sum(each.stderr.startswith("error: one_of_many:") for each in done) == 1
+    assert "process alone" in done[0].stderr
     assert not any("is gone" in each.stderr for each in done)
     assert training.metrics() == []
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import one_of_many
 import pytest
 import warm
+from torch.distributed import TCPStore
 from training import Training, merge
 
 from bigrun.errors import ExitCode
+from bigrun.peers.board import Board
 
 # Whoever waits for ever is an error after so long, and not a test that does not end.
 SOON: dict[str, Any] = {"run": {"first_step_limit_seconds": 20.0, "save_limit_seconds": 20.0}}
@@ -32,8 +35,45 @@ def checkpoints(training: Training) -> list[str]:
 def test_a_plugin_that_fails_on_one_when_the_others_are_ready_ends_all(tmp_path: Path) -> None:
     main, other = training_with(tmp_path).together(2, "--plugin", "one_of_many:DoesNotStart")
     assert main.returncode == other.returncode == ExitCode.ERROR
-    assert "one_of_many:DoesNotStart failed in on_start" in other.stderr
-    assert main.stderr == ""
+    said = "one_of_many:DoesNotStart failed in on_start"
+    assert other.stderr.startswith(f"error: {said}")
+    assert main.stderr.startswith(f"error: process 1 on {HOST} has ended: {said}")
+
+
+def test_what_ends_another_process_at_the_start_is_said_where_the_main_one_is_read(tmp_path: Path) -> None:
+    """Of machines that are started each for itself, the first one is looked at."""
+    training = Training(tmp_path)
+    main, other = warm.together(tmp_path, 2, "run", "tiny.toml", only={1: ["--set", "data.path=nowhere"]})
+    assert main.returncode == other.returncode == ExitCode.USAGE
+    said = f"{tmp_path / 'nowhere'}: no such folder; expected a folder of images - check data.path\n"
+    assert other.stderr == f"error: {said}"
+    assert main.stderr == f"error: process 1 on {HOST} has ended: {said}"
+    assert not training.run.exists()
+
+
+def test_what_ends_one_of_a_launch_is_said_once(tmp_path: Path) -> None:
+    """All print to one terminal."""
+    training_with(tmp_path)
+    words = ["launch", "tiny.toml", "--processes", "2", "--plugin", "one_of_many:DoesNotStart"]
+    done = warm.bigrun(tmp_path, *words)
+    assert done.returncode == ExitCode.ERROR
+    assert done.stderr.count("DoesNotStart failed in on_start") == 1
+
+
+def test_a_board_whose_keeper_is_gone_is_asked_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """torch prints a stack of C++ for every question."""
+    keeper = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    board = Board(TCPStore("127.0.0.1", keeper.port, 2, is_master=False), 1, 2)
+    board.say("end", {})
+    assert board.heard("end") == [{"rank": 1}]
+    del keeper
+    began = time.monotonic()
+    board.wait("end-heard", 1, 30.0)
+    board.post({})
+    assert board.heard("end") == [{"rank": 1}]
+    assert board.posted() == {}
+    assert time.monotonic() - began < 10
+    assert capfd.readouterr().err.count("[c10d]") <= 1
 
 
 @pytest.mark.parametrize(
@@ -121,6 +161,35 @@ def test_processes_with_other_options_are_refused(tmp_path: Path) -> None:
     assert "run.seed: 0 on process 0, 5 on process 1" in main.stderr
     assert "threads" not in main.stderr
     assert not training.run.exists()
+
+
+@pytest.mark.slow
+def test_processes_with_other_run_directories_are_refused(tmp_path: Path) -> None:
+    """Of the same last name, too."""
+    training_with(tmp_path)
+    words = {rank: ["--run-dir", f"{name}/run"] for rank, name in enumerate("xy")}
+    main, other = warm.together(tmp_path, 2, "run", "tiny.toml", only=words)
+    assert main.returncode == other.returncode == ExitCode.USAGE
+    assert "the run directory: 'x/run' on process 0, 'y/run' on process 1" in main.stderr
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("strategy", "resumes"), [("fsdp", False), pytest.param("ddp", True, marks=pytest.mark.slow)])
+def test_a_process_that_does_not_see_the_run_directory_is_refused(tmp_path: Path, strategy: str, resumes: bool) -> None:
+    """Another machine, with another disk at the same path."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        training = training_with(tmp_path / name, parallel={"strategy": strategy})
+        if resumes:
+            assert training("--set", "run.max_steps=2").returncode == 0
+    main, other = warm.together(tmp_path / "one", 2, "run", "tiny.toml", elsewhere={1: tmp_path / "two"})
+    assert main.returncode == other.returncode == ExitCode.USAGE
+    run = Path("runs") / "tiny"
+    assert f"do not see the run directory of process 0 on {HOST}, {tmp_path / 'one' / run}" in main.stderr
+    assert f"  process 1 on {HOST}, at {tmp_path / 'two' / run}\n" in main.stderr
+    assert "on storage that all machines share" in main.stderr
+    assert other.stderr == ""
+    assert resumes or list((tmp_path / "one" / run).iterdir()) == []
 
 
 @pytest.mark.slow

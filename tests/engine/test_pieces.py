@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +117,24 @@ def test_more_pieces_than_files_cost_nothing(tmp_path: Path) -> None:
         ({"bias": torch.zeros(2).bfloat16()}, r"part: the pieces of bias have several types: BF16, F32"),
         ({"bias": torch.zeros(())}, r"part: the pieces of bias have shapes \[\(3,\), \(\)\], not \(5,\) in all"),
         ({"bias": torch.zeros(2, 1)}, r"part: the pieces of bias have shapes \[\(3,\), \(2, 1\)\], not"),
+        ({"bias": torch.zeros(1), "weight": torch.zeros(2, 3)}, r"the pieces of bias have shapes \[\(3,\), \(1,\)\]"),
         ({"more": torch.zeros(1)}, r"part-00002-of-00002\.safetensors: has more, which the index does not name"),
     ],
-    ids=["type", "no-rows", "rank", "extra"],
+    ids=["type", "no-rows", "rank", "rows", "extra"],
 )
 def test_a_piece_of_another_group_is_named(tmp_path: Path, change: dict[str, Tensor], problem: str) -> None:
     path = write(tmp_path, 2) / "part-00002-of-00002.safetensors"
     save_file({name: tensor.clone() for name, tensor in load_file(path).items()} | change, path)
     with pytest.raises(CheckpointError, match=problem):
+        load_tensors(tmp_path, "part")
+
+
+def test_a_piece_in_the_place_of_another_one_is_named(tmp_path: Path) -> None:
+    one, two = (write(tmp_path, 2) / f"part-0000{number}-of-00002.safetensors" for number in (1, 2))
+    first, second = ({name: t.clone() for name, t in load_file(path).items() if t.ndim} for path in (one, two))
+    save_file(second, one)
+    save_file(first, two)
+    with pytest.raises(CheckpointError, match=r"the pieces of weight have \[2, 3\] rows, expected \[3, 2\]"):
         load_tensors(tmp_path, "part")
 
 
@@ -135,17 +144,13 @@ BOUND = st.none() | st.integers(-12, 12)
 
 
 @given(
-    cuts=st.lists(st.integers(0, 10), max_size=4).map(sorted),
+    shards=st.integers(1, 12),
     rows=st.builds(slice, BOUND, BOUND, st.none() | st.integers(1, 3)),
 )
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_rows_are_those_of_the_whole_however_it_is_cut(tmp_path: Path, cuts: list[int], rows: slice) -> None:
+def test_rows_are_those_of_the_whole_in_any_number_of_pieces(tmp_path: Path, shards: int, rows: slice) -> None:
     whole = torch.arange(30).reshape(10, 3)
-    bounds = [0, *cuts, 10]
-    for number, (start, end) in enumerate(pairwise(bounds)):
-        name = f"cut-{number + 1:05d}-of-{len(cuts) + 1:05d}.safetensors"
-        save_file({"rows": whole[start:end].clone()}, tmp_path / name)
-    (tmp_path / "cut.pieces.json").write_text(json.dumps({"pieces": len(cuts) + 1, "shapes": {"rows": [10, 3]}}))
+    write(tmp_path, shards, "cut", {"rows": whole})
     save_file({"rows": whole}, tmp_path / "one.safetensors")
     for stem in ("cut", "one"):
         found = load_tensors(tmp_path, stem).rows("rows", rows)

@@ -28,15 +28,20 @@ def bigrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def together(
-    folder: Path, processes: int, *arguments: str, only: Mapping[int, Sequence[str]] | None = None
+    folder: Path,
+    processes: int,
+    *arguments: str,
+    only: Mapping[int, Sequence[str]] | None = None,
+    elsewhere: Mapping[int, Path] | None = None,
 ) -> list[subprocess.CompletedProcess[str]]:
-    """The same as so many processes of one run, as torchrun starts them; by rank. `only`: more arguments of some."""
+    """The same as so many processes of one run, as torchrun starts them; by rank. `only`: more arguments of some;
+    `elsewhere`: other folders of some, as on a machine of their own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    return started(folder, arguments, [{**os.environ, **place, **rank} for rank in ranks], only or {})
+    return started(folder, arguments, [{**os.environ, **place, **rank} for rank in ranks], only or {}, elsewhere)
 
 
 def started(
@@ -44,12 +49,14 @@ def started(
     arguments: Sequence[str],
     environments: Sequence[Mapping[str, str]],
     only: Mapping[int, Sequence[str]],
+    elsewhere: Mapping[int, Path] | None = None,
 ) -> list[subprocess.CompletedProcess[str]]:
     words = ["bigrun", *arguments]
     with tempfile.TemporaryDirectory() as name:
         for number in range(len(environments)):
             own = [*words, *only.get(number, ())]
-            (Path(name) / f"words-{number}").write_text(json.dumps(own), encoding="utf-8")
+            place = str((elsewhere or {}).get(number, folder))
+            (Path(name) / f"words-{number}").write_text(json.dumps([place, own]), encoding="utf-8")
         codes = start_together("warm:command", Path(name), environments, directory=folder, timeout_seconds=600)
         said = [
             [(Path(name) / f"{kind}-{number}").read_text(encoding="utf-8") for kind in ("output", "errors")]
@@ -60,7 +67,8 @@ def started(
 
 def command(folder: Path, number: int) -> int:
     """In a process of its own: `bigrun ARGUMENTS`."""
-    sys.argv = json.loads((folder / f"words-{number}").read_text(encoding="utf-8"))
+    place, sys.argv = json.loads((folder / f"words-{number}").read_text(encoding="utf-8"))
+    os.chdir(place)
     sys.orig_argv = [sys.executable, "-m", *sys.argv]
     runpy.run_module("bigrun", run_name="__main__", alter_sys=True)
     return 0

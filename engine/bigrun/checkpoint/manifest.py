@@ -9,6 +9,7 @@ import attrs
 
 from bigrun.checkpoint import disk, facts
 from bigrun.checkpoint.disk import FileRecord
+from bigrun.checkpoint.headers import find_contradictions
 from bigrun.checkpoint.layout import CONFIG, FORMAT_VERSION, MANIFEST, is_file_name
 from bigrun.errors import CheckpointError
 
@@ -118,7 +119,8 @@ def is_sha256(value: object) -> bool:
 
 
 def verify(directory: Path, read_elsewhere: Collection[str] = ()) -> list[str]:
-    """Everything in which `directory` differs from its manifest, each naming the file; empty if nothing does.
+    """Everything in which `directory` differs from its manifest, each naming the file; empty if nothing does. Where
+    nothing differs, what the indices of groups in pieces contradict.
 
     Reads every byte: about 1.5 GB/s per core.
 
@@ -141,7 +143,7 @@ def verify(directory: Path, read_elsewhere: Collection[str] = ()) -> list[str]:
         problem = find_difference(directory / name, record, read=name not in read_elsewhere)
         if problem:
             problems.append(f"{name}: {problem}")
-    return problems
+    return problems or find_contradictions(directory, manifest.files)
 
 
 def find_difference(path: Path, record: FileRecord, *, read: bool = True) -> str | None:

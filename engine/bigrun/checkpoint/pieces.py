@@ -24,13 +24,28 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Index", "divide", "group_of_file", "has_group", "is_index", "pieces_of_file", "read_index"]
+__all__ = [
+    "Index",
+    "divide",
+    "group_of_file",
+    "group_of_index",
+    "has_group",
+    "index_of",
+    "is_index",
+    "is_piece",
+    "pieces_of_file",
+    "read_index",
+]
 
 FILE = re.compile(r"(.+?)(?:-[0-9]{5,}-of-([0-9]{5,}))?\.safetensors")
 Groups = dict[str, dict[str, "Tensor"]]
 
 
+INDEX = ".pieces.json"
+
+
 def index_of(stem: str) -> str:
+    """The name of the facts about a group's pieces."""
     return f"{stem}.pieces"
 
 
@@ -51,9 +66,20 @@ def pieces_of_file(name: str) -> int:
     return int(match[2] or 1) if match else 1
 
 
+def is_piece(name: str) -> bool:
+    """Whether a file is a piece of a group, by its name."""
+    match = FILE.fullmatch(name)
+    return match is not None and match[2] is not None
+
+
 def is_index(name: str) -> bool:
     """Whether a file says what the pieces of a group are."""
-    return name.endswith(".pieces.json")
+    return name.endswith(INDEX)
+
+
+def group_of_index(name: str) -> str | None:
+    """The group that a file says so of; None for every other file."""
+    return name.removesuffix(INDEX) if is_index(name) else None
 
 
 def has_group(checkpoint: Path, stem: str) -> bool:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from bigrun.checkpoint import disk
 from bigrun.checkpoint.group import TensorGroup
-from bigrun.checkpoint.pieces import Index, read_index
+from bigrun.checkpoint.headers import check_headers, open_tensors
+from bigrun.checkpoint.pieces import read_index
 from bigrun.errors import CheckpointError
 from bigrun.shards import is_sharded, own_rows, place
 
@@ -34,35 +33,11 @@ class SavedTensors(TensorGroup):
         """Raises: CheckpointError: a file cannot be read, or does not fit the others."""
         index = read_index(checkpoint, stem)
         self._where = f"{checkpoint / stem}"
-        self._files = {name: opened(checkpoint / name) for name in index.files}
+        self._files = {name: open_tensors(checkpoint / name, "pt") for name in index.files}
         self._first = self._files[index.files[0]]
         self._keys = {name: name for name in self._first.keys()}  # noqa: SIM118 - it is no mapping
         self._shapes = index.shapes
-        self._starts: dict[str, list[int]] = {}  # of tensors in pieces: each file's first row, and how many there are
-        self._check_names(checkpoint, index)
-        for name, shape in index.shapes.items():
-            self._starts[name] = self._checked_starts(name, shape)
-
-    def _check_names(self, checkpoint: Path, index: Index) -> None:
-        """That a file has its pieces, and that only the first one has anything else."""
-        for number, name in enumerate(index.files):
-            held = set(self._files[name].keys())
-            lacks, extra = sorted(index.shapes.keys() - held), sorted(held - index.shapes.keys())
-            if lacks:
-                raise CheckpointError(f"{checkpoint / name}: has no {', '.join(lacks[:5])}, which is in pieces")
-            if extra and number > 0:
-                raise CheckpointError(f"{checkpoint / name}: has {', '.join(extra[:5])}, which the index does not name")
-
-    def _checked_starts(self, name: str, shape: tuple[int, ...]) -> list[int]:
-        """The row at which each file begins. Rows must add up: a file of another save would give other rows."""
-        slices = [file.get_slice(name) for file in self._files.values()]
-        found = [tuple(each.get_shape()) for each in slices]
-        if any(one[1:] != shape[1:] or not one for one in found) or sum(rows for rows, *_ in found) != shape[0]:
-            raise CheckpointError(f"{self._where}: the pieces of {name} have shapes {found}, not {shape} in all")
-        types = sorted({each.get_dtype() for each in slices})
-        if len(types) > 1:
-            raise CheckpointError(f"{self._where}: the pieces of {name} have several types: {', '.join(types)}")
-        return list(accumulate((rows for rows, *_ in found), initial=0))
+        self._starts = check_headers(checkpoint, stem, index, self._files)
 
     @property
     def is_in_pieces(self) -> bool:
@@ -128,11 +103,3 @@ class SavedTensors(TensorGroup):
             yield
         except SafetensorError as error:
             raise CheckpointError(f"{self._where}: {key} cannot be read: {error}") from error
-
-
-def opened(path: Path) -> Any:
-    try:
-        disk.require_regular(path)
-        return safe_open(path, framework="pt", device="cpu")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error

@@ -97,8 +97,11 @@ class Group:
 
     @property
     def failure(self) -> int | None:
-        """The return code of the first one that did not end together with the others, and not by this group."""
-        return next((code for _, code in self.ended[: self._ended_alone] if code not in ORDERLY), None)
+        """The return code of the first one that did not end together with the others, and not by this group: one that
+        was told to stop may have been about to say its own error."""
+        alone = len(self.ended) if self._ended_alone is None else self._ended_alone
+        ended = [code for number, (_, code) in enumerate(self.ended) if number < alone or code > 0]
+        return next((code for code in ended if code not in ORDERLY), None)
 
     @property
     def code(self) -> int:

@@ -22,7 +22,7 @@ def check_alike(run: Run) -> None:
     directories."""
     import torch
 
-    mine = {"bigrun": __version__, "torch": str(torch.__version__), "the run directory": run.directory.name}
+    mine = {"bigrun": __version__, "torch": str(torch.__version__), "the run directory": str(run.directory)}
     compare(run, mine | {name: value for name, value in leaves(run.config.public_tables()).items() if is_of_run(name)})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ class Board:
         shared: Any = store  # of whose methods torch describes to mypy only some
         self._store: Any = shared.clone()  # a connection of its own: the other one may be waiting for somebody
         self._store.set_timeout(timedelta(seconds=ANSWER_SECONDS))
+        self._is_gone = False
+        """Whoever has the board: torch prints a stack of C++ each time it is asked for in vain."""
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._heard: dict[str, str] = {}
@@ -38,21 +40,17 @@ class Board:
     def say(self, what: str, facts: Mapping[str, Any]) -> None:
         """Add to what all say of one thing; JSON."""
         line = json.dumps({"rank": self.rank, **facts}) + "\n"
-        with self._lock:
-            try:
-                self._store.append(f"bigrun/{what}", line)
-            except RuntimeError:
-                return
+        self._ask(lambda store: store.append(f"bigrun/{what}", line))
 
     def heard(self, what: str) -> list[dict[str, Any]]:
         """All that was said of it, in order, each with its `rank`."""
         key = f"bigrun/{what}"
-        with self._lock:
-            try:
-                if self._store.check([key]):
-                    self._heard[what] = self._store.get(key).decode()
-            except RuntimeError:
-                pass
+
+        def hear(store: Any) -> None:
+            if store.check([key]):
+                self._heard[what] = store.get(key).decode()
+
+        self._ask(hear)
         return self.known(what)
 
     def known(self, what: str) -> list[dict[str, Any]]:
@@ -76,26 +74,33 @@ class Board:
         self._closed.set()
 
     def wait(self, what: str, count: int, seconds: float) -> None:
-        """Until so much was said of it, or so long."""
+        """Until so much was said of it, or so long, or the board is gone."""
         deadline = time.monotonic() + seconds
-        while len(self.heard(what)) < count and time.monotonic() < deadline:
+        while len(self.heard(what)) < count and time.monotonic() < deadline and not self._is_gone:
             time.sleep(0.02)
 
     def post(self, facts: Mapping[str, Any]) -> None:
         """Replace this process's note of how it is."""
-        with self._lock:
-            try:
-                self._store.set(f"bigrun/note/{self.rank}", json.dumps(facts))
-            except RuntimeError:
-                return
+        self._ask(lambda store: store.set(f"bigrun/note/{self.rank}", json.dumps(facts)))
 
     def posted(self) -> dict[int, Any]:
         """The notes of those that have one, by rank."""
+
+        def read(store: Any) -> None:
+            for rank in range(self.size):
+                if store.check([f"bigrun/note/{rank}"]):
+                    self._posted[rank] = json.loads(store.get(f"bigrun/note/{rank}"))
+
+        self._ask(read)
+        return dict(self._posted)
+
+    def _ask(self, question: Callable[[Any], None]) -> None:
+        from torch.distributed import DistNetworkError
+
         with self._lock:
+            if self._is_gone:
+                return
             try:
-                for rank in range(self.size):
-                    if self._store.check([f"bigrun/note/{rank}"]):
-                        self._posted[rank] = json.loads(self._store.get(f"bigrun/note/{rank}"))
-            except RuntimeError:
-                pass
-            return dict(self._posted)
+                question(self._store)
+            except RuntimeError as error:
+                self._is_gone = isinstance(error, DistNetworkError)

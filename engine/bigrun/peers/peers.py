@@ -17,6 +17,7 @@ from bigrun.peers.errors import NotTogetherError, PeerLostError, SaidElsewhere, 
 from bigrun.peers.meeting import meet
 from bigrun.peers.pace import Pace
 from bigrun.peers.place import Place
+from bigrun.terminal import place_of_errors
 
 __all__ = ["NotTogetherError", "PeerLostError", "Peers", "SaidElsewhere"]
 
@@ -43,6 +44,8 @@ class Peers:
         """What the processes write down for each other; None for one alone."""
         self.hosts: list[str] = [platform.node()]
         """Of the processes, by rank."""
+        self._readers: list[list[str]] = []
+        """By rank, the machine and the place of what a process says: equal where one reader sees both."""
         self._channel: Channel | None = None
         self._store: Any = None
         self._known: BaseException | None = None
@@ -79,12 +82,19 @@ class Peers:
         self._store = store  # it ends with the last who holds it
         self.board = Board(store, self.rank, self.size)
         self.board.listen(END, HEARD)
-        self.hosts = self.gathered(platform.node())
+        self._readers = self.gathered([platform.node(), place_of_errors()])
+        self.hosts = [host for host, _ in self._readers]
+
+    @property
+    def patience_seconds(self) -> float:
+        """So long one may let the others wait."""
+        return self._patience.total_seconds()
 
     def beside(self) -> Peers:
         """The same processes for another thread, which tells those of the others things while this one goes on. It
         needs no `leave` of its own."""
         other = Peers(self.place)
+        other.hosts, other._readers = self.hosts, self._readers
         if self._channel is not None:
             import torch.distributed as dist
 
@@ -123,6 +133,7 @@ class Peers:
 
         Raises:
             SaidElsewhere: one has ended with an error in place of this (`say_failure`).
+            PeerLostError: the same, on the main process where the other one speaks to somebody else.
             NotTogetherError: one tells the others something else; all raise it.
         """
         return self._exchanged("gathered", value)
@@ -131,8 +142,8 @@ class Peers:
         if self._channel is None:
             return [value]
         told = self._channel.exchanged(f"{kind} in {caller()}", value)
-        for failure in (said for topic, said in told if topic == FAILURE):
-            raise SaidElsewhere(*failure)
+        for rank, failure in ((rank, said) for rank, (topic, said) in enumerate(told) if topic == FAILURE):
+            raise self._ended(rank, *failure)
         topics = [topic for topic, _ in told]
         if len(set(topics)) > 1:
             error = NotTogetherError(topics)
@@ -146,7 +157,7 @@ class Peers:
 
         An error that `by_main` has raised is known to them.
         """
-        if self._channel is None or isinstance(error, SaidElsewhere) or error is self._known:
+        if self._channel is None or isinstance(error, PeerLostError | SaidElsewhere) or error is self._known:
             return False
         told = self._channel.exchanged(FAILURE, [str(error), int(error.exit_code)])
         return any(topic == FAILURE and said[0] == str(error) for topic, said in told[: self.rank])
@@ -176,6 +187,8 @@ class Peers:
             quiet: another process says it.
         """
         self._known, self._is_quiet = error, quiet
+        if self.board is not None:
+            self.board.close()  # it goes away with the process that has it, and nobody ends alone from here on
 
     def alike(self, error: E) -> E:
         """An error that all processes raise here, and of which the main one tells."""
@@ -207,6 +220,13 @@ class Peers:
         if not self.is_main:
             return SaidElsewhere(first["message"], first["exit_code"])
         return PeerLostError(f"{self.name(first['rank'])} has ended: {first['message']}", first["exit_code"])
+
+    def _ended(self, rank: int, message: str, exit_code: int) -> BigrunError:
+        """What to raise when another process has ended with an error. It has said so; the main process, at which
+        whoever runs this looks, repeats it to another reader."""
+        if self.is_main and self._readers[rank] != self._readers[0]:
+            return PeerLostError(f"{self.name(rank)} has ended: {message}", exit_code)
+        return SaidElsewhere(message, exit_code)
 
     def say_end(self, message: str, exit_code: int) -> None:
         """This process ends with an error, and takes part in nothing any more: those that wait for it learn why."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from bigrun.announcements import checkpoint_refused
 from bigrun.errors import BigrunError
 from bigrun.peers.alike import check_alike, check_same_data
-from bigrun.peers.peers import SaidElsewhere
 
 if TYPE_CHECKING:
     from bigrun.run import Run
@@ -52,7 +51,6 @@ def together(run: Run, prepare: Callable[[], None]) -> None:
         prepare()
         run.peers.gathered(None)
     except BigrunError as error:
-        if run.peers.say_failure(error):
-            raise SaidElsewhere(str(error), int(error.exit_code)) from None
+        run.peers.agree_to_end(error, quiet=run.peers.say_failure(error))
         raise
     run.peers.gathered(None)
