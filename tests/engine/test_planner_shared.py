@@ -61,7 +61,7 @@ def test_an_all_reduce_sends_what_a_reduce_scatter_and_an_all_gather_send(size: 
 # -- beside real processes ----------------------------------------------------------------------------------------
 
 WIDE: dict[str, Any] = {
-    "run": {"max_steps": 2},
+    "run": {"max_steps": 2, "log_every_steps": 100},
     "data": {"effective_batch": 8, "micro_batch": 2},
     "model": {"width": 256, "heads": 4, "ffn_hidden": 1024, "depth": 6, "drop_path_fraction": 0.0},
     "objective": {"prototypes": 512, "head_hidden": 128},

@@ -29,19 +29,19 @@ def tell(run: Any, name: str, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
-class LastStep:
-    """Measures the last step, from before its teacher's targets to behind its update."""
+class UsualStep:
+    """Measures the last step but one, which is not logged, from before its teacher's targets to behind its update."""
 
     mode: Any
 
     @hookimpl(tryfirst=True)
     def before_step(self, run: Any, step: int) -> None:
-        if step == run.max_steps:
+        if step == run.max_steps - 1:
             self.mode.__enter__()
 
     @hookimpl(trylast=True)
     def after_update(self, run: Any, step: int) -> None:
-        if step == run.max_steps:
+        if step == run.max_steps - 1:
             self.mode.__exit__(None, None, None)
             self.tell(run)
 
@@ -49,8 +49,8 @@ class LastStep:
         raise NotImplementedError
 
 
-class Traffic(LastStep):
-    """Payloads of the last step's collectives, by operation."""
+class Traffic(UsualStep):
+    """Payloads of the step's collectives, by operation."""
 
     def __init__(self) -> None:
         from collectives import Collectives
@@ -61,8 +61,8 @@ class Traffic(LastStep):
         tell(run, "traffic", self.mode.found)
 
 
-class Peak(LastStep):
-    """Bytes on the heap in the last step, of networks, optimizer and all that the step takes."""
+class Peak(UsualStep):
+    """Bytes on the heap in the step, of networks, optimizer and all that the step takes."""
 
     @hookimpl(tryfirst=True)
     def configure_runtime(self) -> None:

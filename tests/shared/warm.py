@@ -59,10 +59,15 @@ def started(
             (Path(name) / f"words-{number}").write_text(json.dumps([place, own]), encoding="utf-8")
         codes = start_together("warm:command", Path(name), environments, directory=folder, timeout_seconds=600)
         said = [
-            [(Path(name) / f"{kind}-{number}").read_text(encoding="utf-8") for kind in ("output", "errors")]
+            [without_greetings((Path(name) / f"{kind}-{number}").read_text("utf-8")) for kind in ("output", "errors")]
             for number in range(len(environments))
         ]
     return [subprocess.CompletedProcess(words, code, *texts) for code, texts in zip(codes, said, strict=True)]
+
+
+def without_greetings(text: str) -> str:
+    """gloo of torch 2.10 prints with how many others it is connected."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("[Gloo] Rank "))
 
 
 def command(folder: Path, number: int) -> int:
