@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ LISTENING_SECONDS = 1.0
 
 class Board:
     """Notes of the processes, in the store by which they have found each other: on the host of the main process, or of
-    torchrun. Any thread may call any method. None raises: whoever has the board may be gone, and what was read from it
-    before is still known."""
+    torchrun. Any thread may call any method. None raises, and none waits for long: whoever has the board may be gone or
+    stopped, and what was read from it before is still known."""
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -31,6 +31,8 @@ class Board:
         self._store: Any = shared.clone()  # a connection of its own: the other one may be waiting for somebody
         self._store.set_timeout(timedelta(seconds=ANSWER_SECONDS))
         self._lock = threading.Lock()
+        """Held until the store has answered."""
+        self._is_late = False
         self._closed = threading.Event()
         self._heard: dict[str, str] = {}
         self._posted: dict[int, Any] = {}
@@ -38,21 +40,17 @@ class Board:
     def say(self, what: str, facts: Mapping[str, Any]) -> None:
         """Add to what all say of one thing; JSON."""
         line = json.dumps({"rank": self.rank, **facts}) + "\n"
-        with self._lock:
-            try:
-                self._store.append(f"bigrun/{what}", line)
-            except RuntimeError:
-                return
+        self._ask(lambda: self._store.append(f"bigrun/{what}", line))
 
     def heard(self, what: str) -> list[dict[str, Any]]:
         """All that was said of it, in order, each with its `rank`."""
         key = f"bigrun/{what}"
-        with self._lock:
-            try:
-                if self._store.check([key]):
-                    self._heard[what] = self._store.get(key).decode()
-            except RuntimeError:
-                pass
+
+        def hear() -> None:
+            if self._store.check([key]):
+                self._heard[what] = self._store.get(key).decode()
+
+        self._ask(hear)
         return self.known(what)
 
     def known(self, what: str) -> list[dict[str, Any]]:
@@ -83,19 +81,36 @@ class Board:
 
     def post(self, facts: Mapping[str, Any]) -> None:
         """Replace this process's note of how it is."""
-        with self._lock:
-            try:
-                self._store.set(f"bigrun/note/{self.rank}", json.dumps(facts))
-            except RuntimeError:
-                return
+        note = json.dumps(facts)
+        self._ask(lambda: self._store.set(f"bigrun/note/{self.rank}", note))
 
     def posted(self) -> dict[int, Any]:
-        """The notes of those that have one, by rank."""
-        with self._lock:
+        """The notes of those that have one, by rank, as far as they could be read."""
+
+        def read() -> None:
+            for rank in range(self.size):
+                if self._store.check([f"bigrun/note/{rank}"]):
+                    self._posted[rank] = json.loads(self._store.get(f"bigrun/note/{rank}"))
+
+        self._ask(read)
+        return dict(self._posted)
+
+    def _ask(self, question: Callable[[], object]) -> None:
+        """Ask the store, in a thread: torch waits for ever for one whose process is stopped, or whose machine is lost.
+        Until that one has answered after all nothing more is asked."""
+        if not self._lock.acquire(timeout=0 if self._is_late else ANSWER_SECONDS):
+            return
+        answered = threading.Event()
+
+        def asking() -> None:
             try:
-                for rank in range(self.size):
-                    if self._store.check([f"bigrun/note/{rank}"]):
-                        self._posted[rank] = json.loads(self._store.get(f"bigrun/note/{rank}"))
-            except RuntimeError:
+                question()
+            except RuntimeError:  # whoever has the board is gone
                 pass
-            return dict(self._posted)
+            finally:
+                self._is_late = False
+                self._lock.release()
+                answered.set()
+
+        threading.Thread(target=asking, name="board-asks", daemon=True).start()
+        self._is_late = not answered.wait(ANSWER_SECONDS)
