@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from bigrun_watchdog.sentinel import Patience
+
 if TYPE_CHECKING:
     from bigrun.peers.peers import Peers
     from bigrun_watchdog.watcher import State
 
-__all__ = ["Others", "Stand"]
+__all__ = ["TICKS_TO_HEAR", "Others", "Stand"]
+
+TICKS_TO_HEAR = 3
+"""So long other processes need to hear of something; one of which nothing new was heard for longer is silent."""
 
 
 @attrs.frozen
@@ -26,47 +31,108 @@ class Stand:
     """How long it may; None: for ever."""
     exchanges: int | None
     """How many exchanges with the others it has begun."""
+    beat: int
+    """Of its watcher: whoever reads this sees it move, and compares no clock of one machine with that of another."""
+    silent_seconds: float = 0.0
+    """So long whoever reads this has seen no new note, by its own clock; what the note says may be as old."""
 
     @property
     def is_too_long(self) -> bool:
-        return self.limit_seconds is not None and self.seconds > self.limit_seconds
+        """By what it says itself."""
+        return not self.silent_seconds and self.limit_seconds is not None and self.seconds > self.limit_seconds
 
     def __str__(self) -> str:
+        if self.silent_seconds:
+            return (
+                f"{self.name}, which has said nothing for {self.silent_seconds:.0f} s: stopped, or its machine is gone"
+            )
         return f"{self.name}, for {self.seconds:.0f} s in {self.activity!r} of step {self.step}"
 
 
 class Others:
     """Notes on the board of a run's processes; for one alone there is none."""
 
-    def __init__(self, peers: Peers) -> None:
+    def __init__(self, peers: Peers, tick_seconds: float, limit_seconds: float) -> None:
+        """
+        Args:
+            limit_seconds: so long a process may run no Python: then its own sentinel ends it, unless it is stopped.
+        """
         self._peers = peers
         self._board = peers.board
         self._alarms = 0
+        self._beat = 0
+        self._note: Stand | None = None
+        self._stands: dict[int, Stand] = {}
+        self._silences: dict[int, Patience] = {}
+        self._tick_seconds = tick_seconds
+        self._hear_seconds = TICKS_TO_HEAR * tick_seconds
+        self.limit_seconds = limit_seconds
 
     @property
     def several(self) -> bool:
+        """Whether there are others."""
         return self._board is not None
 
-    def post(self, state: State, seconds: float, limit: float | None) -> None:
-        """Say where this process stands."""
+    def note(self, state: State, seconds: float, limit: float | None) -> None:
+        """Where this process stands, for the next beat; where it has not moved see how the others do."""
+        if self._board is None:
+            return
+        name, exchanges = self._peers.name(self._peers.rank), self._peers.exchanges()
+        self._note = Stand(name, self._peers.rank, *state, seconds, limit, exchanges, self._beat)
+        if seconds:
+            self._look()
+
+    def beat(self) -> None:
+        """Say where this process stands, and that it looks."""
+        if self._board is not None and self._note is not None:
+            self._beat += 1
+            self._board.post(attrs.asdict(attrs.evolve(self._note, beat=self._beat)))
+
+    def withdraw(self) -> None:
+        """Nobody looks at this process any more."""
         if self._board is not None:
-            name, exchanges = self._peers.name(self._peers.rank), self._peers.exchanges()
-            stand = Stand(name, self._peers.rank, *state, seconds, limit, exchanges)
-            self._board.post(attrs.asdict(stand))
+            self._board.post({})
+
+    def _look(self) -> None:
+        assert self._board is not None
+        before, self._stands = self._stands, {}
+        for rank, facts in self._board.posted().items():
+            if facts:
+                stand = Stand(**facts)
+                silence = self._silences.setdefault(rank, Patience(self._tick_seconds))
+                seconds = silence.tick(moved=rank not in before or stand.beat != before[rank].beat)
+                is_silent = seconds > self._hear_seconds
+                self._stands[rank] = attrs.evolve(stand, silent_seconds=seconds if is_silent else 0.0)
 
     def behind(self) -> list[Stand]:
-        """Those that have begun fewer exchanges than another one, who waits for them; nobody where all have begun as
-        many, or nobody knows."""
-        stands = [] if self._board is None else [Stand(**facts) for facts in self._board.posted().values()]
+        """Those for whom another one waits: they are silent, or have begun fewer exchanges than another one. Nobody
+        where all have begun as many, or nobody knows."""
+        stands = list(self._stands.values())
+        silent = [stand for stand in stands if stand.silent_seconds]
+        if any(stand.rank == self._peers.rank for stand in silent):  # this one's note does not come back either:
+            return [stand for stand in silent if stand.rank == 0 < self._peers.rank]  # the board is on that machine
+        if silent:
+            return silent
         counts = [stand.exchanges for stand in stands if stand.exchanges is not None]
         return [stand for stand in stands if stand.exchanges is not None and stand.exchanges < max(counts)]
 
     def is_only_waiting(self) -> bool:
         """Whether this process waits for others, none of which has stood still for longer than it may: the main one
-        saves, and may take longer than a step."""
+        saves, and may take longer than a step. What a silent one does nobody knows: it is waited for until it is lost."""
         behind = self.behind()
         mine = any(stand.rank == self._peers.rank for stand in behind)
         return bool(behind) and not mine and not any(stand.is_too_long for stand in behind)
+
+    @property
+    def has_lost_one(self) -> bool:
+        """Whether another one was silent for longer than native code may keep its interpreter."""
+        lost_seconds = self.limit_seconds + self._hear_seconds
+        return any(stand.silent_seconds > lost_seconds for stand in self.behind())
+
+    @property
+    def is_together(self) -> bool:
+        """Whether this process does what others have to take part in."""
+        return self._peers.pace.is_together
 
     def describe(self) -> tuple[str, bool]:
         """Who waits for whom, in words, and whether this process is the one that waits."""

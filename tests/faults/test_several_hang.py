@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 from pathlib import Path
 from typing import Any
 
 import one_of_many
+import psutil
 import pytest
-from training import Training, merge
+from training import ENDLESS, Training, merge
 
 from bigrun.checkpoint import manifest
 from bigrun.errors import ExitCode
@@ -66,6 +68,39 @@ def test_bar_31_a_process_that_hangs_is_named_and_ends_all(
     (event,) = training.events("hang")
     assert event["facts"]["rank"] == rank
     assert not list(folder.glob("hang*.json"))
+
+
+@pytest.mark.parametrize(
+    ("rank", "strategy"),
+    [
+        (1, "ddp"),
+        pytest.param(0, "ddp", marks=pytest.mark.slow),
+        pytest.param(1, "fsdp", marks=pytest.mark.slow),
+    ],
+)
+def test_bar_31_a_process_that_is_stopped_is_named_and_ends_all(tmp_path: Path, rank: int, strategy: str) -> None:
+    training = watched(
+        tmp_path,
+        run=ENDLESS["run"] | {"first_step_limit_seconds": 15.0, "checkpoint_every_steps": 2},
+        optimizer=ENDLESS["optimizer"],
+        objective=ENDLESS["objective"],
+        parallel={"strategy": strategy},
+    )
+    words = ("--processes", "2", "--grace-seconds", "6")
+    with training.begun(*words, step=4, command="launch") as launcher:
+        members = {int(each.environ()["RANK"]): each for each in psutil.Process(launcher.pid).children()}
+        members[rank].send_signal(signal.SIGSTOP)
+        output, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == ExitCode.HUNG, output
+    name = f"process {rank} on {socket.gethostname()}"
+    assert f"it waits for {name}, which has said nothing for " in output
+    assert not any(each.is_running() for each in members.values())
+    (stacks,) = (training.run / "watchdog").glob(f"stacks-*{'-rank-1' * (rank == 0)}.txt")
+    assert name in stacks.read_text()
+    again = training("--set", f"run.max_steps={training.metrics()[-1]['step'] + 1}")
+    assert again.returncode == 0, again.stderr
+    (event,) = training.events("hang")
+    assert name in event["message"]
 
 
 @pytest.mark.slow

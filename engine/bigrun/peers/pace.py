@@ -64,6 +64,11 @@ class Pace:
             if self._depth == 0:
                 self._together += time.perf_counter() - began
 
+    @property
+    def is_together(self) -> bool:
+        """Whether this process is in something that others take part in, and may be waiting for them."""
+        return self._depth > 0
+
     @contextlib.contextmanager
     def on_device(self, device: torch.device) -> Iterator[None]:
         """What this process computes by itself. A GPU is asked how long it took: the host only hands it over."""
