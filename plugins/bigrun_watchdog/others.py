@@ -31,7 +31,7 @@ class Stand:
     """How long it may; None: for ever."""
     exchanges: int | None
     """How many exchanges with the others it has begun."""
-    beat: int
+    beat: int = 0
     """Of its watcher: whoever reads this sees it move, and compares no clock of one machine with that of another."""
     silent_seconds: float = 0.0
     """So long whoever reads this has seen no new note, by its own clock; what the note says may be as old."""
@@ -60,8 +60,7 @@ class Others:
         self._peers = peers
         self._board = peers.board
         self._alarms = 0
-        self._beat = 0
-        self._note: Stand | None = None
+        self._note = Stand(peers.name(peers.rank), peers.rank, 0, "start", 0.0, None, None)
         self._stands: dict[int, Stand] = {}
         self._silences: dict[int, Patience] = {}
         self._tick_seconds = tick_seconds
@@ -78,15 +77,17 @@ class Others:
         if self._board is None:
             return
         name, exchanges = self._peers.name(self._peers.rank), self._peers.exchanges()
-        self._note = Stand(name, self._peers.rank, *state, seconds, limit, exchanges, self._beat)
+        self._note = Stand(name, self._peers.rank, *state, seconds, limit, exchanges, self._note.beat)
         if seconds:
             self._look()
+        else:  # it waits for nobody
+            self._stands, self._silences = {}, {}
 
     def beat(self) -> None:
         """Say where this process stands, and that it looks."""
-        if self._board is not None and self._note is not None:
-            self._beat += 1
-            self._board.post(attrs.asdict(attrs.evolve(self._note, beat=self._beat)))
+        if self._board is not None:
+            self._note = attrs.evolve(self._note, beat=self._note.beat + 1)
+            self._board.post(attrs.asdict(self._note))
 
     def withdraw(self) -> None:
         """Nobody looks at this process any more."""
@@ -99,18 +100,25 @@ class Others:
         for rank, facts in self._board.posted().items():
             if facts:
                 stand = Stand(**facts)
-                silence = self._silences.setdefault(rank, Patience(self._tick_seconds))
-                seconds = silence.tick(moved=rank not in before or stand.beat != before[rank].beat)
-                is_silent = seconds > self._hear_seconds
-                self._stands[rank] = attrs.evolve(stand, silent_seconds=seconds if is_silent else 0.0)
+                seconds = self._silence(rank, moved=rank not in before or stand.beat != before[rank].beat)
+                self._stands[rank] = attrs.evolve(stand, silent_seconds=seconds)
+        if self._peers.rank not in self._stands:
+            self._silence(self._peers.rank, moved=False)
+
+    def _silence(self, rank: int, *, moved: bool) -> float:
+        """Look once more; for how long it was silent, 0 where that is no longer than others need to hear of it."""
+        seconds = self._silences.setdefault(rank, Patience(self._tick_seconds)).tick(moved=moved)
+        return seconds if seconds > self._hear_seconds else 0.0
 
     def behind(self) -> list[Stand]:
         """Those for whom another one waits: they are silent, or have begun fewer exchanges than another one. Nobody
         where all have begun as many, or nobody knows."""
-        stands = list(self._stands.values())
+        stands, me = list(self._stands.values()), self._peers.rank
+        if me in self._silences and (seconds := self._silences[me].seconds) > self._hear_seconds:
+            # what this process writes down does not come back: the board is on the main process's machine
+            lost = attrs.evolve(self._note, name=self._peers.name(0), rank=0, silent_seconds=seconds)
+            return [lost] if me > 0 else []
         silent = [stand for stand in stands if stand.silent_seconds]
-        if any(stand.rank == self._peers.rank for stand in silent):  # this one's note does not come back either:
-            return [stand for stand in silent if stand.rank == 0 < self._peers.rank]  # the board is on that machine
         if silent:
             return silent
         counts = [stand.exchanges for stand in stands if stand.exchanges is not None]
@@ -118,7 +126,7 @@ class Others:
 
     def is_only_waiting(self) -> bool:
         """Whether this process waits for others, none of which has stood still for longer than it may: the main one
-        saves, and may take longer than a step. What a silent one does nobody knows: it is waited for until it is lost."""
+        saves, and may take longer than a step. What a silent one does nobody knows."""
         behind = self.behind()
         mine = any(stand.rank == self._peers.rank for stand in behind)
         return bool(behind) and not mine and not any(stand.is_too_long for stand in behind)
