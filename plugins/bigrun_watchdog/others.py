@@ -131,16 +131,15 @@ class Others:
         mine = any(stand.rank == self._peers.rank for stand in behind)
         return bool(behind) and not mine and not any(stand.is_too_long for stand in behind)
 
-    @property
-    def has_lost_one(self) -> bool:
-        """Whether another one was silent for longer than native code may keep its interpreter."""
-        lost_seconds = self.limit_seconds + self._hear_seconds
-        return any(stand.silent_seconds > lost_seconds for stand in self.behind())
+    def has_lost_one(self, *, is_over: bool) -> bool:
+        """Whether another one was silent for longer than native code may keep its interpreter, and this one needs it.
 
-    @property
-    def is_together(self) -> bool:
-        """Whether this process does what others have to take part in."""
-        return self._peers.pace.is_together
+        Args:
+            is_over: this one has stood still for longer than it may by itself, as it may for long in a save.
+        """
+        lost_seconds = self.limit_seconds + self._hear_seconds
+        needs = is_over or self._peers.is_together
+        return needs and any(stand.silent_seconds > lost_seconds for stand in self.behind())
 
     def describe(self) -> tuple[str, bool]:
         """Who waits for whom, in words, and whether this process is the one that waits."""

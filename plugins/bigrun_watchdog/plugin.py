@@ -159,7 +159,7 @@ class Watchdog:
             self._write(path, message, state[1])
             self._leave(f"{message}. This process waits for it, and ends as well; stacks of all threads: {path}", code)
         over = limit if limit is not None and seconds > limit else None
-        if self._others.has_lost_one and (over is not None or self._others.is_together):
+        if self._others.has_lost_one(is_over=over is not None):
             return self._others.limit_seconds
         return None if self._others.is_only_waiting() else over
 

@@ -66,7 +66,7 @@ class Pace:
 
     @property
     def is_together(self) -> bool:
-        """Whether this process is in something that others take part in, and may be waiting for them."""
+        """Whether it is in something that other processes take part in."""
         return self._depth > 0
 
     @contextlib.contextmanager
