@@ -116,6 +116,7 @@ def test_bar_31_a_process_that_is_stopped_is_named_and_ends_all(tmp_path: Path, 
     name = f"process {rank} on {socket.gethostname()}"
     assert f"it waits for {name}, which has said nothing for " in output
     assert not any(each.is_running() for each in members.values())
+    assert "had not ended 6 s after another one was lost, and was killed" in output
     (stacks,) = (training.run / "watchdog").glob(f"stacks-*{'-rank-1' * (rank == 0)}.txt")
     assert name in stacks.read_text()
     again = training("--set", f"run.max_steps={training.metrics()[-1]['step'] + 1}")
