@@ -19,7 +19,7 @@ from bigrun import hookimpl, option
 from bigrun.errors import ExitCode
 from bigrun.options import above, at_least
 from bigrun_watchdog.limits import WAITS, Limits
-from bigrun_watchdog.others import Others
+from bigrun_watchdog.others import TICKS_TO_HEAR, Others
 from bigrun_watchdog.outside import Outside
 from bigrun_watchdog.records import Hang, Records
 from bigrun_watchdog.stacks import write_stacks
@@ -33,8 +33,6 @@ __all__ = ["Watchdog", "WatchdogConfig", "within"]
 TICK_SECONDS = 5.0
 DISK_SECONDS = 10.0
 FLUSH_SECONDS = 1.0
-TICKS_TO_HEAR = 3
-"""So long other processes need to hear of something."""
 INTERRUPTED = ("data", "step", "observe")
 """What a process does when it waits for one that has ended; behind it, and in a save, it is busy with its own end."""
 
@@ -87,11 +85,11 @@ class Watchdog:
         self._run, limits = run, self._limits_of(run)
         self._records = Records(run.path_for("watchdog"), run.strategy.rank)
         self._tell(run, self._records)
-        self._others = Others(run.peers)
         tick = self._tick_seconds = min(TICK_SECONDS, limits.smallest_seconds / 20)
+        self._others = Others(run.peers, tick, limits.first_step_seconds)
         # whatever a run waits for, a save included, lets other threads run: only what a first step does may not
         self._outside = Outside(self._records.interpreter, limits.first_step_seconds, tick)
-        self._watcher = Watcher(self._look, limits.of_state, self._alarm, self._outside, tick, self._counts)
+        self._watcher = Watcher(self._look, limits.of_state, self._exceeded, self._alarm, self._beat, tick)
         self._watcher.start()
 
     @staticmethod
@@ -125,6 +123,9 @@ class Watchdog:
         if self._watcher is not None:
             self._watcher.end()
             self._watcher = None
+        if self._others is not None:
+            self._others.withdraw()
+            self._others = None
 
     def _limits_of(self, run: Run) -> Limits:
         return Limits.of(self.config.step_limit_seconds, run.config.run, run.step + 1)
@@ -135,12 +136,20 @@ class Watchdog:
 
     # -- in the watcher's thread ------------------------------------------------------------------------------
 
-    def _counts(self, state: State, seconds: float, limit: float | None) -> bool:
-        """Tell other processes where this one stands, and hear where they do; whether a state that lasts too long is an
-        alarm, and not one that waits for another process, which may take its time."""
+    def _beat(self) -> None:
+        """All is well with this thread."""
+        outside, others = self._outside, self._others
+        if outside is not None:
+            outside.beat()
+        if others is not None:
+            others.beat()
+
+    def _exceeded(self, state: State, seconds: float, limit: float | None) -> float | None:
+        """Tell other processes where this one stands, and hear where they do; the limit that is exceeded, if one is. A
+        state that waits for another process may last as long as what that one does, but not for one that is lost."""
         assert self._others is not None
         assert self._records is not None
-        self._others.post(state, seconds, limit)
+        self._others.note(state, seconds, limit)
         if (alarm := self._others.new_alarm()) is not None:
             self._write(self._records.new_stacks(state[0]), f"asked by {alarm}", state[1])
         end = self._others.end()
@@ -149,7 +158,10 @@ class Watchdog:
             path = self._records.new_stacks(state[0])
             self._write(path, message, state[1])
             self._leave(f"{message}. This process waits for it, and ends as well; stacks of all threads: {path}", code)
-        return limit is None or seconds <= limit or not self._others.is_only_waiting()
+        over = limit if limit is not None and seconds > limit else None
+        if self._others.has_lost_one(is_over=over is not None):
+            return self._others.limit_seconds
+        return None if self._others.is_only_waiting() else over
 
     def _alarm(self, state: State, seconds: float, limit: float) -> None:
         """Write down where the run stands; end the process unless it moves after all."""

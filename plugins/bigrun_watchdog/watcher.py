@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from bigrun_watchdog.outside import Outside
 from bigrun_watchdog.sentinel import Patience
 
 __all__ = ["State", "Watcher"]
@@ -15,29 +14,30 @@ State = tuple[int, str]
 
 
 class Watcher(threading.Thread):
-    """Looks at every tick; calls `alarm` when a state lasts longer than its limit."""
+    """Looks at every tick; calls `alarm` when a limit is exceeded."""
 
     def __init__(
         self,
         look: Callable[[], State],
         limit_of: Callable[[State], float | None],
+        exceeded: Callable[[State, float, float | None], float | None],
         alarm: Callable[[State, float, float], None],
-        outside: Outside,
+        beat: Callable[[], None],
         tick_seconds: float,
-        counts: Callable[[State, float, float | None], bool] = lambda state, seconds, limit: True,
     ) -> None:
-        """
+        """All are called in this thread.
+
         Args:
-            counts: called in this thread at every tick, with the state, its seconds and its limit; whether a state that
-                is beyond its limit is one to call `alarm` for.
             limit_of: seconds that a state may last; None: as long as it likes.
-            alarm: called in this thread with the state, its seconds and its limit; when it returns the run has moved,
-                or has ended.
+            exceeded: called at every tick, with the state, its seconds and its limit; the limit that is exceeded, None
+                where none is.
+            alarm: called with the state, its seconds and the exceeded limit; when it returns the run has moved, or has
+                ended.
+            beat: called at every tick, and at those of `moves_within`: somebody looks.
         """
         super().__init__(name="watchdog", daemon=True)
-        self._look, self._limit_of, self._alarm = look, limit_of, alarm
-        self._outside = outside
-        self._counts = counts
+        self._look, self._limit_of, self._exceeded, self._alarm = look, limit_of, exceeded, alarm
+        self._beat = beat
         self._tick_seconds = tick_seconds
         self._ended = threading.Event()
 
@@ -46,10 +46,10 @@ class Watcher(threading.Thread):
         while not self._ended.wait(self._tick_seconds):
             state = self._look()
             seconds = patience.tick(moved=state != seen)
-            seen, limit = state, self._limit_of(state)
-            self._outside.beat()
-            if self._counts(state, seconds, limit) and limit is not None and seconds > limit:
-                self._alarm(state, seconds, limit)
+            seen, exceeded = state, self._exceeded(state, seconds, self._limit_of(state))
+            self._beat()
+            if exceeded is not None:
+                self._alarm(state, seconds, exceeded)
                 seen = self._look()
                 patience.tick(moved=True)
 
@@ -59,7 +59,7 @@ class Watcher(threading.Thread):
         while patience.seconds < seconds:
             if self._ended.wait(min(self._tick_seconds, seconds)) or self._look() != state:
                 return True
-            self._outside.beat()
+            self._beat()
             patience.tick(moved=False)
         return False
 

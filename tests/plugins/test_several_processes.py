@@ -91,7 +91,7 @@ def test_a_job_is_requeued_once_when_the_time_is_up(tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 def test_libraries_have_one_run(bigrunner: Runner) -> None:
-    members, directory = run(bigrunner, {"mlflow": {}, "wandb": {}, "learning-report": {"patch_px": 160}})
+    members, directory = run(bigrunner, {"mlflow": {}, "wandb": {}, "learning-report": {"patch_px": 160}}, "ddp")
     check_finished(members)
     assert len(list((directory / "wandb").glob("offline-run-*"))) == 1
     assert len(list((directory / "mlflow" / "store").glob("*/*/meta.yaml"))) == 1

@@ -40,8 +40,10 @@ def drill(preset: str, parent: Path, cycles: int, seed: int, small_only: bool, k
     from bigrun.activation import activate
     from bigrun.config import read_preset
     from bigrun.drill.drill import drill as carry_out
+    from bigrun.peers.place import refuse_several
     from bigrun.terminal import say
 
+    refuse_several("bigrun drill")
     document = read_preset(preset, **overrides)
     config, _ = activate(document)  # what is wrong with the preset is said before anything is run
     report = carry_out(

@@ -38,6 +38,8 @@ class Group:
         self.grace_seconds = grace_seconds
         self.ended: list[tuple[int, int]] = []
         """(number, return code) in the order of their ends; minus n for one that signal n killed."""
+        self.overdue: list[int] = []
+        """Numbers of those that had not ended within the grace time, and were killed."""
         self._processes: list[subprocess.Popen[bytes]] = []
         self._abandoned_at: float | None = None
         self._is_told = False
@@ -81,6 +83,9 @@ class Group:
             self._is_told, self._ended_alone = True, len(self.ended)
             self.send(signal.SIGTERM)
         if seconds >= self.grace_seconds:
+            self.overdue = self.overdue or [
+                n for n, process in enumerate(self._processes) if process.returncode is None
+            ]
             self.send(signal.SIGKILL)
 
     def send(self, number: signal.Signals) -> None:

@@ -76,6 +76,9 @@ def tell_of_killed(group: Group) -> None:
     number = next((number for number, code in group.ended if code == group.failure), 0)
     if group.failure is not None and group.failure < 0:
         say(f"error: process {number} of this machine was {describe_end(group.failure)}", error=True)
+    for number in group.overdue:
+        late = f"had not ended {group.grace_seconds:g} s after another one was lost"
+        say(f"error: process {number} of this machine {late}, and was killed", error=True)
 
 
 def run_command(context: click.Context) -> click.Command:

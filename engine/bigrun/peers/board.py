@@ -22,8 +22,8 @@ LISTENING_SECONDS = 1.0
 
 class Board:
     """Notes of the processes, in the store by which they have found each other: on the host of the main process, or of
-    torchrun. Any thread may call any method. None raises: whoever has the board may be gone, and what was read from it
-    before is still known."""
+    torchrun. Any thread may call any method. None raises, and none waits for long: whoever has the board may be gone or
+    stopped, and what was read from it before is still known."""
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -33,6 +33,8 @@ class Board:
         self._is_gone = False
         """Whoever has the board: torch prints a stack of C++ each time it is asked for in vain."""
         self._lock = threading.Lock()
+        """Held until the store has answered."""
+        self._is_late = False
         self._closed = threading.Event()
         self._heard: dict[str, str] = {}
         self._posted: dict[int, Any] = {}
@@ -81,10 +83,11 @@ class Board:
 
     def post(self, facts: Mapping[str, Any]) -> None:
         """Replace this process's note of how it is."""
-        self._ask(lambda store: store.set(f"bigrun/note/{self.rank}", json.dumps(facts)))
+        note = json.dumps(facts)
+        self._ask(lambda store: store.set(f"bigrun/note/{self.rank}", note))
 
     def posted(self) -> dict[int, Any]:
-        """The notes of those that have one, by rank."""
+        """The notes of those that have one, by rank, as far as they could be read."""
 
         def read(store: Any) -> None:
             for rank in range(self.size):
@@ -94,13 +97,24 @@ class Board:
         self._ask(read)
         return dict(self._posted)
 
-    def _ask(self, question: Callable[[Any], None]) -> None:
-        from torch.distributed import DistNetworkError
+    def _ask(self, question: Callable[[Any], object]) -> None:
+        """Ask the store, in a thread: torch waits for ever for one whose process is stopped, or whose machine is lost.
+        Until that one has answered after all nothing more is asked; of one that is gone, never again."""
+        if self._is_gone or not self._lock.acquire(timeout=0 if self._is_late else ANSWER_SECONDS):
+            return
+        answered = threading.Event()
 
-        with self._lock:
-            if self._is_gone:
-                return
+        def asking() -> None:
+            from torch.distributed import DistNetworkError
+
             try:
                 question(self._store)
             except RuntimeError as error:
                 self._is_gone = isinstance(error, DistNetworkError)
+            finally:
+                self._is_late = False
+                self._lock.release()
+                answered.set()
+
+        threading.Thread(target=asking, name="board-asks", daemon=True).start()
+        self._is_late = not answered.wait(ANSWER_SECONDS)

@@ -64,6 +64,11 @@ class Pace:
             if self._depth == 0:
                 self._together += time.perf_counter() - began
 
+    @property
+    def is_together(self) -> bool:
+        """Whether it is in something that other processes take part in."""
+        return self._depth > 0
+
     @contextlib.contextmanager
     def on_device(self, device: torch.device) -> Iterator[None]:
         """What this process computes by itself. A GPU is asked how long it took: the host only hands it over."""

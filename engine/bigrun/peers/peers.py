@@ -40,6 +40,7 @@ class Peers:
     def __init__(self, place: Place | None = None) -> None:
         self.place = place or Place()
         self.pace = Pace()
+        self._paces = [self.pace]
         self.board: Board | None = None
         """What the processes write down for each other; None for one alone."""
         self.hosts: list[str] = [platform.node()]
@@ -63,6 +64,11 @@ class Peers:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def is_together(self) -> bool:
+        """Whether this process, in any thread, does what others have to take part in, and may be waiting for them."""
+        return any(pace.is_together for pace in self._paces)
 
     def join(self, *, uses_gpu: bool, patience_seconds: float) -> None:
         """Wait for the others; from here on a process that dies ends the others' waiting with an error.
@@ -95,6 +101,7 @@ class Peers:
         needs no `leave` of its own."""
         other = Peers(self.place)
         other.hosts, other._readers = self.hosts, self._readers
+        self._paces.append(other.pace)
         if self._channel is not None:
             import torch.distributed as dist
 

@@ -31,9 +31,11 @@ def replay(run: Path, step: int | None, sets: tuple[str, ...]) -> None:
     emergency checkpoint where there is one, and looks at every operation of the step, forward and backward. Where the
     hardware is the same the numbers are those of the first time.
     """
+    from bigrun.peers.place import refuse_several
     from bigrun.replay.replay import replay as replay_step
     from bigrun.replay.report import report_lines
     from bigrun.terminal import say
 
+    refuse_several("bigrun replay")
     for line in report_lines(replay_step(run, step, sets, say)):
         say(line)

@@ -146,12 +146,14 @@ def tune(
     import json
 
     from bigrun.config import read_preset
+    from bigrun.peers.place import refuse_several
     from bigrun.terminal import say
     from bigrun.tuner.report import conclusion, line, row_line, to_json, write
     from bigrun.tuner.space import Wishes
     from bigrun.tuner.trials import Effort
     from bigrun.tuner.tune import Tuner
 
+    refuse_several("bigrun tune")
     document = read_preset(preset, **overrides)
     directory = out or Path("runs") / f"{document.name}-tune"
     effort = Effort(steps, seconds, inflate, trial_seconds, retry)

@@ -1,0 +1,69 @@
+"""What processes write down for each other, when whoever has the board is stopped."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from torch.distributed import TCPStore
+
+from bigrun.peers import board as module
+from bigrun.peers.board import Board
+
+HOST = """
+import sys, time
+from torch.distributed import TCPStore
+store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+print(store.port, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def host() -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, "-c", HOST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_board_whose_host_is_stopped_is_not_waited_for_and_answers_when_it_goes_on(
+    host: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 2.0)
+    assert host.stdout is not None
+    port = int(host.stdout.readline())
+    board = Board(TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False), rank=1, size=2)
+    board.post({"beat": 1})
+    board.say("end", {"message": "one"})
+    assert board.posted() == {1: {"beat": 1}}
+    assert [words["message"] for words in board.heard("end")] == ["one"]
+    host.send_signal(signal.SIGSTOP)
+
+    def ask() -> None:
+        for beat in range(100):
+            board.post({"beat": beat})
+            board.posted()
+            board.heard("end")
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(30)
+    assert not asking.is_alive()
+    assert board.posted() == {1: {"beat": 1}}
+    assert [words["message"] for words in board.known("end")] == ["one"]
+    host.send_signal(signal.SIGCONT)
+    deadline = time.monotonic() + 60
+    while board.posted() != {1: {"beat": 1000}}:
+        assert time.monotonic() < deadline
+        board.post({"beat": 1000})
+        time.sleep(0.05)
+    board.say("end", {"message": "two"})
+    assert [words["message"] for words in board.heard("end")] == ["one", "two"]
