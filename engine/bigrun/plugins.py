@@ -17,6 +17,7 @@ from bigrun.checkpoint.facts import encode_facts
 from bigrun.errors import BigrunError, PluginError, UsageError
 from bigrun.hookspecs import Hooks
 from bigrun.markers import GROUP, hookimpl
+from bigrun.peers.errors import ApartError
 from bigrun.values import did_you_mean
 
 if TYPE_CHECKING:
@@ -132,8 +133,8 @@ class Plugins:
                 if hook.startswith("build_") and answer is not None:
                     self.builders[hook] = name
                 return answer
-            except BigrunError:
-                if not observer:
+            except BigrunError as error:
+                if not observer or isinstance(error, ApartError):
                     raise
                 self._fail(name, hook)
             except (Exception, SystemExit) as error:

@@ -115,8 +115,9 @@ class Others:
         where all have begun as many, or nobody knows."""
         stands, me = list(self._stands.values()), self._peers.rank
         if me in self._silences and (seconds := self._silences[me].seconds) > self._hear_seconds:
-            # what this process writes down does not come back: the board is on the main process's machine
-            lost = attrs.evolve(self._note, name=self._peers.name(0), rank=0, silent_seconds=seconds)
+            # what this process writes down does not come back: the main process has the board, or what has started it
+            name = f"{self._peers.name(0)} or its launcher"
+            lost = attrs.evolve(self._note, name=name, rank=0, silent_seconds=seconds)
             return [lost] if me > 0 else []
         silent = [stand for stand in stands if stand.silent_seconds]
         if silent:

@@ -80,8 +80,8 @@ def test_torchrun_says_which_process_this_is() -> None:
         ({"MASTER_PORT": None}, "MASTER_PORT is not set"),
         ({"MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
         ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999 is no port: expected 1 to 65535"),
-        ({"LOCAL_RANK": "4"}, "LOCAL_RANK=4 is none of the 4 of this machine"),
-        ({"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "2"}, "LOCAL_RANK=2 is none of the 2 of this machine"),
+        ({"LOCAL_RANK": "4"}, "LOCAL_RANK=4 is none of WORLD_SIZE=4"),
+        ({"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "2"}, "LOCAL_RANK=2 is none of LOCAL_WORLD_SIZE=2"),
     ],
 )
 def test_an_environment_that_says_it_by_half_is_refused(change: dict[str, str | None], problem: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,12 @@ def test_a_board_whose_keeper_is_gone_is_asked_once(capfd: pytest.CaptureFixture
     assert board.heard("end") == [{"rank": 1}]
     del keeper
     began = time.monotonic()
-    board.wait("end-heard", 1, 30.0)
-    board.post({})
+    board.wait_for_others("end-heard", 30.0)
+    asking = [threading.Thread(target=board.post, args=({},)) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
     assert board.heard("end") == [{"rank": 1}]
     assert board.posted() == {}
     assert time.monotonic() - began < 10
@@ -78,7 +83,7 @@ def test_a_board_whose_keeper_is_gone_is_asked_once(capfd: pytest.CaptureFixture
 
 @pytest.mark.parametrize(
     ("asks", "place"),
-    [("one", "bits of 1 in bigrun.peers.exchange.__call__"), ("both", "gathered in one_of_many.ask")],
+    [("one", "bits of 1 in bigrun.loop.judge"), ("both", "gathered in one_of_many.AsksOthers.ask")],
 )
 def test_processes_that_are_in_different_exchanges_say_in_which(
     asks: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -86,9 +91,22 @@ def test_processes_that_are_in_different_exchanges_say_in_which(
     monkeypatch.setenv("ASKS", asks)
     main, other = training_with(tmp_path).together(2, "--plugin", "one_of_many:AsksOthers")
     assert main.returncode == other.returncode == ExitCode.ERROR
-    both = [f"process 0: {place}", "process 1: gathered in one_of_many.before_update"]
+    both = [f"process 0: {place}", "process 1: gathered in one_of_many.AsksOthers.before_update"]
     for done in (main, other):
         assert all(words in done.stderr for words in both), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_observer_that_waits_for_one_that_has_failed_takes_nobody_elses_answer(tmp_path: Path) -> None:
+    plugins = {"one_of_many:AsksFirst": {}, "one_of_many:AsksSecond": {}}
+    main, other = training_with(tmp_path, plugins=plugins).together(2)
+    assert main.returncode == other.returncode == ExitCode.ERROR
+    names = [
+        f"process {rank}: gathered in one_of_many.Asks{which}.after_step"
+        for rank, which in enumerate(("First", "Second"))
+    ]
+    for done in (main, other):
+        assert all(words in done.stderr for words in names), done.stderr
         assert "Traceback" not in done.stderr
 
 

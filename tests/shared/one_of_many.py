@@ -421,6 +421,28 @@ class AsksOthers:
         run.peers.gathered(["of", "the others"])
 
 
+class AsksFirst:
+    """One process fails before it asks, and goes on without this observer."""
+
+    observer = True
+
+    @hookimpl(tryfirst=True)
+    def after_step(self, run: Any, step: int) -> None:
+        if step == 3:
+            if is_other(run):
+                raise ValueError("before it asks")
+            run.peers.gathered("first")
+
+
+class AsksSecond:
+    observer = True
+
+    @hookimpl
+    def after_step(self, run: Any, step: int) -> None:
+        if step == 3:
+            run.peers.gathered("second")
+
+
 class FailsInLook:
     observer = True
 

@@ -75,10 +75,12 @@ class Board:
         """Listen no more."""
         self._closed.set()
 
-    def wait(self, what: str, count: int, seconds: float) -> None:
-        """Until so much was said of it, or so long, or the board is gone."""
+    def wait_for_others(self, what: str, seconds: float) -> None:
+        """Until all others have said something of it, or so long, or the board is gone."""
         deadline = time.monotonic() + seconds
-        while len(self.heard(what)) < count and time.monotonic() < deadline and not self._is_gone:
+        while time.monotonic() < deadline and not self._is_gone:
+            if len({words["rank"] for words in self.heard(what)} - {self.rank}) == self.size - 1:
+                return
             time.sleep(0.02)
 
     def post(self, facts: Mapping[str, Any]) -> None:
@@ -108,9 +110,10 @@ class Board:
             from torch.distributed import DistNetworkError
 
             try:
-                question(self._store)
+                if not self._is_gone:
+                    question(self._store)
             except RuntimeError as error:
-                self._is_gone = isinstance(error, DistNetworkError)
+                self._is_gone = self._is_gone or isinstance(error, DistNetworkError)
             finally:
                 self._is_late = False
                 self._lock.release()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bigrun.errors import BigrunError, ExitCode, PluginError
 
 __all__ = [
-    "NotTogetherError", "PeerLostError", "SaidElsewhere", "first_line", "is_met_by_all", "loss_of_a_peer",
+    "ApartError", "NotTogetherError", "PeerLostError", "SaidElsewhere", "first_line", "is_met_by_all", "loss_of_a_peer",
     "mark_met_by_all",
 ]  # fmt: skip
 
@@ -17,7 +17,11 @@ LOCATION = re.compile(r"^\[(?:enforce fail at )?[^\]\s]+\.(?:cc|cpp|cu|h):\d+\]\
 ADVICE = re.compile(r"\s*(?:This is typically caused|Check the logs of the remote worker|GLHF)")
 
 
-class SaidElsewhere(BigrunError):
+class ApartError(BigrunError):
+    """The processes of the run are not together any more: each ends, wherever it is."""
+
+
+class SaidElsewhere(ApartError):
     """Another process has met an error, and says so: nobody else has to."""
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -25,7 +29,7 @@ class SaidElsewhere(BigrunError):
         self.exit_code = ExitCode(exit_code)
 
 
-class PeerLostError(BigrunError):
+class PeerLostError(ApartError):
     """Another process of the run is gone, or is silent."""
 
     def __init__(self, message: str, exit_code: int = ExitCode.ERROR) -> None:
@@ -34,7 +38,7 @@ class PeerLostError(BigrunError):
         self.exit_code = ExitCode(exit_code)
 
 
-class NotTogetherError(BigrunError):
+class NotTogetherError(ApartError):
     """Processes of the run wait for each other in different exchanges."""
 
     def __init__(self, topics: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from bigrun.peers.errors import PeerLostError, first_line
 from bigrun.peers.place import Place
 
-__all__ = ["meet"]
+__all__ = ["meet", "slack"]
 
 START = timedelta(seconds=600)
 """So long a process waits for the others to begin; one that failed before that never comes."""
@@ -26,7 +26,7 @@ def meet(place: Place, *, uses_gpu: bool, patience: timedelta) -> Any:
     """Wait for the others; returns the store by which they were found.
 
     Args:
-        patience: so long one may wait for another from here on.
+        patience: so long one may wait for another from here on, and some time more (`slack`).
 
     Raises:
         PeerLostError: they have not begun in time.
@@ -46,7 +46,7 @@ def meet(place: Place, *, uses_gpu: bool, patience: timedelta) -> Any:
                 store=store,
                 rank=place.rank,
                 world_size=place.size,
-                timeout=patience,
+                timeout=slack(patience),
             )
             dist.barrier()
     except RuntimeError as error:
@@ -55,6 +55,11 @@ def meet(place: Place, *, uses_gpu: bool, patience: timedelta) -> Any:
             f"one has ended meanwhile: see what it says ({first_line(error)})"
         ) from error
     return store
+
+
+def slack(patience: timedelta) -> timedelta:
+    """Whoever watches the run knows which process lets the others wait, and comes first; torch does not."""
+    return patience * 1.1 + timedelta(seconds=60)
 
 
 @contextlib.contextmanager

@@ -43,10 +43,12 @@ class Pace:
         self._spell = [0.0, 0.0, 0.0]
         self._steps = 0
         self._on_device: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._begun_on_device: torch.cuda.Event | None = None
 
     def begin_step(self) -> None:
         """A step begins; one that has not ended is forgotten."""
         self._began, self._together, self._data = time.perf_counter(), 0.0, 0.0
+        self._begun_on_device = None
 
     def waited(self, seconds: float) -> None:
         """The step has waited for images."""
@@ -57,9 +59,12 @@ class Pace:
         """What other processes take part in."""
         began = time.perf_counter()
         self._depth += 1
+        was_on_device = self._pause()
         try:
             yield
         finally:
+            if was_on_device:
+                self._resume()
             self._depth -= 1
             if self._depth == 0:
                 self._together += time.perf_counter() - began
@@ -75,14 +80,20 @@ class Pace:
         if device.type != "cuda":
             yield
             return
-        import torch
-
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         with self.together():
-            begin.record()
+            self._resume()
             yield
-            end.record()
-        self._on_device.append((begin, end))
+            self._pause()
+
+    def _resume(self) -> None:
+        self._begun_on_device = recorded_event()
+
+    def _pause(self) -> bool:
+        """Whether the device was computing for this process by itself, until now."""
+        begin, self._begun_on_device = self._begun_on_device, None
+        if begin is not None:
+            self._on_device.append((begin, recorded_event()))
+        return begin is not None
 
     def end_step(self) -> None:
         """It is over."""
@@ -102,3 +113,12 @@ class Pace:
         self._steps, self._spell, self._on_device = 0, [0.0, 0.0, 0.0], []
         count = max(steps, 1)
         return Spell(steps, whole / count, own / count, data / count)
+
+
+def recorded_event() -> torch.cuda.Event:
+    """What the device passes when it has done all that it was given until now."""
+    import torch
+
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event

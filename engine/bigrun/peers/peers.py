@@ -14,7 +14,7 @@ from bigrun.errors import BigrunError
 from bigrun.peers.board import Board
 from bigrun.peers.channel import Channel
 from bigrun.peers.errors import NotTogetherError, PeerLostError, SaidElsewhere, first_line, loss_of_a_peer
-from bigrun.peers.meeting import meet
+from bigrun.peers.meeting import meet, slack
 from bigrun.peers.pace import Pace
 from bigrun.peers.place import Place
 from bigrun.terminal import place_of_errors
@@ -26,6 +26,7 @@ END, HEARD = "end", "end-heard"
 """Of what is written on the board."""
 FAILURE = "failure"
 """What a process says in place of what the others talk about."""
+HELPERS = ("bigrun.peers.", "bigrun.evaluation.")
 HEARING_SECONDS = 5.0
 """So long a process that ends alone waits for the others to have read why; one that is gone, too, never does."""
 
@@ -105,7 +106,7 @@ class Peers:
         if self._channel is not None:
             import torch.distributed as dist
 
-            group = dist.new_group(backend="gloo", timeout=self._patience)
+            group = dist.new_group(backend="gloo", timeout=slack(self._patience))
             other._channel = Channel(self.size, other.pace, group)
         return other
 
@@ -119,7 +120,7 @@ class Peers:
             dist.destroy_process_group()
         if self.board is not None:
             if self._has_said_end:
-                self.board.wait(HEARD, self.size - 1, HEARING_SECONDS)
+                self.board.wait_for_others(HEARD, HEARING_SECONDS)
             self.board.close()
 
     def any(self, flag: bool) -> bool:
@@ -252,8 +253,8 @@ class Peers:
 
 
 def caller() -> str:
-    """The function that has called this module."""
+    """The function that has something to tell: what helps it to do so would be the same for all."""
     frame = inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__") == __name__:
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(HELPERS):
         frame = frame.f_back
-    return "" if frame is None else f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}"
+    return "" if frame is None else f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}"

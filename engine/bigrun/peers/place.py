@@ -39,9 +39,10 @@ class Place:
             raise _misfit(f"MASTER_PORT={port} is no port: expected 1 to 65535")
         if not 0 <= rank < size:
             raise _misfit(f"RANK={rank} is none of WORLD_SIZE={size}")
-        here = _number(environment, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environment else size
+        name = "LOCAL_WORLD_SIZE" if "LOCAL_WORLD_SIZE" in environment else "WORLD_SIZE"
+        here = _number(environment, name)
         if not 0 <= local < here:
-            raise _misfit(f"LOCAL_RANK={local} is none of the {here} of this machine")
+            raise _misfit(f"LOCAL_RANK={local} is none of {name}={here}")
         return cls(rank, size, local)
 
 
