@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from bigrun.checkpoint.space import free_bytes, human_bytes, require_room
+from bigrun.checkpoint.space import human_bytes, needed, require_room
 from bigrun.errors import CheckpointError, NotSavedError
 from bigrun.peers.peers import Peers, SaidElsewhere
 from bigrun.saved import note_saved
@@ -214,7 +213,7 @@ class Saver:
             then = f"training goes on, and the next one is tried after step {following}"
         run.event(
             "checkpoint-failed",
-            f"the checkpoint of step {step} could not be saved ({error}{sizes(run, error, size)}); {safe}; {then}",
+            f"the checkpoint of step {step} could not be saved ({error}{needed(run.checkpoints.directory, size, error.__cause__)}); {safe}; {then}",
             "error",
             failed_step=step,
             checkpoint_bytes=size,
@@ -230,17 +229,6 @@ def saving(run: Run) -> Iterator[None]:
         yield
     finally:
         run.activity = activity
-
-
-def sizes(run: Run, error: NotSavedError, size: int) -> str:
-    """What a disk that became full while it was written to does not say itself."""
-    cause = error.__cause__
-    if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return ""
-    with contextlib.suppress(OSError):
-        free = human_bytes(free_bytes(run.checkpoints.directory))
-        return f"; it takes {human_bytes(size)}, and the disk has {free} left"
-    return ""
 
 
 def publish(store: CheckpointStore, state: State, writers: Peers) -> tuple[Path, float]:

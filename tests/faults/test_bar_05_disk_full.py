@@ -79,6 +79,7 @@ def test_bar_05_a_disk_that_refuses_in_the_middle_of_a_file(
     (event,) = events(result, "checkpoint-failed")
     assert event.facts["failed_step"] == 4
     assert "step-00000004: not saved: [Errno 27] File too large; it takes 4" in event.message
+    assert "the disk has" not in event.message
     assert "the next one is tried after step 6" in event.message
 
 

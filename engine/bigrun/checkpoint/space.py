@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import shutil
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ from bigrun.errors import NotSavedError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["LOW", "RESERVE_BYTES", "free_bytes", "human_bytes", "require_room"]
+__all__ = ["LOW", "RESERVE_BYTES", "free_bytes", "human_bytes", "needed", "require_room"]
 
 LOW = 2
 """Room for fewer checkpoints than this is worth a warning."""
@@ -45,6 +47,17 @@ def require_room(directory: Path, size: int) -> bool:
             f"{human_bytes(RESERVE_BYTES)}, and the disk has {human_bytes(free)} left"
         )
     return free >= LOW * size + RESERVE_BYTES
+
+
+def needed(directory: Path, size: int, cause: BaseException | None) -> str:
+    """What a disk that has become full while `size` bytes were written to it does not say itself."""
+    if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ""
+    takes = f"; it takes {human_bytes(size)}"
+    with contextlib.suppress(OSError):
+        if cause.errno != errno.EFBIG:  # whatever room there is, one file may not be so large
+            return f"{takes}, and the disk has {human_bytes(free_bytes(directory))} left"
+    return takes
 
 
 def human_bytes(size: float) -> str:
