@@ -211,9 +211,10 @@ class Saver:
             following = step - step % self.every_steps + self.every_steps
             following = following if run.max_steps is None else min(following, run.max_steps)
             then = f"training goes on, and the next one is tried after step {following}"
+        takes = needed(run.checkpoints.directory, size, error.__cause__)
         run.event(
             "checkpoint-failed",
-            f"the checkpoint of step {step} could not be saved ({error}{needed(run.checkpoints.directory, size, error.__cause__)}); {safe}; {then}",
+            f"the checkpoint of step {step} could not be saved ({error}{takes}); {safe}; {then}",
             "error",
             failed_step=step,
             checkpoint_bytes=size,
