@@ -13,6 +13,7 @@ from torch import Tensor
 from bigrun.peers.pace import Spell
 from bigrun.peers.peers import Peers
 from bigrun.peers.straggler import of_ranks
+from bigrun.shards import whole
 from bigrun.throughput import TIMINGS, Throughput
 
 __all__ = ["TIMINGS", "Metrics", "means"]
@@ -43,7 +44,8 @@ class Metrics:
         that step and not the mean. A measurement that is made for a checkpoint is of the checkpoint's networks."""
 
     def record(self, name: str, value: Tensor | float) -> None:
-        """Keep a copy of a scalar of this step: a number, or a tensor of one element on any device.
+        """Keep a copy of a scalar of this step: a number, or a tensor of one element on any device. One that was
+        computed from sharded weights (DTensor) is put together from the parts of all processes, which all record it.
 
         Raises:
             ValueError: the tensor has not one element.
@@ -51,7 +53,7 @@ class Metrics:
         if not isinstance(value, Tensor):
             self._step.append((name, float(value)))
         elif value.numel() == 1:
-            self._step.append((name, value.detach().reshape(()).clone()))
+            self._step.append((name, whole(value.detach()).reshape(()).clone()))
         else:
             raise ValueError(f"metric {name!r}: expected a tensor of one element, got shape {tuple(value.shape)}")
 

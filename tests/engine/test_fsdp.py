@@ -41,7 +41,7 @@ def numbers(training: Training) -> list[dict[str, float]]:
     """What was trained in each step."""
     told = (
         *("loss", "grad_norm", "gram/distance", "class_spread", "learning_rate", "koleo"),
-        *("marginal_entropy_fraction", "prototypes_used_fraction"),
+        *("marginal_entropy_fraction", "prototypes_used_fraction", "student_norm"),
     )
     return [{name: row[name] for name in row if name == "step" or name.startswith(told)} for row in training.metrics()]
 
@@ -79,7 +79,8 @@ def said(done: Any) -> str:
 
 
 def test_a_run_goes_from_shards_to_one_process_to_copies_to_shards(tmp_path: Path) -> None:
-    alone, changing = training(tmp_path, "alone"), training(tmp_path, "changing")
+    norms = {"plugins": {"one_of_many:StudentNorm": {}}}
+    alone, changing = training(tmp_path, "alone", norms), training(tmp_path, "changing", norms)
     assert alone().returncode == 0
     main, other = changing.together(2, *FSDP, *ONE_STEP)
     assert (main.returncode, other.returncode) == (ExitCode.STOPPED, ExitCode.STOPPED), said([main, other])

@@ -136,7 +136,9 @@ def test_bar_31_a_stopped_main_process_is_named_although_it_has_the_board(tmp_pa
         main.send_signal(signal.SIGSTOP)
         output, _ = other.communicate(timeout=120)
         assert other.returncode == ExitCode.HUNG, output
-        assert f"it waits for process 0 on {socket.gethostname()} or its launcher, which has said nothing for " in output
+        assert (
+            f"it waits for process 0 on {socket.gethostname()} or its launcher, which has said nothing for " in output
+        )
     finally:
         for process in (main, other):
             process.kill()

@@ -443,6 +443,17 @@ class AsksSecond:
             run.peers.gathered("second")
 
 
+class StudentNorm:
+    """Of weights of which each process may have a shard."""
+
+    observer = True
+
+    @hookimpl
+    def after_step(self, run: Any) -> None:
+        norms = [parameter.detach().norm() for parameter in run.objective.student.parameters()]
+        run.metrics.record("student_norm", torch.stack(norms).norm())
+
+
 class FailsInLook:
     observer = True
 
