@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
+from bigrun.choices import RULES
+
 if TYPE_CHECKING:
     from bigrun.rules import EngineConfig
 
-__all__ = ["micro_batches", "micro_batches_fixed_by"]
+__all__ = ["KOLEO_GROUP", "koleo_group_beside", "micro_batches", "micro_batches_fixed_by"]
+
+KOLEO_GROUP = "objective.koleo_group"
+
+
+def koleo_group_beside(config: EngineConfig, micro_batch: int) -> int:
+    """The size of KoLeo's groups that the rule chooses beside another micro-batch."""
+    other = attrs.evolve(config, data=attrs.evolve(config.data, micro_batch=micro_batch))
+    value, _ = RULES[KOLEO_GROUP](other)
+    return int(value)
 
 
 def micro_batches_fixed_by(config: EngineConfig) -> str | None:

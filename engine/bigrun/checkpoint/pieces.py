@@ -41,12 +41,12 @@ FILE = re.compile(r"(.+?)(?:-[0-9]{5,}-of-([0-9]{5,}))?\.safetensors")
 Groups = dict[str, dict[str, "Tensor"]]
 
 
-INDEX = ".pieces.json"
-
-
 def index_of(stem: str) -> str:
     """The name of the facts about a group's pieces."""
     return f"{stem}.pieces"
+
+
+INDEX = f"{index_of('')}.json"
 
 
 def piece(stem: str, number: int, pieces: int) -> str:

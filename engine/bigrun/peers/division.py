@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
-from bigrun.choices import RULES
 from bigrun.devices.defaults import with_choices
 from bigrun.errors import UsageError
-from bigrun.same_objective import micro_batches, micro_batches_fixed_by
+from bigrun.same_objective import KOLEO_GROUP, koleo_group_beside, micro_batches, micro_batches_fixed_by
 
 if TYPE_CHECKING:
     from bigrun.config import Config
     from bigrun.run import Run
 
 __all__ = ["check_divides", "check_division", "divide_batch"]
-
-KOLEO_GROUP = "objective.koleo_group"
 
 
 def check_division(run: Run) -> None:
@@ -74,8 +69,7 @@ def another_objective(config: Config, processes: int) -> str:
             f"{ways(batch, micro or 1)}, or set data.micro_batch to a divisor of {own}, which is another objective"
         )
     group = section.koleo_group or 1
-    # Beside the whole of a process's images as micro-batch.
-    smaller, _ = RULES[KOLEO_GROUP](attrs.evolve(config, data=attrs.evolve(config.data, micro_batch=own)))
+    smaller = koleo_group_beside(config, own)
     other = f"{KOLEO_GROUP} = {smaller}" if smaller > section.koleo_neighbours else "objective.koleo_weight = 0"
     return (
         f"{problem}no micro-batch of them holds whole groups of {KOLEO_GROUP} = {group}; {ways(batch, group)}, or set "

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from bigrun.choices import RULES
+from bigrun.same_objective import KOLEO_GROUP, koleo_group_beside
 
 if TYPE_CHECKING:
     from bigrun.config import Config
 
 __all__ = ["KOLEO_GROUP", "Regrouping", "regrouping"]
-
-KOLEO_GROUP = "objective.koleo_group"
 
 
 @attrs.frozen
@@ -35,7 +33,5 @@ def regrouping(config: Config, micro_batch: int) -> Regrouping | None:
     is_chosen = "objective" not in config.replaced and KOLEO_GROUP not in config.explicit
     if not is_chosen or own is None or config.objective.koleo_weight <= 0:
         return None
-    other = attrs.evolve(config, data=attrs.evolve(config.data, micro_batch=micro_batch))
-    value, _ = RULES[KOLEO_GROUP](other)
-    chosen = int(value)
+    chosen = koleo_group_beside(config, micro_batch)
     return None if chosen == own else Regrouping(own, chosen, micro_batch % own == 0)
