@@ -39,7 +39,10 @@ SHORTEST = 6
 """A shorter secret is only redacted where it stands by itself: as a part of words it would be everywhere."""
 
 ANY_ENDING = "|".join(ending.replace("_", r"[_\- ]?") for ending in sorted(ENDINGS, key=len, reverse=True))
-VALUE = r"""(?:"[^"\n]*"?|'[^'\n]*'?|(?:bearer|basic|digest|token)[ \t]+[^\s"',;&<>]+|[^\s"',;&<>]+)"""
+VALUE = re.compile(
+    r"""(?:"[^"\n]*"?|'[^'\n]*'?|(?:bearer|basic|digest|token)[ \t]+[^\s"',;&<>]+|[^\s"',;&<>]+)""",
+    re.IGNORECASE,
+)
 # What messages about an option, or a file of such a name, say behind it, or in place of a value.
 OWN_WORDS = (
     r"(?:expected|is required|is not what|a secret was|unknown option|has no effect"
@@ -47,13 +50,11 @@ OWN_WORDS = (
 )
 ASSIGNMENT = re.compile(
     rf"""(?<![\w.\-])(?P<name>[\w.\-]{{0,200}}?(?:{ANY_ENDING}))"""
-    rf"""(?P<sign>["']?[ \t]{{0,3}}[:=][ \t]{{0,3}})(?!{OWN_WORDS})(?P<value>{VALUE})""",
+    rf"""["']?[ \t]{{0,3}}[:=][ \t]{{0,3}}(?!{OWN_WORDS})""",
     re.IGNORECASE,
 )
-ARGUMENT = re.compile(
-    rf"""(?<![\w.\-])(?P<name>--[\w\-]{{0,200}}?(?:{ANY_ENDING}))(?P<sign>[ \t])(?P<value>{VALUE})""", re.IGNORECASE
-)
-QUERY = re.compile(r"""(?P<name>(?<=[?&;])[\w.\-]{1,80})(?P<sign>=)(?P<value>[^&;\s"'<>#]+)""")
+ARGUMENT = re.compile(rf"""(?<![\w.\-])(?P<name>--[\w\-]{{0,200}}?(?:{ANY_ENDING}))[ \t]""", re.IGNORECASE)
+QUERY = re.compile(r"""(?P<name>(?<=[?&;])[\w.\-]{1,80})=(?P<value>[^&;\s"'<>#]+)""")
 USER_OF_URL = re.compile(r"(?<![a-z0-9+.\-])([a-z][a-z0-9+.\-]{0,30}:/{1,3})[^/\s\"'<>]+@", re.IGNORECASE)
 SHAPES = re.compile(
     r"(?P<before>\b(?i:bearer)[ \t]+)(?![^\s\"',;&<>]*\[redacted\])[^\s\"',;&<>]{8,}"
@@ -128,8 +129,8 @@ class Redactor:
         text = self._known.sub(REDACTED, text)
         text = USER_OF_URL.sub(rf"\1{REDACTED}@", text)
         text = SHAPES.sub(lambda match: (match["before"] or match["hook"] or "") + REDACTED, text)
-        text = QUERY.sub(lambda match: assigned(match, is_query_secret(match["name"].lower())), text)
-        return ARGUMENT.sub(assigned, ASSIGNMENT.sub(assigned, text))
+        text = QUERY.sub(queried, text)
+        return without_secrets(ARGUMENT, without_secrets(ASSIGNMENT, text))
 
     def value(self, value: T) -> T:
         """The same tables, lists and texts without secrets (rules 2 to 4); other values stay."""
@@ -184,14 +185,30 @@ def forms(secret: str) -> set[str]:
     return {secret, quote(secret, "", errors="replace")} | quoted | in_urls
 
 
-def assigned(match: re.Match[str], known: bool = False) -> str:
-    """`name=[redacted]`, in the quotes that were there."""
-    name, sign, value = match["name"], match["sign"], match["value"]
-    if not (known or is_secret_name(name)):
-        return match[0]
+def queried(match: re.Match[str]) -> str:
+    """A part of a URL's query."""
+    name = match["name"]
+    is_one = is_query_secret(name.lower()) or is_secret_name(name)
+    return f"{name}={hidden(match['value'])}" if is_one else match[0]
+
+
+def without_secrets(beginning: re.Pattern[str], text: str) -> str:
+    """The text with `[redacted]` in place of what stands behind secret names. Behind another one (`cls_token: `) there
+    may be one that is: only the values of secret names are passed over, which also keeps this linear."""
+    found, done, at = [], 0, 0
+    while match := beginning.search(text, at):
+        at = match.end()
+        value = VALUE.match(text, at) if is_secret_name(match["name"]) else None
+        if value is not None:
+            found += [text[done:at], hidden(value[0])]
+            done = at = value.end()
+    return "".join([*found, text[done:]])
+
+
+def hidden(value: str) -> str:
+    """`[redacted]`, in the quotes that were there."""
     begins = value[0] if value[0] in "\"'" else ""
-    ends = begins if len(value) > 1 and value.endswith(begins) else ""
-    return f"{name}{sign}{begins}{REDACTED}{ends}"
+    return f"{begins}{REDACTED}{begins if len(value) > 1 and value.endswith(begins) else ''}"
 
 
 def masked(value: Any, *, everything: bool = False) -> Any:

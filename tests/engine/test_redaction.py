@@ -57,6 +57,8 @@ trees = st.recursive(
 @settings(deadline=None, max_examples=200)
 @given(texts)
 @example("BEARER Token=0")
+@example("--secret cls_token: Token=0")
+@example("--cls_token --token 0")
 def test_redacting_twice_changes_nothing(text: str) -> None:
     once = KNOWING.text(text)
     assert KNOWING.text(once) == once
