@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def test_a_board_whose_host_is_stopped_is_not_waited_for_and_answers_when_it_goe
     assert board.posted() == {1: {"beat": 1}}
     assert [words["message"] for words in board.heard("end")] == ["one"]
     host.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, host.pid, os.WSTOPPED | os.WNOWAIT)  # each of its threads: until then it answers
 
     def ask() -> None:
         for beat in range(100):
