@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from torch import Tensor
 from bigrun import hookimpl
 from bigrun.errors import ExitCode
 from bigrun.testing.runner import Runner, SyntheticImages
-from bigrun.tuner.timing import Length, Timing, decoded_per_second
+from bigrun.tuner.timing import DECODING_SECONDS, Length, Timing, decoded_per_second
 
 SECONDS = 0.06
 PLACES = ("data", "forward", "losses", "backward", "optimizer", "other")
 PHASES = {"losses": "forward"}
+TRIES = 5
+"""On a busy machine any phase may be held up longer than a sleep; once in so many times it is not."""
 
 
 class SlowImages(SyntheticImages):
@@ -66,6 +69,16 @@ class Sleeper:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_sleep_is_found_in_its_phase_and_nowhere_else(bigrunner: Runner, place: str) -> None:
+    phase, longest = PHASES.get(place, place), list[str]()
+    while phase not in longest and len(longest) < TRIES:
+        found = measured(bigrunner, place)
+        assert found[phase] >= 3 * 1000 * SECONDS
+        longest.append(max(found, key=lambda each: found[each]))
+    assert phase in longest, longest
+
+
+def measured(bigrunner: Runner, place: str) -> dict[str, float]:
+    """Milliseconds of each phase of a run that sleeps in one place."""
     timing = Timing(Length(warm_up_steps=2, steps=3))
     images = SlowImages() if place == "data" else SyntheticImages()
     began = time.perf_counter()
@@ -78,10 +91,8 @@ def test_a_sleep_is_found_in_its_phase_and_nowhere_else(bigrunner: Runner, place
     assert result.run.step == 5
     found = timing.milliseconds()
     assert set(found) == {"data", "transfer", "forward", "backward", "optimizer", "other"}
-    phase = PHASES.get(place, place)
-    assert found[phase] >= 3 * 1000 * SECONDS
-    assert max(found, key=lambda phase: found[phase]) == phase
     assert sum(found.values()) < elapsed_ms
+    return found
 
 
 def test_the_warm_up_lasts_until_what_was_decoded_beforehand_is_used_up(bigrunner: Runner) -> None:
@@ -93,22 +104,27 @@ def test_the_warm_up_lasts_until_what_was_decoded_beforehand_is_used_up(bigrunne
 
 def test_it_lasts_for_so_many_seconds_at_least(bigrunner: Runner) -> None:
     timing = Timing(Length(warm_up_steps=1, steps=2, seconds=0.5))
-    bigrunner.run(steps=100_000, companions=[timing], run={"checkpoint_every_steps": 100_000})
-    assert 0.5 <= sum(timing.milliseconds().values()) / 1000 < 2.5
+    result = bigrunner.run(steps=100_000, companions=[timing], run={"checkpoint_every_steps": 100_000})
+    assert sum(timing.milliseconds().values()) / 1000 >= 0.5
+    assert result.run is not None
+    assert result.run.step < 5_000, "it goes no further than it must"
     assert timing.measured > 2
 
 
 def test_what_was_decoded_beforehand_does_not_count_as_decoding() -> None:
+    slept = list[float]()
+
     def loader() -> Iterator[Any]:
         for number in itertools.count():
             if number >= 12:
+                began = time.perf_counter()
                 time.sleep(SECONDS)
+                slept.append(time.perf_counter() - began)
             yield number
 
-    began = time.perf_counter()
     found = decoded_per_second(loader(), micro_batch=8, under_way=12)
-    assert 0.7 * 8 / SECONDS < found <= 8 / SECONDS
-    assert 1.0 <= time.perf_counter() - began < 1.5
+    assert 0.7 * 8 / mean(slept) < found <= 8 / SECONDS
+    assert sum(slept[:-1]) < DECODING_SECONDS
 
 
 def test_each_step_is_told(bigrunner: Runner) -> None:
