@@ -12,6 +12,7 @@ from typing import Any
 
 import one_of_many
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from training import Training, merge
@@ -139,6 +140,27 @@ def test_a_process_is_as_fast_as_what_it_does_without_the_others() -> None:
     assert 0.015 <= spell.own_seconds < spell.step_seconds - 0.2
     assert spell.data_seconds == pytest.approx(0.005)
     assert pace.take().steps == 0
+
+
+def test_what_a_process_computes_by_itself_counts_although_others_take_part() -> None:
+    """As a block does between the gathering of its weights and the sending of its gradients."""
+    pace, cpu = Pace(), torch.device("cpu")
+    pace.begin_step()
+    with pace.together():
+        with pace.own(cpu):
+            time.sleep(0.02)
+            with pace.own(cpu), pace.together():
+                assert pace.is_together
+                time.sleep(0.2)
+            assert not pace.is_together
+            time.sleep(0.02)
+        pace.begin_own(cpu)  # of a backward pass that ends before the gradient it waits for
+        time.sleep(0.02)
+    with pace.own(cpu):  # outside all is its own, and counts once
+        time.sleep(0.02)
+    pace.end_step()
+    spell = pace.take()
+    assert 0.08 <= spell.own_seconds <= spell.step_seconds - 0.2
 
 
 def test_the_slowest_process_and_the_usual_ones_are_told() -> None:

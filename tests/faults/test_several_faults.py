@@ -13,7 +13,9 @@ from typing import Any
 
 import one_of_many
 import pytest
+import slow_blocks
 from acting import contents
+from slow_blocks import SECONDS
 from training import Training, merge
 
 from bigrun.checkpoint import manifest
@@ -250,3 +252,22 @@ def test_a_process_for_which_the_others_wait_is_named_once(
     row, what = training.metrics()[-1], {"compute": "compute_seconds", "data": "data_wait_seconds"}[cause]
     assert row["ranks/slowest"] == 1
     assert row[f"ranks/{what}_max"] - row[f"ranks/{what}_median"] > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_process_whose_networks_are_slow_is_named_although_others_take_part(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they wait for its weights, or for its gradients, is told from what it computes."""
+    monkeypatch.setenv("SLOW", where)
+    training = training_in(tmp_path, run={"max_steps": 20, "log_every_steps": 4, "checkpoint_every_steps": 20})
+    shutil.copy(slow_blocks.__file__, tmp_path)
+    done = training.together(2, "--plugin", "slow_blocks:SlowBlocks")
+    assert codes(done) == [0, 0], done[0].stderr + done[1].stderr
+    (event,) = training.events("straggler")
+    assert (event["facts"]["rank"], event["facts"]["cause"]) == (1, "compute")
+    blocks = 2  # of the student, in one micro-batch
+    for row in training.metrics()[1:]:  # the first step imports much
+        assert row["ranks/slowest"] == 1
+        assert row["ranks/compute_seconds_max"] - row["ranks/compute_seconds_median"] > 0.9 * blocks * SECONDS

@@ -44,7 +44,6 @@ class DataParallel(SeveralProcesses):
         self._network: nn.Module | None = None
         self._parallel: DistributedDataParallel | None = None
         self._learning: list[nn.Parameter] = []
-        self._synchronizes = True
 
     def line(self) -> str:
         return f"ddp: {self.world_size} processes, each with whole networks"
@@ -56,17 +55,14 @@ class DataParallel(SeveralProcesses):
         return placed
 
     def micro_batch(self, *, synchronize: bool) -> AbstractContextManager[None]:
-        parallel, self._synchronizes = self._reducer(), synchronize
+        parallel = self._reducer()
         return nullcontext() if synchronize else parallel.no_sync()
 
     def differentiate(self, call: Callable[[], Tensor]) -> Tensor:
-        with self.peers.pace.on_device(self.device):
-            loss: Tensor = self._reducer()(call)
+        reducer = self._reducer()
+        with self.peers.pace.together(), self.peers.pace.own(self.device):
+            loss: Tensor = reducer(call)
         return loss
-
-    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
-        with self.peers.pace.together() if self._synchronizes else nullcontext():
-            super().backward(loss, keep_graph=keep_graph)
 
     def _reducer(self) -> DistributedDataParallel:
         """Made anew when other parameters learn than before: DDP knows those that did when it was made.

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from bigrun.model.vit import VisionTransformer
 from bigrun.objective.base import Objective
 from bigrun.peers.errors import is_met_by_all
 from bigrun.peers.gradients import needed, with_gradients
-from bigrun.peers.several import SeveralProcesses
+from bigrun.peers.own_time import follow_gathering
+from bigrun.peers.several import SeveralProcesses, networks_of
 from bigrun.shards import is_sharded, local
 from bigrun.strategy import clip_factor
 
@@ -82,11 +82,12 @@ class FullySharded(SeveralProcesses):
 
     def put(self, module: nn.Module) -> nn.Module:
         """Unit by unit: a GPU never has more than its shards and one unit that is whole."""
-        networks = [part for part in module.modules() if isinstance(part, VisionTransformer)]
+        networks = list(networks_of(module))
         for network in networks:
             learns = any(parameter.requires_grad for parameter in network.parameters())
             for block in network.blocks:
                 self._shard(block, reshard=self._shards_weights or not learns)
+                follow_gathering(block, self.peers.pace)
             gather_nothing_behind(network.blocks[0])
         if isinstance(module, Objective):
             self._root = self._shard(Root(module), reshard=False)
@@ -152,8 +153,12 @@ class FullySharded(SeveralProcesses):
         yield
 
     def differentiate(self, call: Callable[[], Tensor]) -> Tensor:
-        with self.peers.pace.together():  # a block waits for its weights, in either direction
-            loss: Tensor = self._root(lambda: self._with_gradients(call()))
+        def own() -> Tensor:
+            with self.peers.pace.own(self.device):
+                return self._with_gradients(call())
+
+        with self.peers.pace.together():
+            loss: Tensor = self._root(own)
         return loss
 
     def _with_gradients(self, loss: Tensor) -> Tensor:
@@ -161,10 +166,6 @@ class FullySharded(SeveralProcesses):
         found = {name: p for name, p in self._root.named_parameters() if p.requires_grad and not is_sharded(p)}
         self._needed |= (names := needed(loss, found))
         return with_gradients(loss, [parameter for name, parameter in found.items() if name not in names])
-
-    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
-        with self.peers.pace.together():
-            super().backward(loss, keep_graph=keep_graph)
 
     def clip_gradients(self, modules: Mapping[str, nn.Module], max_norm: float | None) -> dict[str, Tensor]:
         """As one process does. What no process needed in this step has no gradient: AdamW leaves it as it is, decay

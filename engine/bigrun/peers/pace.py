@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
 if TYPE_CHECKING:
     import torch
+
+    Stamp: TypeAlias = float | torch.cuda.Event
 
 __all__ = ["Pace", "Spell"]
 
@@ -33,22 +35,26 @@ class Spell:
 
 class Pace:
     """Of each step its time, without what is done together with other processes: there nobody can tell work from
-    waiting. What is between two steps, such as a save of the main process, does not count."""
+    waiting, but for what is said to be the process's own. What is between two steps, such as a save of the main
+    process, does not count."""
 
     def __init__(self) -> None:
         self._began: float | None = None
-        self._depth = 0
+        self._entered = 0.0
         self._together = 0.0
         self._data = 0.0
         self._spell = [0.0, 0.0, 0.0]
         self._steps = 0
-        self._on_device: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._begun_on_device: torch.cuda.Event | None = None
+        self._depths: list[int] = []
+        """Of each thing that is done together, within another one: how often its own work has begun and is not over."""
+        self._device: torch.device | None = None
+        self._begun: Stamp | None = None
+        self._own: list[tuple[Stamp, Stamp]] = []
 
     def begin_step(self) -> None:
         """A step begins; one that has not ended is forgotten."""
         self._began, self._together, self._data = time.perf_counter(), 0.0, 0.0
-        self._begun_on_device = None
+        self._begun, self._own = None, []
 
     def waited(self, seconds: float) -> None:
         """The step has waited for images."""
@@ -57,68 +63,95 @@ class Pace:
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """What other processes take part in."""
-        began = time.perf_counter()
-        self._depth += 1
-        was_on_device = self._pause()
+        self.enter()
         try:
             yield
         finally:
-            if was_on_device:
-                self._resume()
-            self._depth -= 1
-            if self._depth == 0:
-                self._together += time.perf_counter() - began
+            self.leave()
+
+    def enter(self) -> None:
+        """From here on others take part."""
+        if not self._depths:
+            self._entered = time.perf_counter()
+        self._pause()
+        self._depths.append(0)
+
+    def leave(self) -> None:
+        """Until here: as before `enter`."""
+        self._pause()
+        self._depths.pop()
+        if not self._depths:
+            self._together += time.perf_counter() - self._entered
+        elif self._depths[-1]:
+            self._resume()
 
     @property
     def is_together(self) -> bool:
-        """Whether it is in something that other processes take part in."""
-        return self._depth > 0
+        """Whether it is in something that other processes take part in, and not at its own work there."""
+        return bool(self._depths) and not self._depths[-1]
 
     @contextlib.contextmanager
-    def on_device(self, device: torch.device) -> Iterator[None]:
-        """What this process computes by itself. A GPU is asked how long it took: the host only hands it over."""
-        if device.type != "cuda":
+    def own(self, device: torch.device) -> Iterator[None]:
+        """What this process computes by itself."""
+        self.begin_own(device)
+        try:
             yield
-            return
-        with self.together():
-            self._resume()
-            yield
-            self._pause()
+        finally:
+            self.end_own()
+
+    def begin_own(self, device: torch.device) -> None:
+        """From here on this process computes by itself, on this device: a GPU is asked how long it took, for the host
+        only hands it over. Outside of what is done together all is its own."""
+        self._device = device
+        if self._depths:
+            self._depths[-1] += 1
+            if self._depths[-1] == 1:
+                self._resume()
+
+    def end_own(self) -> None:
+        """Until here."""
+        if self._depths and self._depths[-1]:
+            self._depths[-1] -= 1
+            if not self._depths[-1]:
+                self._pause()
 
     def _resume(self) -> None:
-        self._begun_on_device = recorded_event()
+        self._begun = self._stamp()
 
-    def _pause(self) -> bool:
-        """Whether the device was computing for this process by itself, until now."""
-        begin, self._begun_on_device = self._begun_on_device, None
-        if begin is not None:
-            self._on_device.append((begin, recorded_event()))
-        return begin is not None
+    def _pause(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self._own.append((begun, self._stamp()))
+
+    def _stamp(self) -> Stamp:
+        """What the device passes when it has done all that it was given until now; of a CPU the time."""
+        if self._device is None or self._device.type != "cuda":
+            return time.perf_counter()
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
 
     def end_step(self) -> None:
-        """It is over."""
+        """It is over; the device has done what was given to it before the step's agreement."""
         if self._began is None:
             return
         whole = time.perf_counter() - self._began
-        own = max(whole - self._together - self._data, 0.0)
+        own = max(whole - self._together - self._data, 0.0) + sum(seconds_between(*pair) for pair in self._own)
         self._spell = [sum(pair) for pair in zip(self._spell, (whole, own, self._data), strict=True)]
-        self._steps, self._began = self._steps + 1, None
+        self._steps, self._began, self._own = self._steps + 1, None, []
 
     def take(self) -> Spell:
-        """The steps since this was asked last; waits for the device."""
-        steps, (whole, own, data) = self._steps, self._spell
-        for begin, end in self._on_device:
-            end.synchronize()
-            own += begin.elapsed_time(end) / 1000
-        self._steps, self._spell, self._on_device = 0, [0.0, 0.0, 0.0], []
-        count = max(steps, 1)
+        """The steps since this was asked last."""
+        steps, count, (whole, own, data) = self._steps, max(self._steps, 1), self._spell
+        self._steps, self._spell = 0, [0.0, 0.0, 0.0]
         return Spell(steps, whole / count, own / count, data / count)
 
 
-def recorded_event() -> torch.cuda.Event:
-    """What the device passes when it has done all that it was given until now."""
-    import torch
-
-    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record()
-    return event
+def seconds_between(begin: Any, end: Any) -> float:
+    """Of two stamps of one device; waits for one that is not so far."""
+    if isinstance(begin, float):
+        return float(end - begin)
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1000
