@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import one_of_many
 import pytest
-import small_files
 from safetensors.torch import load_file
 from training import Training, merge
 
@@ -32,8 +29,6 @@ CANDIDATES = {"candidates_every_steps": 1, "start_step": 4, "ramp_steps": 1, "ma
 
 def training(folder: Path, name: str, *tables: dict[str, Any]) -> Training:
     (folder / name).mkdir()
-    for module in (one_of_many, small_files):
-        shutil.copy(str(module.__file__), folder / name)
     return Training(folder / name, **merge(EXACT, *tables))
 
 
@@ -79,7 +74,7 @@ def said(done: Any) -> str:
 
 
 def test_a_run_goes_from_shards_to_one_process_to_copies_to_shards(tmp_path: Path) -> None:
-    norms = {"plugins": {"one_of_many:StudentNorm": {}}}
+    norms = {"plugins": {"one_of_many.networks:StudentNorm": {}}}
     alone, changing = training(tmp_path, "alone", norms), training(tmp_path, "changing", norms)
     assert alone().returncode == 0
     main, other = changing.together(2, *FSDP, *ONE_STEP)
@@ -107,7 +102,7 @@ def test_a_run_goes_from_shards_to_one_process_to_copies_to_shards(tmp_path: Pat
         {"plugins": {"gram-anchoring": GRAM}},
         {"plugins": {"gram-anchoring": CANDIDATES}},
         {"plugins": {"gram-anchoring": {"mode": "ema", "start_step": 2, "ramp_steps": 1}}},
-        {"plugins": {"one_of_many:CompilesBlocks": {}}},
+        {"plugins": {"one_of_many.networks:CompilesBlocks": {}}},
     ],
     ids=["queue", "centre", "dino-alone", "full", "selective", "gram", "gram-candidates", "gram-ema", "compiled"],
 )
@@ -197,7 +192,7 @@ def test_options_of_shards_without_shards_are_refused(tmp_path: Path) -> None:
 
 def test_a_disk_that_refuses_one_process_costs_a_checkpoint_and_no_training(tmp_path: Path) -> None:
     full = training(tmp_path, "full", SHARDED, {"run": {"max_steps": 5, "checkpoint_every_steps": 1}})
-    done = full.together(2, "--plugin", "small_files:SmallFiles")
+    done = full.together(2, "--plugin", "one_of_many.resources:SmallFiles")
     assert {each.returncode for each in done} == {0}, said(done)
     failed = full.events("checkpoint-failed")
     assert [event["facts"]["failed_step"] for event in failed] == [2, 3]
@@ -208,12 +203,12 @@ def test_a_disk_that_refuses_one_process_costs_a_checkpoint_and_no_training(tmp_
 @pytest.mark.slow
 def test_what_is_done_by_one_process_is_known_to_all(tmp_path: Path) -> None:
     """An infinite loss, a failing observer and a stop signal, each on the process that is not the main one."""
-    plugins = {"one_of_many:Infinite": {}, "one_of_many:Fails": {}, "one_of_many:Stops": {}}
+    plugins = {"one_of_many.anomalies:Infinite": {}, "one_of_many.failures:Fails": {}, "one_of_many.signals:Stops": {}}
     harmed = training(tmp_path, "harmed", SHARDED, {"plugins": plugins, "run": {"checkpoint_every_steps": 2}})
     main, other = harmed.together(2)
     assert main.returncode == other.returncode == 143, main.stderr + other.stderr
     assert [row["step"] for row in harmed.metrics() if "loss" not in row] == [2]
-    assert "quarantined: one_of_many:Fails failed in after_backward at step 3" in main.stdout
+    assert "quarantined: one_of_many.failures:Fails failed in after_backward at step 3" in main.stdout
     (stopped,) = harmed.events("stopped")
     assert newest(harmed).name == f"step-{stopped['step']:08d}"
 
@@ -222,9 +217,10 @@ def test_what_is_done_by_one_process_is_known_to_all(tmp_path: Path) -> None:
 def test_an_observer_that_fails_in_the_middle_of_a_look_ends_all(tmp_path: Path) -> None:
     """The others wait for its part of the look: nobody could go on without it."""
     torn = training(tmp_path, "torn", SHARDED, {"run": {"checkpoint_every_steps": 1}})
-    main, other = torn.together(2, "--plugin", "one_of_many:FailsInLook")
+    main, other = torn.together(2, "--plugin", "one_of_many.failures:FailsInLook")
     assert main.returncode == other.returncode == ExitCode.ERROR
-    assert "observer one_of_many:FailsInLook failed in after_step in the middle of what all processes do" in main.stderr
+    failure = "one_of_many.failures:FailsInLook failed in after_step in the middle of what all processes do"
+    assert f"observer {failure}" in main.stderr
     assert "Traceback" not in main.stderr + other.stderr
     assert newest(torn).name == "step-00000002"
 
@@ -242,11 +238,11 @@ def test_what_a_disk_has_said_to_another_process_is_a_refusal_here_too() -> None
 @pytest.mark.slow
 def test_a_halt_keeps_everybodys_pieces_in_an_emergency_checkpoint(tmp_path: Path) -> None:
     halted = training(tmp_path, "halted", SHARDED)
-    main, other = halted.together(2, "--plugin", "one_of_many:Halts")
+    main, other = halted.together(2, "--plugin", "one_of_many.anomalies:Halts")
     assert main.returncode == other.returncode == ExitCode.HALTED
     (kept,) = (halted.run / "emergency").iterdir()
     assert json.loads((kept / "state.json").read_text())["step"] == 3
-    drop = ("--drop-plugin", "one_of_many:Halts", "--run-dir", "runs/again")
+    drop = ("--drop-plugin", "one_of_many.anomalies:Halts", "--run-dir", "runs/again")
     assert halted("--from", str(kept), *drop).returncode == 0
     rows = (tmp_path / "halted" / "runs" / "again" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [4, 5, 6]
@@ -259,7 +255,7 @@ def test_a_process_that_is_killed_costs_no_checkpoint(
 ) -> None:
     monkeypatch.setenv("DIES", rank)
     killed = training(tmp_path, "killed", SHARDED, {"run": {"checkpoint_every_steps": 1}})
-    done = killed.together(2, "--plugin", "one_of_many:Dies")
+    done = killed.together(2, "--plugin", "one_of_many.signals:Dies")
     assert done[int(rank)].returncode == -9
     assert done[1 - int(rank)].returncode == ExitCode.ERROR
     assert killed().returncode == 0

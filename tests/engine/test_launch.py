@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import one_of_many
 import psutil
 import pytest
 import torch
 import warm
+from one_of_many.folder import put_into
 from training import ENDLESS, Training, read_lines
 
 from bigrun.errors import ExitCode, UsageError
@@ -148,7 +147,7 @@ def test_who_was_told_to_stop_may_still_say_its_own_error(monkeypatch: pytest.Mo
 
 
 def endless(folder: Path, **tables: Any) -> Training:
-    shutil.copy(one_of_many.__file__, folder)
+    put_into(folder)
     return Training(folder, **ENDLESS | tables)
 
 
@@ -201,12 +200,12 @@ def test_what_is_wrong_is_said_once_and_nothing_is_started(tmp_path: Path) -> No
     [
         (["--set", "data.path=nowhere"], ExitCode.USAGE),
         (["--set", "data.effective_batch=5"], ExitCode.USAGE),
-        (["--plugin", "one_of_many:Halts"], ExitCode.HALTED),
-        (["--plugin", "one_of_many:Fails", "--set", "run.max_steps=4"], ExitCode.QUARANTINED),
+        (["--plugin", "one_of_many.anomalies:Halts"], ExitCode.HALTED),
+        (["--plugin", "one_of_many.failures:Fails", "--set", "run.max_steps=4"], ExitCode.QUARANTINED),
         (["--max-hours", "1e-9"], ExitCode.STOPPED),
-        (["--plugin", "one_of_many:Stops"], 143),
-        (["--plugin", "one_of_many:Empty"], ExitCode.ERROR),
-        (["--plugin", "one_of_many:Dies"], 137),
+        (["--plugin", "one_of_many.signals:Stops"], 143),
+        (["--plugin", "one_of_many.images:Empty"], ExitCode.ERROR),
+        (["--plugin", "one_of_many.signals:Dies"], 137),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else str(int(value)),
 )
@@ -237,7 +236,8 @@ def test_several_processes_begin_at_a_checkpoint_of_another_run(tmp_path: Path) 
 def test_nobody_is_killed_who_still_has_to_do_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun's agent would kill the main process 30 seconds after the other has ended with 143."""
     monkeypatch.setenv("LATE_SECONDS", "33")
-    done = launched(endless(tmp_path), "--plugin", "one_of_many:Stops", "--plugin", "one_of_many:EndsLate")
+    plugins = ("--plugin", "one_of_many.signals:Stops", "--plugin", "one_of_many.delays:EndsLate")
+    done = launched(endless(tmp_path), *plugins)
     assert done.returncode == 143, done.stderr
     assert (tmp_path / "late").exists()
     assert "stopped after step" in done.stdout
@@ -257,9 +257,9 @@ def test_processes_whose_launcher_is_killed_save_and_end(tmp_path: Path) -> None
 def test_a_supervised_group_is_started_again_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process is killed; all begin again at the newest checkpoint, until that does not help."""
     monkeypatch.setenv("DIES", "1")
-    shutil.copy(one_of_many.__file__, tmp_path)
+    put_into(tmp_path)
     training = Training(tmp_path, run={"background_checkpoints": False})
-    words = ["--supervise", "--max-restarts", "1", "--plugin", "one_of_many:Dies"]
+    words = ["--supervise", "--max-restarts", "1", "--plugin", "one_of_many.signals:Dies"]
     done = launched(training, *words)
     assert done.returncode == ExitCode.NO_PROGRESS, done.stderr
     log = training.run / "supervisor" / "log.jsonl"
@@ -327,9 +327,9 @@ def test_two_machines_with_different_numbers_of_processes_are_one_run(tmp_path: 
 @pytest.mark.parametrize("rank", ["0", "2"], ids=["the main process", "another machine's"])
 def test_a_process_that_is_killed_ends_all_machines(tmp_path: Path, rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIES", rank)
-    shutil.copy(one_of_many.__file__, tmp_path)
+    put_into(tmp_path)
     training = Training(tmp_path, data={"effective_batch": 6})
-    place = ["--nodes", "2", "--rendezvous", f"localhost:{free_port()}", "--plugin", "one_of_many:Dies"]
+    place = ["--nodes", "2", "--rendezvous", f"localhost:{free_port()}", "--plugin", "one_of_many.signals:Dies"]
     words = [
         training.words(*place, "--node-rank", str(node), "--processes", str(count), command="launch")
         for node, count in enumerate((2, 1))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -15,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import one_of_many
 import pytest
 import warm
+from one_of_many.folder import put_into
 from training import Training, read_lines
 
 from bigrun.errors import ExitCode, UsageError
@@ -211,8 +210,8 @@ def test_a_job_of_two_machines_is_told_saves_goes_back_once_and_finishes(
     tmp_path: Path, job: Callable[..., subprocess.CompletedProcess[str]], is_active: bool
 ) -> None:
     """USR1 to every process of both machines, those that decode and their helpers included."""
-    shutil.copy(one_of_many.__file__, tmp_path)
-    plugins = {"one_of_many:Waits": {}} | ({"slurm-requeue": {}} if is_active else {})
+    put_into(tmp_path)
+    plugins = {"one_of_many.delays:Waits": {}} | ({"slurm-requeue": {}} if is_active else {})
     training = Training(
         tmp_path, run={"max_steps": 30, "checkpoint_every_steps": 100}, data={"workers": 1}, plugins=plugins
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import one_of_many
 import pytest
 import torch
 from hypothesis import given
@@ -171,7 +170,6 @@ def test_the_slowest_process_and_the_usual_ones_are_told() -> None:
 
 # -- real runs ------------------------------------------------------------------------------------------------
 
-ONE_OF_MANY = one_of_many.__file__
 EXACT: dict[str, Any] = {
     "data": {"effective_batch": 8, "micro_batch": 2, "workers": 1},
     "objective": {"koleo_weight": 0.1, "koleo_group": 2},
@@ -219,11 +217,10 @@ def test_three_processes_and_back_to_one(tmp_path: Path) -> None:
     trainings = []
     for name in ("one", "three"):
         (tmp_path / name).mkdir()
-        shutil.copy(ONE_OF_MANY, tmp_path / name)
         trainings.append(Training(tmp_path / name, **tables))
     one, three = trainings
     assert one().returncode == 0
-    done = three.together(3, "--plugin", "one_of_many:Stops")
+    done = three.together(3, "--plugin", "one_of_many.signals:Stops")
     assert {each.returncode for each in done} == {143}
     assert three().returncode == 0
     close(one.metrics(), three.metrics())
@@ -231,10 +228,8 @@ def test_three_processes_and_back_to_one(tmp_path: Path) -> None:
 
 def test_what_is_done_by_one_process_is_known_to_all(tmp_path: Path) -> None:
     """An infinite loss, a failing observer and a stop signal, each on the process that is not the main one."""
-    shutil.copy(ONE_OF_MANY, tmp_path)
-    training = Training(
-        tmp_path, plugins={"one_of_many:Infinite": {}, "one_of_many:Fails": {}, "one_of_many:Stops": {}}
-    )
+    names = ("anomalies:Infinite", "failures:Fails", "signals:Stops")
+    training = Training(tmp_path, plugins={f"one_of_many.{name}": {} for name in names})
     main, other = training.together(2)
     assert main.returncode == other.returncode == 143, main.stderr + other.stderr
     assert [row["step"] for row in training.metrics() if "loss" not in row] == [2]
@@ -242,7 +237,7 @@ def test_what_is_done_by_one_process_is_known_to_all(tmp_path: Path) -> None:
     assert "loss/infinite = inf" in anomaly["message"]
     (failed,) = training.events("observer-failed")
     assert failed["facts"]["rank"] == 1
-    assert "quarantined: one_of_many:Fails failed in after_backward at step 3" in main.stdout
+    assert "quarantined: one_of_many.failures:Fails failed in after_backward at step 3" in main.stdout
     (stopped,) = training.events("stopped")
     assert stopped["facts"]["reason"] == "SIGTERM, on process 1"
     state = json.loads((training.run / "checkpoints" / f"step-{stopped['step']:08d}" / "state.json").read_text())
@@ -253,10 +248,9 @@ def test_what_is_done_by_one_process_is_known_to_all(tmp_path: Path) -> None:
 def test_a_process_that_is_killed_ends_the_others_and_costs_no_checkpoint(
     tmp_path: Path, rank: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(ONE_OF_MANY, tmp_path)
     monkeypatch.setenv("DIES", rank)
     training = Training(tmp_path)
-    done = training.together(2, "--plugin", "one_of_many:Dies")
+    done = training.together(2, "--plugin", "one_of_many.signals:Dies")
     killed, left = done[int(rank)], done[1 - int(rank)]
     assert killed.returncode == -9
     assert left.returncode == ExitCode.ERROR
@@ -268,8 +262,7 @@ def test_a_process_that_is_killed_ends_the_others_and_costs_no_checkpoint(
 
 
 def test_a_process_without_images_ends_all_behind_the_newest_step(tmp_path: Path) -> None:
-    shutil.copy(ONE_OF_MANY, tmp_path)
-    main, other = Training(tmp_path).together(2, "--plugin", "one_of_many:Empty")
+    main, other = Training(tmp_path).together(2, "--plugin", "one_of_many.images:Empty")
     assert main.returncode == other.returncode == ExitCode.ERROR
     assert "the loader has ended" in other.stderr
     assert "of the run has no images for step 4: the loader has ended" in main.stderr
@@ -278,9 +271,8 @@ def test_a_process_without_images_ends_all_behind_the_newest_step(tmp_path: Path
 
 
 def test_an_anomaly_on_one_process_halts_all_and_is_said_once(tmp_path: Path) -> None:
-    shutil.copy(ONE_OF_MANY, tmp_path)
     training = Training(tmp_path)
-    main, other = training.together(2, "--plugin", "one_of_many:Halts")
+    main, other = training.together(2, "--plugin", "one_of_many.anomalies:Halts")
     assert main.returncode == other.returncode == ExitCode.HALTED
     assert "halted at step 3: something is odd" in main.stderr
     assert other.stderr == ""
@@ -292,25 +284,25 @@ def test_an_anomaly_on_one_process_halts_all_and_is_said_once(tmp_path: Path) ->
 
 def test_what_one_process_loses_or_wants_at_the_end_is_told(tmp_path: Path) -> None:
     """A checkpoint that it asks for, an observer that fails in its last hook, a plugin that fails in `teardown`."""
-    shutil.copy(ONE_OF_MANY, tmp_path)
-    plugins = {f"one_of_many:{name}": {} for name in ("AsksAlone", "FailsAtEnd", "FailsInTeardown")}
+    names = ("requests:AsksAlone", "failures:FailsAtEnd", "failures:FailsInTeardown")
+    plugins = {f"one_of_many.{name}": {} for name in names}
     training = Training(tmp_path, run={"max_steps": 4, "checkpoint_every_steps": 4}, plugins=plugins)
     main, other = training.together(2)
     assert main.returncode == other.returncode == ExitCode.QUARANTINED, main.stderr + other.stderr
     assert [event["step"] for event in training.events("checkpoint")] == [3, 4]
     (failed,) = training.events("observer-failed")
     assert (failed["facts"]["hook"], failed["facts"]["rank"]) == ("on_finish", 1)
-    assert other.stderr.splitlines()[0].startswith("process 1: error: one_of_many:FailsInTeardown failed in teardown")
+    said = "process 1: error: one_of_many.failures:FailsInTeardown failed in teardown"
+    assert other.stderr.splitlines()[0].startswith(said)
     assert (other.stdout, main.stderr, training.events("plugin-error")) == ("", "", [])
 
 
 @pytest.mark.parametrize("name", ["FailsInHeader", pytest.param("FailsInStart", marks=pytest.mark.slow)])
 def test_what_one_process_cannot_begin_nobody_begins(tmp_path: Path, name: str) -> None:
-    shutil.copy(ONE_OF_MANY, tmp_path)
     training = Training(tmp_path)
-    done = training.together(2, "--plugin", f"one_of_many:{name}")
+    done = training.together(2, "--plugin", f"one_of_many.failures:{name}")
     assert [each.returncode for each in done] == [ExitCode.ERROR] * 2
-    assert sum(each.stderr.startswith("error: one_of_many:") for each in done) == 1
+    assert sum(each.stderr.startswith("error: one_of_many.failures:") for each in done) == 1
     assert "process alone" in done[0].stderr
     assert not any("is gone" in each.stderr for each in done)
     assert training.metrics() == []

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import one_of_many
 import pytest
 import warm
+from one_of_many.folder import put_into
 from torch.distributed import TCPStore
 from training import Training, merge
 
@@ -25,7 +24,6 @@ HOST = socket.gethostname()
 
 
 def training_with(folder: Path, **tables: Any) -> Training:
-    shutil.copy(one_of_many.__file__, folder)
     return Training(folder, **merge(SOON, tables))
 
 
@@ -34,9 +32,9 @@ def checkpoints(training: Training) -> list[str]:
 
 
 def test_a_plugin_that_fails_on_one_when_the_others_are_ready_ends_all(tmp_path: Path) -> None:
-    main, other = training_with(tmp_path).together(2, "--plugin", "one_of_many:DoesNotStart")
+    main, other = training_with(tmp_path).together(2, "--plugin", "one_of_many.failures:FailsInStart")
     assert main.returncode == other.returncode == ExitCode.ERROR
-    said = "one_of_many:DoesNotStart failed in on_start"
+    said = "one_of_many.failures:FailsInStart failed in on_start"
     assert other.stderr.startswith(f"error: {said}")
     assert main.stderr.startswith(f"error: process 1 on {HOST} has ended: {said}")
 
@@ -54,11 +52,12 @@ def test_what_ends_another_process_at_the_start_is_said_where_the_main_one_is_re
 
 def test_what_ends_one_of_a_launch_is_said_once(tmp_path: Path) -> None:
     """All print to one terminal."""
+    put_into(tmp_path)
     training_with(tmp_path)
-    words = ["launch", "tiny.toml", "--processes", "2", "--plugin", "one_of_many:DoesNotStart"]
+    words = ["launch", "tiny.toml", "--processes", "2", "--plugin", "one_of_many.failures:FailsInStart"]
     done = warm.bigrun(tmp_path, *words)
     assert done.returncode == ExitCode.ERROR
-    assert done.stderr.count("DoesNotStart failed in on_start") == 1
+    assert done.stderr.count("FailsInStart failed in on_start") == 1
 
 
 def test_a_board_whose_keeper_is_gone_is_asked_once(capfd: pytest.CaptureFixture[str]) -> None:
@@ -83,26 +82,26 @@ def test_a_board_whose_keeper_is_gone_is_asked_once(capfd: pytest.CaptureFixture
 
 @pytest.mark.parametrize(
     ("asks", "place"),
-    [("one", "bits of 1 in bigrun.loop.judge"), ("both", "gathered in one_of_many.AsksOthers.ask")],
+    [("one", "bits of 1 in bigrun.loop.judge"), ("both", "gathered in one_of_many.requests.AsksOthers.ask")],
 )
 def test_processes_that_are_in_different_exchanges_say_in_which(
     asks: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ASKS", asks)
-    main, other = training_with(tmp_path).together(2, "--plugin", "one_of_many:AsksOthers")
+    main, other = training_with(tmp_path).together(2, "--plugin", "one_of_many.requests:AsksOthers")
     assert main.returncode == other.returncode == ExitCode.ERROR
-    both = [f"process 0: {place}", "process 1: gathered in one_of_many.AsksOthers.before_update"]
+    both = [f"process 0: {place}", "process 1: gathered in one_of_many.requests.AsksOthers.before_update"]
     for done in (main, other):
         assert all(words in done.stderr for words in both), done.stderr
         assert "Traceback" not in done.stderr
 
 
 def test_an_observer_that_waits_for_one_that_has_failed_takes_nobody_elses_answer(tmp_path: Path) -> None:
-    plugins = {"one_of_many:AsksFirst": {}, "one_of_many:AsksSecond": {}}
+    plugins = {"one_of_many.requests:AsksFirst": {}, "one_of_many.requests:AsksSecond": {}}
     main, other = training_with(tmp_path, plugins=plugins).together(2)
     assert main.returncode == other.returncode == ExitCode.ERROR
     names = [
-        f"process {rank}: gathered in one_of_many.Asks{which}.after_step"
+        f"process {rank}: gathered in one_of_many.requests.Asks{which}.after_step"
         for rank, which in enumerate(("First", "Second"))
     ]
     for done in (main, other):
@@ -115,9 +114,9 @@ def test_what_ends_one_process_in_a_step_is_said_by_the_main_one_and_in_the_log(
 ) -> None:
     monkeypatch.setenv("RAISES", "1")
     training = training_with(tmp_path)
-    main, other = training.together(2, "--plugin", "one_of_many:Raises")
+    main, other = training.together(2, "--plugin", "one_of_many.failures:Raises")
     assert main.returncode == other.returncode == ExitCode.ERROR
-    said = "one_of_many:Raises failed in before_update at step 4: ValueError: in the middle"
+    said = "one_of_many.failures:Raises failed in before_update at step 4: ValueError: in the middle"
     assert said in other.stderr
     assert f"process 1 on {HOST} has ended: {said}" in main.stderr
     assert "Traceback" not in main.stderr + other.stderr
@@ -130,7 +129,7 @@ def test_what_ends_one_process_in_a_step_is_said_by_the_main_one_and_in_the_log(
 def test_images_that_only_the_main_process_misses_end_all(tmp_path: Path) -> None:
     """The others are somewhere else, and take part in no last checkpoint."""
     training = training_with(tmp_path)
-    main, other = training.together(2, "--plugin", "one_of_many:CannotLook")
+    main, other = training.together(2, "--plugin", "one_of_many.failures:CannotLook")
     assert main.returncode == other.returncode == ExitCode.ERROR
     assert "error: no image to look at" in main.stderr
     assert other.stderr == ""
@@ -140,7 +139,7 @@ def test_images_that_only_the_main_process_misses_end_all(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_checkpoint_that_one_process_asks_for_is_saved_when_all_know(tmp_path: Path) -> None:
     training = training_with(tmp_path, run={"checkpoint_every_steps": 100})
-    main, other = training.together(2, "--plugin", "one_of_many:AsksLate")
+    main, other = training.together(2, "--plugin", "one_of_many.anomalies:AsksLate")
     assert (main.returncode, other.returncode) == (0, 0), main.stderr + other.stderr
     assert checkpoints(training) == ["step-00000004", "step-00000006"]  # all know in the step after
 
@@ -153,7 +152,7 @@ def test_the_answers_of_the_main_process_are_those_of_all(
 ) -> None:
     monkeypatch.setenv("ANSWERS", answers)
     training = training_with(tmp_path)
-    main, other = training.together(2, "--plugin", "one_of_many:Disagrees")
+    main, other = training.together(2, "--plugin", "one_of_many.anomalies:Disagrees")
     assert main.returncode == other.returncode == code, main.stderr + other.stderr
     (anomaly,) = training.events("anomaly")
     assert anomaly["facts"]["action"] == answers.split()[0]
@@ -162,7 +161,7 @@ def test_the_answers_of_the_main_process_are_those_of_all(
 @pytest.mark.slow
 def test_processes_that_have_not_the_same_images_are_refused(tmp_path: Path) -> None:
     training = training_with(tmp_path)
-    main, other = training.together(2, "--plugin", "one_of_many:OtherImages")
+    main, other = training.together(2, "--plugin", "one_of_many.images:OtherImages")
     assert main.returncode == other.returncode == ExitCode.USAGE
     assert "the number of images: 64 on process 0, 63 on process 1" in main.stderr
     assert other.stderr == ""
@@ -228,7 +227,7 @@ def test_a_process_whose_others_never_begin_says_so(tmp_path: Path) -> None:
 def test_bad_images_of_all_processes_count_and_are_in_the_checkpoint(tmp_path: Path) -> None:
     tables = {"data": {"effective_batch": 16, "max_bad_fraction": 0.2}}
     training = training_with(tmp_path, **tables)
-    main, other = training.together(2, "--plugin", "one_of_many:BadImages")
+    main, other = training.together(2, "--plugin", "one_of_many.images:BadImages")
     assert (main.returncode, other.returncode) == (0, 0), main.stderr + other.stderr
     state = (training.run / "checkpoints" / "step-00000006" / "state.json").read_text()
     listed = (training.run / "bad-images.jsonl").read_text().splitlines()
@@ -240,7 +239,7 @@ def test_bad_images_of_all_processes_count_and_are_in_the_checkpoint(tmp_path: P
 def test_more_bad_images_than_may_be_on_all_processes_together_end_all(tmp_path: Path) -> None:
     tables = {"data": {"effective_batch": 16, "max_bad_fraction": 0.1}, "run": {"checkpoint_every_steps": 100}}
     training = training_with(tmp_path, **tables)
-    main, other = training.together(2, "--plugin", "one_of_many:BadImages")
+    main, other = training.together(2, "--plugin", "one_of_many.images:BadImages")
     assert main.returncode == other.returncode == ExitCode.ERROR
     assert "of 64 files cannot be used" in main.stderr
     assert other.stderr == ""

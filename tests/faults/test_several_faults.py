@@ -6,12 +6,10 @@ Rows 16, 27, 33 and kills in the middle of a step are in tests/engine/test_peers
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
-import one_of_many
 import pytest
 import slow_blocks
 from acting import contents
@@ -36,7 +34,6 @@ def strategy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 def training_in(folder: Path, **tables: Any) -> Training:
     folder.mkdir(exist_ok=True)
-    shutil.copy(one_of_many.__file__, folder)
     return Training(folder, **merge(SOON, tables))
 
 
@@ -58,7 +55,7 @@ def path_of(training: Training, step: int) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", ["0", "1", "01"], ids=["the main one", "another one", "all"])
+@pytest.mark.parametrize("who", ["0", "1", "0 1"], ids=["the main one", "another one", "all"])
 @pytest.mark.parametrize("background", [True, False], ids=["background", "foreground"])
 def test_bar_01_a_kill_at_any_moment_costs_less_than_an_interval(
     tmp_path: Path, who: str, background: bool, monkeypatch: pytest.MonkeyPatch
@@ -67,7 +64,7 @@ def test_bar_01_a_kill_at_any_moment_costs_less_than_an_interval(
     every = {"checkpoint_every_steps": 1, "background_checkpoints": background}
     training = training_in(tmp_path, run={"max_steps": 10_000, **every})
     for _ in range(4):
-        done = training.together(2, "--plugin", "one_of_many:DiesAtRandom")
+        done = training.together(2, "--plugin", "one_of_many.signals:DiesAtRandom")
         assert -9 in codes(done)
         steps = saved(training)
         if steps:
@@ -88,7 +85,7 @@ def test_bar_05_a_disk_that_is_full_for_the_main_process_costs_a_checkpoint(
     monkeypatch.setenv("NO_ROOM", "0")
     monkeypatch.setenv("BYTES", "20000")
     training = training_in(tmp_path, run={"background_checkpoints": False})
-    done = training.together(2, "--plugin", "one_of_many:NoRoom")
+    done = training.together(2, "--plugin", "one_of_many.resources:NoRoom")
     assert codes(done) == [0, 0], done[0].stderr + done[1].stderr
     assert saved(training) == [2, 6]
     (failed,) = training.events("checkpoint-failed")
@@ -101,7 +98,7 @@ def test_bar_05_a_disk_that_is_full_to_the_end_ends_all_alike(tmp_path: Path, mo
     monkeypatch.setenv("NO_ROOM", "0")
     monkeypatch.setenv("BYTES", "20000")
     training = training_in(tmp_path, run={"background_checkpoints": False, "max_steps": 4})
-    main, other = training.together(2, "--plugin", "one_of_many:NoRoom")
+    main, other = training.together(2, "--plugin", "one_of_many.resources:NoRoom")
     assert codes([main, other]) == [ExitCode.ERROR] * 2
     assert "the last state, after step 4, could not be saved" in main.stderr
     assert other.stderr == ""
@@ -115,7 +112,7 @@ def test_bar_06_telemetry_on_the_full_disk_of_another_process_is_an_event(
     monkeypatch.setenv("NO_ROOM", "1")
     monkeypatch.setenv("BYTES", "0")
     training = training_in(tmp_path, plugins={"telemetry": {"interval_seconds": 0.1}}, run={"max_steps": 40})
-    done = training.together(2, "--plugin", "one_of_many:NoRoom")
+    done = training.together(2, "--plugin", "one_of_many.resources:NoRoom")
     assert codes(done) == [0, 0], done[0].stderr + done[1].stderr
     assert saved(training)[-1] == 40
     assert (training.run / "telemetry-rank-1.jsonl").read_text().endswith("\n")
@@ -155,7 +152,7 @@ def test_bar_09_and_11_all_go_on_from_the_same_checkpoint_or_none_does(tmp_path:
 @pytest.mark.slow
 def test_bar_17_signals_again_and_again_to_all_save_once(tmp_path: Path) -> None:
     training = training_in(tmp_path, run={"checkpoint_every_steps": 100, "max_steps": 8})
-    done = training.together(2, "--plugin", "one_of_many:StopsAgain")
+    done = training.together(2, "--plugin", "one_of_many.signals:StopsAgain")
     assert codes(done) == [143, 143], done[0].stderr + done[1].stderr
     (step,) = saved(training)
     assert step in (4, 5)
@@ -184,7 +181,7 @@ def test_bar_28_spikes_of_one_process_are_skipped_and_lead_all_back_to_one_check
     monkeypatch.setenv("SPIKES", "65 66 67")
     tables = {"run": {"max_steps": 80, "log_every_steps": 10, "checkpoint_every_steps": 20}}
     training = training_in(tmp_path, **tables, plugins={"anomaly-guard": {}})
-    done = training.together(2, "--plugin", "one_of_many:Spikes")
+    done = training.together(2, "--plugin", "one_of_many.anomalies:Spikes")
     assert codes(done) == [0, 0], done[0].stderr + done[1].stderr
     spikes = [e for e in training.events("anomaly") if e["facts"]["anomaly"] == "loss-spike"]
     assert [(e["step"], e["facts"]["action"]) for e in spikes] == [(65, "skip"), (66, "skip"), (67, "roll-back")]
@@ -204,9 +201,9 @@ def test_bar_33_a_critical_plugin_that_fails_on_one_process_ends_all(
 ) -> None:
     monkeypatch.setenv("RAISES", "0")
     training = training_in(tmp_path)
-    main, other = training.together(2, "--plugin", f"one_of_many:{plugin}")
+    main, other = training.together(2, "--plugin", f"one_of_many.failures:{plugin}")
     assert codes([main, other]) == [ExitCode.ERROR] * 2
-    assert f"one_of_many:{plugin} failed in before_update at step 4" in main.stderr
+    assert f"one_of_many.failures:{plugin} failed in before_update at step 4" in main.stderr
     assert saved(training) == [2]
 
 
@@ -217,7 +214,7 @@ def test_a_process_without_memory_ends_all_with_its_message(
 ) -> None:
     monkeypatch.setenv("NO_MEMORY", rank)
     training = training_in(tmp_path)
-    main, other = training.together(2, "--plugin", "one_of_many:NoMemory")
+    main, other = training.together(2, "--plugin", "one_of_many.resources:NoMemory")
     assert codes([main, other]) == [ExitCode.ERROR] * 2, main.stderr + other.stderr
     said = "step 4 needs more memory than the device has"
     assert said in (main.stderr, other.stderr)[int(rank)]
@@ -230,7 +227,7 @@ def test_a_process_without_memory_ends_all_with_its_message(
     assert said in event["message"]
     assert saved(training) == [2]
     monkeypatch.setenv("NO_MEMORY", "none")
-    assert codes([training("--plugin", "one_of_many:NoMemory")]) == [0]
+    assert codes([training("--plugin", "one_of_many.resources:NoMemory")]) == [0]
 
 
 # -- stragglers --------------------------------------------------------------------------------------------------------
@@ -243,7 +240,7 @@ def test_a_process_for_which_the_others_wait_is_named_once(
 ) -> None:
     monkeypatch.setenv("SLOW", cause)
     training = training_in(tmp_path, run={"max_steps": 20, "log_every_steps": 4, "checkpoint_every_steps": 20})
-    done = training.together(2, "--plugin", "one_of_many:SlowImages")
+    done = training.together(2, "--plugin", "one_of_many.delays:Slow")
     assert codes(done) == [0, 0], done[0].stderr + done[1].stderr
     (event,) = training.events("straggler")
     facts = event["facts"]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import one_of_many
 import psutil
 import pytest
 from training import ENDLESS, Training, merge
@@ -29,7 +27,6 @@ WATCHED: dict[str, Any] = {
 
 
 def watched(folder: Path, **tables: Any) -> Training:
-    shutil.copy(one_of_many.__file__, folder)
     (folder / "harm").touch()
     return Training(folder, **merge(WATCHED, tables))
 
@@ -74,7 +71,7 @@ def test_bar_31_a_process_that_hangs_is_named_and_ends_all(
 ) -> None:
     monkeypatch.setenv("HANGS", where)
     training, rank = watched(tmp_path, parallel={"strategy": strategy}), int(where[0])
-    done = training.together(2, "--plugin", "one_of_many:Hangs")
+    done = training.together(2, "--plugin", "one_of_many.delays:Hangs")
     assert [each.returncode for each in done] == [ExitCode.HUNG] * 2, done[0].stderr + done[1].stderr
     name = f"process {rank} on {socket.gethostname()}"
     assert f"the others wait for this one, {name}" in done[rank].stderr
@@ -90,7 +87,7 @@ def test_bar_31_a_process_that_hangs_is_named_and_ends_all(
     (checkpoint,) = (training.run / "checkpoints").iterdir()
     assert manifest.verify(checkpoint) == []
     (training.folder / "harm").unlink()
-    again = training.together(2, "--plugin", "one_of_many:Hangs")
+    again = training.together(2, "--plugin", "one_of_many.delays:Hangs")
     assert [each.returncode for each in again] == [0, 0], again[0].stderr + again[1].stderr
     (event,) = training.events("hang")
     assert event["facts"]["rank"] == rank
@@ -156,10 +153,10 @@ def check_no_hang(folder: Path, plugin: str, limit_seconds: float) -> Training:
 
 @pytest.mark.slow
 def test_bar_31_a_process_that_runs_no_python_for_longer_than_a_step_may_take_is_no_hang(tmp_path: Path) -> None:
-    check_no_hang(tmp_path, "one_of_many:KeepsInterpreter", 1.0)
+    check_no_hang(tmp_path, "one_of_many.delays:KeepsInterpreter", 1.0)
 
 
 @pytest.mark.slow
 def test_bar_31_a_long_save_of_the_main_process_is_no_hang_of_the_others(tmp_path: Path) -> None:
-    training = check_no_hang(tmp_path, "one_of_many:SavesSlowly", 0.8)
+    training = check_no_hang(tmp_path, "harm:SavesSlowly", 0.8)
     assert json.loads((training.run / "saved.json").read_text())["step"] == 6

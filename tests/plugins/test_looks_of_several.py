@@ -3,12 +3,10 @@ over them makes its passes together or not at all."""
 
 from __future__ import annotations
 
-import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
-import one_of_many
 import pytest
 from training import Training, merge
 
@@ -20,16 +18,15 @@ LOOKING: dict[str, Any] = {
     "plugins": {
         "attention-maps": {"images": 5, "every_steps": 2},
         "feature-health": {"images": 5, "every_steps": 2, "settle_steps": 0},
-        "one_of_many:LooksAtSome": {},
+        "one_of_many.images:LooksAtSome": {},
     },
 }
 WHERE = f"on process 1 on {socket.gethostname()}"
 
 
 def training(folder: Path, monkeypatch: pytest.MonkeyPatch, unseen: str, **tables: Any) -> Training:
-    """`unseen`: as one_of_many.SeenByOne takes it."""
+    """`unseen`: as one_of_many.images.SeenByOne takes it."""
     monkeypatch.setenv("UNSEEN", unseen)
-    shutil.copy(one_of_many.__file__, folder)
     return Training(folder, **merge(LOOKING, tables))
 
 
@@ -77,7 +74,7 @@ def test_the_process_that_lacks_images_of_candidates_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unseen: str, code: int, message: str
 ) -> None:
     gram = {"candidates_every_steps": 2, "start_step": 3, "ramp_steps": 1, "max_refreshes": 0}
-    plugins = {"gram-anchoring": gram, "one_of_many:LooksAtTrained": {}, "attention-maps": {"images": 1}}
+    plugins = {"gram-anchoring": gram, "one_of_many.images:LooksAtTrained": {}, "attention-maps": {"images": 1}}
     two = training(tmp_path, monkeypatch, unseen, run={"max_steps": 2}, plugins=plugins)
     done = two.together(2)
     assert [each.returncode for each in done] == [code, code], [each.stderr for each in done]
@@ -159,7 +156,7 @@ def test_a_set_of_probes_that_cannot_be_chosen_switches_them_off_everywhere(
 def test_photographs_that_one_process_lacks_are_left_out_of_the_learning_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plugins = {"learning-report": {"patch_px": 200}, "one_of_many:FewerPhotos": {}}
+    plugins = {"learning-report": {"patch_px": 200}, "one_of_many.images:FewerPhotos": {}}
     two = training(tmp_path, monkeypatch, "missing", plugins=plugins)
     done = two.together(2)
     assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]

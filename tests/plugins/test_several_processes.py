@@ -63,7 +63,7 @@ def test_images_that_cannot_be_sent_are_refused(bigrunner: Runner) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_they_call_the_hooks_of_one_process_and_the_main_one_writes(bigrunner: Runner, strategy: str) -> None:
-    members, directory = run(bigrunner, {**TOGETHER, "one_of_many:Passes": {}}, strategy)
+    members, directory = run(bigrunner, {**TOGETHER, "one_of_many.networks:Passes": {}}, strategy)
     check_finished(members)
     check_hooks(members, GOLDEN.read_text(encoding="utf-8").splitlines())
     main, other = ({call.partition(" ")[0] for call in member.hooks} & CALLED.keys() for member in members)

@@ -1,0 +1,85 @@
+"""One process is slow, or does not come back."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from harm import is_on, never_returns
+
+from bigrun import hookimpl
+from one_of_many.who import is_other
+
+
+class Slow:
+    """It sleeps in its hooks or for its images, as `SLOW` says: `compute` or `data`."""
+
+    @hookimpl
+    def after_backward(self, run: Any) -> None:
+        if is_other(run) and os.environ["SLOW"] == "compute":
+            time.sleep(0.3)
+
+    @hookimpl(wrapper=True)
+    def build_loader(self, run: Any) -> Any:
+        loader = yield
+        return sleeping(loader) if is_other(run) and os.environ["SLOW"] == "data" else loader
+
+
+def sleeping(loader: Any) -> Any:
+    for samples in loader:
+        time.sleep(0.3)
+        yield samples
+
+
+class Hangs:
+    """It does not come back, as long as the folder has a file `harm`; `HANGS` is its rank and in what."""
+
+    @hookimpl
+    def before_step(self, run: Any, step: int) -> None:
+        self._hang(run, step, "before_step")
+
+    @hookimpl
+    def after_backward(self, run: Any, step: int) -> None:
+        self._hang(run, step, "after_backward")
+
+    @hookimpl
+    def on_metrics(self, run: Any, step: int) -> None:
+        self._hang(run, step, "on_metrics")
+
+    def _hang(self, run: Any, step: int, where: str) -> None:
+        is_here = f"{run.peers.rank} {where}" == os.environ["HANGS"]
+        if step == 4 and is_here and is_on():
+            never_returns()
+
+
+class KeepsInterpreter:
+    """Native code lets no Python run for longer than a step may take."""
+
+    @hookimpl
+    def after_backward(self, run: Any, step: int) -> None:
+        if step == 4 and is_other(run):
+            ctypes.PyDLL(None).usleep(4_000_000)
+
+
+class EndsLate:
+    """The main process has something to do when the others have ended."""
+
+    @hookimpl
+    def on_finish(self, run: Any) -> None:
+        if run.is_main:
+            time.sleep(float(os.environ["LATE_SECONDS"]))
+            Path("late").touch()
+
+
+class Waits:
+    """Steps are slow until somebody says `go`."""
+
+    observer = True
+
+    @hookimpl
+    def before_step(self) -> None:
+        if not Path("go").exists():
+            time.sleep(0.2)
