@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import slow_blocks
 from acting import contents
-from slow_blocks import SECONDS
+from one_of_many.delays import SECONDS
 from training import Training, merge
 
 from bigrun.checkpoint import manifest
@@ -234,11 +233,14 @@ def test_a_process_without_memory_ends_all_with_its_message(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cause", ["compute", "data"])
+@pytest.mark.parametrize(
+    ("where", "cause"), [("hook", "compute"), ("images", "data"), ("forward", "compute"), ("backward", "compute")]
+)
 def test_a_process_for_which_the_others_wait_is_named_once(
-    tmp_path: Path, cause: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, where: str, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SLOW", cause)
+    """What a block computes is told from the wait for its weights, and for gradients of others."""
+    monkeypatch.setenv("SLOW", where)
     training = training_in(tmp_path, run={"max_steps": 20, "log_every_steps": 4, "checkpoint_every_steps": 20})
     done = training.together(2, "--plugin", "one_of_many.delays:Slow")
     assert codes(done) == [0, 0], done[0].stderr + done[1].stderr
@@ -246,25 +248,7 @@ def test_a_process_for_which_the_others_wait_is_named_once(
     facts = event["facts"]
     assert (facts["rank"], facts["host"], facts["cause"]) == (1, HOST, cause)
     assert f"process 1 on {HOST} makes the others wait for" in done[0].stdout
-    row, what = training.metrics()[-1], {"compute": "compute_seconds", "data": "data_wait_seconds"}[cause]
-    assert row["ranks/slowest"] == 1
-    assert row[f"ranks/{what}_max"] - row[f"ranks/{what}_median"] > 0.1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("where", ["forward", "backward"])
-def test_a_process_whose_networks_are_slow_is_named_although_others_take_part(
-    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where they wait for its weights, or for its gradients, is told from what it computes."""
-    monkeypatch.setenv("SLOW", where)
-    training = training_in(tmp_path, run={"max_steps": 20, "log_every_steps": 4, "checkpoint_every_steps": 20})
-    shutil.copy(slow_blocks.__file__, tmp_path)
-    done = training.together(2, "--plugin", "slow_blocks:SlowBlocks")
-    assert codes(done) == [0, 0], done[0].stderr + done[1].stderr
-    (event,) = training.events("straggler")
-    assert (event["facts"]["rank"], event["facts"]["cause"]) == (1, "compute")
-    blocks = 2  # of the student, in one micro-batch
+    what = {"compute": "compute_seconds", "data": "data_wait_seconds"}[cause]
     for row in training.metrics()[1:]:  # the first step imports much
         assert row["ranks/slowest"] == 1
-        assert row["ranks/compute_seconds_max"] - row["ranks/compute_seconds_median"] > 0.9 * blocks * SECONDS
+        assert row[f"ranks/{what}_max"] - row[f"ranks/{what}_median"] > 0.8 * SECONDS

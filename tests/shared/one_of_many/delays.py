@@ -5,32 +5,57 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harm import is_on, never_returns
+from torch import Tensor, nn
 
 from bigrun import hookimpl
+from bigrun.model.block import Block
 from one_of_many.who import is_other
+
+SECONDS = 0.3
+"""In each step."""
 
 
 class Slow:
-    """It sleeps in its hooks or for its images, as `SLOW` says: `compute` or `data`."""
+    """It sleeps where `SLOW` says: in a `hook`, for its `images`, or in the `forward` or `backward` pass of its
+    student's blocks."""
+
+    @hookimpl
+    def configure_model(self, run: Any, objective: nn.Module) -> None:
+        blocks = [part for part in objective.student.modules() if isinstance(part, Block)]
+        for block in blocks if is_other(run) else []:
+            block.mlp.register_forward_hook(sleep_once(SECONDS / len(blocks)))
 
     @hookimpl
     def after_backward(self, run: Any) -> None:
-        if is_other(run) and os.environ["SLOW"] == "compute":
-            time.sleep(0.3)
+        if is_other(run) and os.environ["SLOW"] == "hook":
+            time.sleep(SECONDS)
 
     @hookimpl(wrapper=True)
     def build_loader(self, run: Any) -> Any:
         loader = yield
-        return sleeping(loader) if is_other(run) and os.environ["SLOW"] == "data" else loader
+        return sleeping(loader) if is_other(run) and os.environ["SLOW"] == "images" else loader
+
+
+def sleep_once(seconds: float) -> Callable[[nn.Module, Any, Tensor], None]:
+    """A hook of a module: in the pass that `SLOW` names."""
+
+    def sleep(module: nn.Module, arguments: Any, output: Tensor) -> None:
+        if os.environ["SLOW"] == "forward":
+            time.sleep(seconds)
+        elif os.environ["SLOW"] == "backward" and output.requires_grad:
+            output.register_hook(lambda gradient: time.sleep(seconds))  # type: ignore[no-untyped-call]
+
+    return sleep
 
 
 def sleeping(loader: Any) -> Any:
     for samples in loader:
-        time.sleep(0.3)
+        time.sleep(SECONDS)
         yield samples
 
 
