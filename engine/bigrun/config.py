@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import MappingProxyType
@@ -20,13 +20,14 @@ import tomli_w
 from bigrun.architectures import from_architecture
 from bigrun.errors import ConfigError, UsageError
 from bigrun.mistyped import did_you_mean_path
+from bigrun.options import NoEffect
 from bigrun.other_names import whereabouts
-from bigrun.overrides import laid_over, override
+from bigrun.overrides import laid_over, leaves, override
 from bigrun.redaction import Redactor, find_redacted, secrets_of
 from bigrun.rules import Choice, EngineConfig, choose, cross_problems, warnings
 from bigrun.values import Problem, did_you_mean, show, structure, unstructure
 
-__all__ = ["Config", "Document", "build_config", "find_preset", "read_preset", "shipped_presets"]
+__all__ = ["Config", "Document", "build_config", "find_preset", "read_preset", "read_written", "shipped_presets"]
 
 
 @attrs.frozen
@@ -37,6 +38,16 @@ class Document:
     """What messages call it: the file or the preset's name."""
     name: str
     tables: Mapping[str, Any]
+    written: frozenset[str] = frozenset()
+    """Options that stand there because a run has written down all of its own, `data.prefetch`: nobody has set them, so
+    that one which has no effect beside an override is no mistake."""
+
+    def overridden(
+        self, sets: Sequence[str] = (), plugins: Sequence[str] = (), no_plugins: Sequence[str] = ()
+    ) -> Document:
+        """With overrides, as `read_preset` takes them; what they set is set by somebody."""
+        tables = override(self.tables, sets, plugins, no_plugins)
+        return attrs.evolve(self, tables=tables, written=self.written.difference(leaves(override({}, sets))))
 
 
 @attrs.frozen(kw_only=True)
@@ -128,6 +139,15 @@ def read_preset(
     return Document(preset, file.name.removesuffix(".toml"), override(tables, sets, plugins, no_plugins))
 
 
+def read_written(file: Path) -> Document:
+    """The configuration that a run has written down (`Config.to_toml`), for whoever looks at the run.
+
+    Raises: UsageError, as `read_preset` does.
+    """
+    document = read_preset(str(file))
+    return attrs.evolve(document, written=frozenset(leaves(document.tables)))
+
+
 def read_tables(file: Traversable, name: str) -> dict[str, Any]:
     """
     Raises:
@@ -170,16 +190,16 @@ def build_config(
         if name in replaced and document.tables.get(name):
             problems.append((name, f"has no effect: plugin {replaced[name]} replaces it; remove the table"))
         parts[name] = structure(tables.get(name, {}), cls, name, problems)
-    problems[:] = [(path, text + whereabouts(path, text, sections)) for path, text in problems]
+    problems[:] = [(path, text + whereabouts(path, text, sections)) for path, text in _meant(document, problems)]
     plugins = _plugin_tables(document, plugin_configs, problems)
-    problems += find_redacted(document.tables)
+    problems[:] = [*_meant(document, problems), *find_redacted(document.tables)]
     if problems:
         raise ConfigError(document.source, problems)
     chosen, choices = choose(EngineConfig(**parts))
     choices[:0] = [Choice(f"model.{name}", value, f"of {chosen.model.architecture}") for name, value in named.items()]
     chosen = _absolute(chosen)
-    problems += [(path, text) for path, text in cross_problems(chosen) if path.partition(".")[0] not in replaced]
-    if problems:
+    crossing = ((path, text) for path, text in cross_problems(chosen) if path.partition(".")[0] not in replaced)
+    if problems := _meant(document, crossing):
         raise ConfigError(document.source, problems)
     set_values = frozenset(f"{name}.{key}" for name in sections for key in document.tables.get(name, {}))
     return Config(
@@ -192,6 +212,11 @@ def build_config(
         explicit=set_values - {choice.path for choice in choices},
         replaced=dict(replaced),
     )
+
+
+def _meant(document: Document, problems: Iterable[Problem]) -> list[Problem]:
+    """Without options that nobody has set and that have no effect."""
+    return [(path, text) for path, text in problems if not (isinstance(text, NoEffect) and path in document.written)]
 
 
 def _plugin_tables(document: Document, configs: Mapping[str, type | None], problems: list[Problem]) -> dict[str, Any]:

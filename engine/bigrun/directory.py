@@ -56,16 +56,23 @@ def check_directory(directory: Path) -> None:
         raise unusable(directory, error) from None
 
 
-def make_directory(directory: Path) -> None:
-    """Make the directory, if it is not there.
+def make_directory(directory: Path) -> list[Path]:
+    """Make the directory and those above it, where they are not there; returns what was made, the innermost last.
 
     Raises:
         RunDirectoryError: it cannot be made.
     """
+    made = []
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        for path in (*reversed(directory.parents), directory):
+            if not path.is_dir():
+                with contextlib.suppress(FileExistsError):  # another process makes it at this moment
+                    path.mkdir()
+                    made.append(path)
+        directory.mkdir(exist_ok=True)
     except OSError as error:
         raise unusable(directory, error) from None
+    return made
 
 
 def check_unused(directory: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 __all__ = [
+    "NoEffect",
     "above",
     "at_least",
     "between",
@@ -55,6 +56,10 @@ CHECKS = {
     "not_blank": "not empty",
     "interval": "two ascending values above {low}, up to {high}",
 }
+
+
+class NoEffect(str):
+    """What is wrong with an option that is set and has no effect."""
 
 
 def describe_check(check: Callable[[Any], str | None] | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tomli
@@ -11,7 +11,7 @@ import tomli
 from bigrun.errors import UsageError
 from bigrun.values import did_you_mean
 
-__all__ = ["laid_over", "override"]
+__all__ = ["laid_over", "leaves", "override"]
 
 
 def laid_over(tables: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,6 +23,13 @@ def laid_over(tables: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, A
             value = laid_over(below, value)
         result[key] = value
     return result
+
+
+def leaves(tables: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """The paths of all values: `data.workers`."""
+    for key, value in tables.items():
+        here = f"{path}.{key}" if path else key
+        yield from leaves(value, here) if isinstance(value, Mapping) else [here]
 
 
 def override(

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -52,6 +53,8 @@ class Process:
     """Whether its run has gone on from an older checkpoint."""
     is_rehearsal: bool = False
     """Whether what it does is thrown away: a dry run, a trial of `bigrun tune`, a drill, a replay."""
+    made: list[Path] = attrs.field(factory=list)
+    """Directories that were made for its run, the run's own last; none once the run has begun."""
     failures: dict[str, Any] = attrs.field(factory=dict)
     """Observers that had failed by then, which stay switched off."""
 

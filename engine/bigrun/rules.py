@@ -12,6 +12,7 @@ import attrs
 from bigrun.architectures import architecture_warnings
 from bigrun.choices import RULES, Choice, choose
 from bigrun.data.channels import check_channels
+from bigrun.options import NoEffect
 from bigrun.prototypes import prototype_problems, prototype_warnings
 from bigrun.schedule_checks import schedule_problems, schedule_warnings
 from bigrun.sections import (
@@ -70,9 +71,9 @@ def dead_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
     if config.objective.ibot_weight == 0:
         for field in attrs.fields(Masking):
             if getattr(config.masking, field.name) != field.default:
-                yield f"masking.{field.name}", "has no effect because objective.ibot_weight = 0: remove it"
+                yield f"masking.{field.name}", NoEffect("has no effect because objective.ibot_weight = 0: remove it")
     if config.views.local_crops == 0 and config.objective.local_weight != 1:
-        yield "objective.local_weight", "has no effect because views.local_crops = 0: remove it"
+        yield "objective.local_weight", NoEffect("has no effect because views.local_crops = 0: remove it")
 
 
 def koleo_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:

@@ -31,6 +31,7 @@ from bigrun.process import (
     preserved_threads,
     release_memory,
 )
+from bigrun.refused_run import nothing_left_of_a_refused_run
 from bigrun.rollback import RollBack, go_back
 from bigrun.room import check_room
 from bigrun.run import Run
@@ -77,6 +78,7 @@ def run_training(
     lock, process, back = RunLock(directory), Process(Peers(place)), True
     with contextlib.ExitStack() as stack:
         stack.callback(lock.release)
+        stack.enter_context(nothing_left_of_a_refused_run(process, lock))
         stack.callback(process.peers.leave)
         # a run that may not use it touches nothing in it, plugins included
         if process.peers.is_main and directory.is_dir():
@@ -103,6 +105,7 @@ def attempt(run: Run, lock: RunLock, start: Start) -> bool:
             stack.enter_context(preserved_random_state())
             stack.enter_context(preserved_threads())
             together(run, lambda: prepare(run, lock, start))
+            run.process.made.clear()
             back = train(run)
             run.activity = "end"
             if not back:
@@ -184,7 +187,7 @@ def take_directory(run: Run, lock: RunLock) -> None:
 
     run.provenance = gather(run)
     run.room = check_room(run)
-    make_directory(run.directory)
+    run.process.made = make_directory(run.directory)
     if not lock.is_held:
         lock.acquire()
         check_unused(run.directory)

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import attrs
 import cattrs
 
+from bigrun.options import NoEffect
 from bigrun.redaction import is_secret
 
 __all__ = ["Problem", "as_lists", "did_you_mean", "show", "structure", "structure_option", "type_name", "unstructure"]
@@ -213,12 +214,12 @@ def _value(value: Any, kind: Any, field: attrs.Attribute[Any], path: str, proble
 
 def _dead(table: Mapping[str, Any], fields: Mapping[str, Any], instance: Any, path: str) -> list[Problem]:
     """Options that are set and have no effect."""
-    dead = []
+    dead: list[Problem] = []
     for name in table:
         effective = fields[name].metadata.get("effective")
         if effective and not effective(instance):
             why = fields[name].metadata["otherwise"]
-            dead.append((_join(path, name), f"has no effect because {why}: remove it, or change that"))
+            dead.append((_join(path, name), NoEffect(f"has no effect because {why}: remove it, or change that")))
     return dead
 
 

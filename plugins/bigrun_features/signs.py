@@ -17,6 +17,7 @@ FEW = 5.0
 """RankMe below this is a collapse, where 100 or more would be possible."""
 STOP = "do not go on from here: begin again before the onset, with other options"
 WATCH = "follow the number: steady is a property of the images, moving on is the beginning of a collapse"
+NEAR = "in a young network, after few steps, see whether it falls; else remove images that are there several times"
 PLUMBING = "check crops, temperatures and learning rate, as in docs/how-to/diagnose-an-anomaly.md"
 
 
@@ -82,7 +83,7 @@ def features(config: HealthConfig) -> Iterator[Sign]:
         yield high("patch_cosine", level, kind, limit, f"patches of an image are {alike}", advice)
         limit = config.koleo[index]
         near = "some images have almost the same class token" if index == 0 else "class tokens lie on top of each other"
-        yield high("koleo", level, "koleo-duplicates", limit, near, "remove images that are there several times")
+        yield high("koleo", level, "koleo-duplicates", limit, near, NEAR)
     limit = config.class_patch_cosine
     copies = "patches are copies of the class token"
     yield high("class_patch_cosine", FAIL, "near-collapse", limit, copies, WATCH)

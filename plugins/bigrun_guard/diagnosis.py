@@ -99,14 +99,21 @@ DIAGNOSES: Mapping[str, Diagnosis] = {
         ),
     ),
     "koleo-duplicates": Diagnosis(
-        ("the same image several times in the data set, under other names", "frames or slices next to each other"),
         (
+            "the same image several times in the data set, or frames or slices next to each other",
+            "a young network, after few steps: the features of all images are nearly alike",
+        ),
+        (
+            "after few steps, see first whether `koleo` falls",
             "remove duplicates from the data set, or keep one of several neighbouring slices",
             "shuffle sources, so that a step has images of many of them",
         ),
     ),
     "koleo-collapse": Diagnosis(
-        ("class tokens of all images move together: the beginning of a collapse",),
+        (
+            "class tokens of all images move together: the beginning of a collapse",
+            "a young network, after few steps: they are not apart yet",
+        ),
         ("objective.koleo_weight = 0.1 if it is less", *WALL[1:4]),
     ),
     "divergence": Diagnosis(

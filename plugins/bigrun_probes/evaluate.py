@@ -13,7 +13,6 @@ import bigrun
 from bigrun.evaluation.newest import Warnings, with_checkpoint
 from bigrun.evaluation.visit import Visit, document_of, visited
 from bigrun.evaluation.visitors import choose_visitors
-from bigrun.overrides import override
 from bigrun_probes.measure import by_chance, counts
 from bigrun_probes.plugin import Probes
 
@@ -89,7 +88,8 @@ def asked_document(visit: Visit, options: Mapping[str, Any], **overrides: Sequen
     plugins: Mapping[str, Any] = document.tables.get("plugins", {})
     own = {} if any(name in options for name in SOURCES) else plugins.get(PLUGIN, {})
     tables = {**document.tables, "plugins": {**plugins, PLUGIN: {**own, **options}}}
-    return attrs.evolve(document, tables=override(tables, **overrides))
+    written = document.written.difference(f"plugins.{PLUGIN}.{name}" for name in options)
+    return attrs.evolve(document, tables=tables, written=written).overridden(**overrides)
 
 
 def beside(run: Run, probes: Probes, name: str, value: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from bigrun.checkpoint import disk, manifest
 from bigrun.checkpoint.layout import MANIFEST
 from bigrun.checkpoint.listing import look
 from bigrun.checkpoint.store import CheckpointStore
-from bigrun.errors import ExitCode
+from bigrun.errors import ExitCode, NotSavedError
 
 INDEX = "teacher.pieces.json"
 PIECES = ["teacher-00001-of-00002.safetensors", "teacher-00002-of-00002.safetensors"]
@@ -96,6 +96,17 @@ def test_it_is_damaged_and_passed_over(finished: Training, tmp_path: Path, name:
     (said,) = told
     assert said.startswith(problem)
     assert [entry.step for entry in look(run, verify=True) if entry.condition == "damaged"] == [6]
+
+
+def test_a_copy_of_it_is_not_saved_and_no_disk_is_blamed(finished: Training, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished.run, tmp_path / "run"))
+    harm, problem = HARMS["shapeless"]
+    harm(run / "checkpoints" / "step-00000006")
+    sealed(run / "checkpoints" / "step-00000006")
+    with pytest.raises(NotSavedError, match="not saved: its files do not belong together: ") as caught:
+        CheckpointStore(run / "checkpoints").amend(6, {"note": 1})
+    assert problem in str(caught.value)
+    assert "disk" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["more", pytest.param("swapped", marks=pytest.mark.slow)])

@@ -24,6 +24,19 @@ def test_one_that_trains_is_refused(tmp_path: Path, words: list[str]) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"images", "tiny.toml"}
 
 
+@pytest.mark.parametrize("words", [["run", "tiny.toml"], ["launch", "tiny.toml"]], ids=lambda words: words[0])
+def test_one_of_unknown_many_does_not_train_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    Training(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    done = warm.bigrun(tmp_path, *words)
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, ""), done.stderr
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("error: RANK=1: this is one of the processes of a run, but WORLD_SIZE")
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "tiny.toml"}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a run of six steps."""

@@ -71,9 +71,17 @@ def test_torchrun_says_which_process_this_is() -> None:
     assert Place.of_environment({}) == Place.of_environment(TORCHRUN | {"WORLD_SIZE": "1"}) == Place()
 
 
+def test_what_a_cluster_says_of_its_own_jobs_is_no_place_among_processes() -> None:
+    job = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "2", "OMPI_COMM_WORLD_RANK": "1", "PMI_RANK": "1"}
+    assert Place.of_environment(job | {"MASTER_ADDR": "node-1", "MASTER_PORT": "29500", "RANK": ""}) == Place()
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
+        ({"WORLD_SIZE": None}, "RANK=3 and LOCAL_RANK=1: this is one of the processes of a run, but WORLD_SIZE"),
+        ({"WORLD_SIZE": None, "RANK": None}, "LOCAL_RANK=1: this is one of"),
+        ({"WORLD_SIZE": None, "LOCAL_RANK": None}, "RANK=3: this is one of"),
         ({"RANK": None}, "RANK is not set"),
         ({"LOCAL_RANK": "one"}, "LOCAL_RANK='one' is no number"),
         ({"RANK": "4"}, "RANK=4 is none of WORLD_SIZE=4"),

@@ -90,8 +90,18 @@ def test_a_run_says_which_of_its_folders_cannot_be_read(run: Path, mode: int) ->
 def test_nobody_knows_whether_a_run_has_begun_whose_checkpoints_are_closed(run: Path) -> None:
     (other := Story(Path("runs/new")).directory / "checkpoints").mkdir()
     with unreadable(other):
+        said, closed = verdict(RunRecord(other.parent), []), "checkpoints/ cannot be read (Permission denied)"
+    assert said.headline == f"stopped: nobody knows whether it has begun; {closed}"
+    assert said.reasons[1].advice == (MENDED,)
+
+
+def test_checkpoints_that_are_closed_now_were_not_so_before_a_run_died(run: Path) -> None:
+    (other := Story(Path("runs/died")).started().directory / "checkpoints").mkdir()
+    with unreadable(other):
         said = verdict(RunRecord(other.parent), []).headline
-    assert said == "stopped: nobody knows whether it has begun: checkpoints/ cannot be read (Permission denied)"
+    assert said.startswith("stopped: it died at step 0")
+    assert said.endswith("; checkpoints/ cannot be read (Permission denied)")
+    assert "before that" not in said
 
 
 def test_a_checkpoint_to_begin_at_that_may_not_be_read_is_named(typed: Typed) -> None:

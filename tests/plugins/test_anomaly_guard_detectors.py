@@ -272,8 +272,12 @@ def test_the_two_causes_of_a_loss_at_ln_k_are_told_apart() -> None:
 
 
 def test_duplicates_and_a_collapse_of_koleo_are_told_apart() -> None:
-    assert "the same image several times" in judged({"koleo": 2.0})["koleo-duplicates"]
-    assert "move together" in judged({"koleo": 5.0, "class_spread": 0.2})["koleo-duplicates"]
+    duplicates = judged({"koleo": 2.0})["koleo-duplicates"]
+    together = judged({"koleo": 5.0, "class_spread": 0.2})["koleo-duplicates"]
+    assert "the same image several times" in duplicates
+    assert "move together" in together
+    assert "a young network" in duplicates
+    assert "a young network" in together
 
 
 def test_a_one_hot_teacher_is_a_collapse_where_softmax_centres_and_not_where_sinkhorn_balances() -> None:

@@ -83,6 +83,13 @@ def test_what_is_not_is_named_when_it_is_seen_twice_in_a_row(
     assert board.diagnoses() == []
 
 
+def test_near_features_are_those_of_a_young_network_or_of_duplicates() -> None:
+    board = board_of()
+    (change,) = [change for step in (10, 20) for change in board.judge(step, measured(koleo=2.0))]
+    assert "young network" in change.advice
+    assert "several times" in change.advice
+
+
 def test_one_look_alone_and_every_other_one_is_nothing() -> None:
     board = board_of()
     for step in range(10, 100, 10):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigrun.checkpoint import disk, manifest
 from bigrun.checkpoint.contents import copy_contents, seal, write_facts
+from bigrun.checkpoint.headers import find_contradictions
 from bigrun.checkpoint.layout import MANIFEST, Stale, stale_name
 from bigrun.errors import NotSavedError
 
@@ -57,9 +58,13 @@ def copy_draft(source: Path, draft: Path, facts: Mapping[str, Any]) -> None:
 
 
 def check(draft: Path, meant: manifest.Manifest, read_already: Collection[str] = ()) -> None:
-    problems = manifest.verify(draft, read_already)
-    if problems or manifest.read(draft) != meant:
-        raise NotSavedError(f"{draft}: not saved: the disk gives back other bytes: {problems}")
+    changed = manifest.find_differences(draft, read_already)
+    if not changed and manifest.read(draft) != meant:
+        changed = [f"{MANIFEST}: is not what was written"]
+    if changed:
+        raise NotSavedError(f"{draft}: not saved: the disk gives back other bytes: {'; '.join(changed)}")
+    if contradictions := find_contradictions(draft, meant.files):
+        raise NotSavedError(f"{draft}: not saved: its files do not belong together: {'; '.join(contradictions)}")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from bigrun.checkpoint.facts import load_facts
 from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY, MANIFEST
 from bigrun.checkpoint.store import CheckpointStore
 from bigrun.checkpoint.strict import load_strict
-from bigrun.config import Document, read_preset
+from bigrun.config import Document, read_written
 from bigrun.errors import CheckpointError, DamagedCheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def document_of(checkpoint: Path, **overrides: Any) -> Document:
     Raises:
         UsageError, ConfigError: it cannot be read.
     """
-    return read_preset(str(checkpoint / CONFIG), **overrides)
+    return read_written(checkpoint / CONFIG).overridden(**overrides)
 
 
 @contextlib.contextmanager

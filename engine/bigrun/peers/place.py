@@ -11,6 +11,8 @@ from bigrun.errors import UsageError
 
 __all__ = ["Place", "refuse_several"]
 
+START = "start them with `bigrun launch ...` or `torchrun --nproc-per-node N -m bigrun run ...`"
+
 
 @attrs.frozen
 class Place:
@@ -27,8 +29,14 @@ class Place:
 
         Raises:
             UsageError: there are several processes, and the variables do not say which one this is, or where the
-                others are.
+                others are; or they say which one this is, and not of how many.
         """
+        ranks = [f"{name}={environment[name]}" for name in ("RANK", "LOCAL_RANK") if environment.get(name)]
+        if ranks and "WORLD_SIZE" not in environment:  # alone it would train what the others train, beside them
+            raise UsageError(
+                f"{' and '.join(ranks)}: this is one of the processes of a run, but WORLD_SIZE, their number, is not "
+                f"set: {START}, or unset RANK and LOCAL_RANK for a run in one"
+            )
         if environment.get("WORLD_SIZE", "1") == "1":
             return cls()
         rank, size, local = (_number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -63,6 +71,6 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 def _misfit(problem: str) -> UsageError:
     return UsageError(
-        f"WORLD_SIZE says that this is one of several processes of a run, but {problem}: start them with "
-        "`bigrun launch ...` or `torchrun --nproc-per-node N -m bigrun run ...`, or unset WORLD_SIZE for a run in one"
+        f"WORLD_SIZE says that this is one of several processes of a run, but {problem}: {START}, "
+        "or unset WORLD_SIZE for a run in one"
     )

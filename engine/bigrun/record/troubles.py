@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DAMAGED",
+    "UNREADABLE",
     "began_again",
     "damaged",
     "failures",
@@ -43,7 +44,8 @@ DAY_SECONDS = 86_400.0
 """What has failed once is trouble for a day: a person looks once a day."""
 FULL_BYTES = 2**16
 """Where a user has less than that, neither a block of a log nor a file of a few words can be written."""
-DAMAGED = "checkpoint-damaged"
+DAMAGED, UNREADABLE = "checkpoint-damaged", "unreadable"
+"""Kinds of what is so now, whatever has ended the run before."""
 OWN_ERROR = re.compile(r"^observer (\S+) failed in \w+: bigrun\.errors\.\w+: ")
 ACTIVITIES = {
     "start": "while it starts",
@@ -121,8 +123,8 @@ def is_disk_full(record: RunRecord) -> bool:
 
 def closed(record: RunRecord) -> Iterator[Reason]:
     """What of the run may not be read, so that nobody knows how it is."""
-    for text in record.unreadable if record.status.state != "not begun" else ():
-        yield Reason(Gravity.UNSAVED, text, ("make it readable for the user of this command",), kind="unreadable")
+    for text in record.unreadable:
+        yield Reason(Gravity.UNSAVED, text, ("make it readable for the user of this command",), kind=UNREADABLE)
 
 
 def unsaved(record: RunRecord) -> Iterator[Reason]:

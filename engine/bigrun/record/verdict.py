@@ -53,7 +53,7 @@ def verdict(record: RunRecord, sections: Sequence[Mapping[str, Any]] = ()) -> Ve
     if level == "look" and record.status.state == "finished":
         told.append(standing(record))
     if level == "stopped" and len(troubled) > 1 and record.status.state != "halted":
-        is_now = troubled[1].kind == troubles.DAMAGED
+        is_now = troubled[1].kind in (troubles.DAMAGED, troubles.UNREADABLE)
         told.append(troubled[1].text if is_now else f"before that: {troubled[1].text}")
     return Verdict(level, f"{OPENINGS[level]}: {'; '.join(told)}", reasons)
 
@@ -93,10 +93,9 @@ def ends(record: RunRecord, saved: Saved) -> Iterator[Reason]:
         yield Reason(Gravity.ENDED, f"an error {where}: {first}", kind="error", step=status.step)
     elif status.state == "stopped":
         yield Reason(Gravity.ENDED, f"on request {where}: {first}", kind="stopped", step=status.step)
-    elif status.state == "not begun" and record.unreadable:
-        yield Reason(Gravity.ENDED, f"nobody knows whether it has begun: {record.unreadable[0]}", kind="unreadable")
     elif status.state == "not begun":
-        yield Reason(Gravity.ENDED, "it has not begun: no process is there, and neither a log nor a checkpoint")
+        known = "it has not begun: no process is there, and neither a log nor a checkpoint"
+        yield Reason(Gravity.ENDED, "nobody knows whether it has begun" if record.unreadable else known)
     elif status.state == "died":
         still, activity = troubles.last_stand(record)
         before = f"; before that it had not moved for {duration(still)}{activity}" if still else ""

@@ -19,7 +19,7 @@ from bigrun.activation import activate
 from bigrun.anomaly import Action, Anomaly
 from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY, parse_step
 from bigrun.checkpoint.store import CheckpointStore
-from bigrun.config import Document, read_preset
+from bigrun.config import Document, read_written
 from bigrun.emergency import by_age
 from bigrun.errors import CheckpointError, TrainingHalted, UsageError
 from bigrun.flight import FLIGHT
@@ -85,7 +85,7 @@ def replay(
     """
     refuse_links(directory)
     step, checkpoint = starting_point(directory, step)
-    document = read_preset(str(checkpoint / CONFIG), sets=tuple(sets))
+    document = read_written(checkpoint / CONFIG).overridden(sets=tuple(sets))
     config, everything = activate(document)
     if config.run.max_steps is not None and step > config.run.max_steps:
         raise UsageError(f"--step {step}: the run has {config.run.max_steps} steps (run.max_steps)")
