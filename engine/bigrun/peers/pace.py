@@ -87,8 +87,9 @@ class Pace:
 
     @property
     def is_together(self) -> bool:
-        """Whether it is in something that other processes take part in, and not at its own work there."""
-        return bool(self._depths) and not self._depths[-1]
+        """Whether it is in something that other processes take part in, and not at its own work there. Any thread may
+        ask."""
+        return self._depths[-1:] == [0]
 
     @contextlib.contextmanager
     def own(self, device: torch.device) -> Iterator[None]:
