@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bigrun.checkpoint.layout import PROVENANCE
 from bigrun.machine import describe_machine, machine_changes, versions
+from bigrun.switched_off import announce_switched_off
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,7 @@ def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
         if setting.took_effect is False:
             text = f"{setting.name} = {setting.after} had no effect: {setting.evidence}"
             run.event("setting-without-effect", text, "warning", setting=setting.name)
+    announce_switched_off(run)
     for finding in run.findings:
         run.event("data-finding", f"{finding.kind}: {finding.message}", "warning", finding=finding.kind)
     for change in changes:

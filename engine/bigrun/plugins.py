@@ -57,7 +57,7 @@ class Plugins:
         """Which plugin answered a `build_` hook; none for the engine's own answer."""
         self.checks: dict[str, Check] = dict(CHECKS)
         """By hook, what its answers are to be."""
-        self.on_failure: Callable[[Failure], None] = lambda failure: None
+        self.on_failure: Callable[[Failure, BaseException], None] = lambda failure, error: None
 
     def add_hooks(self, specs: type, checks: Mapping[str, Check] | None = None) -> None:
         """Add the hook specifications of a class (marked with `pluggy.HookspecMarker("bigrun")`).
@@ -136,11 +136,11 @@ class Plugins:
             except BigrunError as error:
                 if not observer or isinstance(error, ApartError):
                     raise
-                self._fail(name, hook)
+                self._fail(name, hook, error)
             except (Exception, SystemExit) as error:
                 if not observer:
                     raise PluginError(name, hook, self.step, error) from error
-                self._fail(name, hook)
+                self._fail(name, hook, error)
             return None
 
         return contained
@@ -159,12 +159,12 @@ class Plugins:
 
         return contained
 
-    def _fail(self, name: str, hook: str) -> None:
+    def _fail(self, name: str, hook: str, error: BaseException) -> None:
         """Remember an observer's failure; it falls silent here and now."""
         text = traceback.format_exc()
         failure = Failure(name, hook, self.step, text.strip().splitlines()[-1], text)
         self.failures.setdefault(name, failure)
-        self.on_failure(failure)
+        self.on_failure(failure, error)
 
     # -- agreement over processes -----------------------------------------------------------------------------
 

@@ -12,9 +12,11 @@ from bigrun.bad_images import BadImages
 from bigrun.errors import TornError
 from bigrun.events import Event, Level
 from bigrun.incidents import Incidents
+from bigrun.peers.errors import loss_of_a_peer
 from bigrun.peers.exchange import Exchange
 from bigrun.process import Process
 from bigrun.run_facts import RunFacts
+from bigrun.switched_off import switch_off
 
 if TYPE_CHECKING:
     import torch
@@ -224,7 +226,10 @@ class Run(RunFacts):
                 "quarantined", f"observer {name} is switched off for the rest of the run", "warning", plugin=name
             )
 
-    def _observer_failed(self, failure: Failure) -> None:
+    def _observer_failed(self, failure: Failure, error: BaseException) -> None:
+        is_torn = hasattr(self, "strategy") and self.strategy.is_torn
+        if is_torn and loss_of_a_peer(error) is not None:
+            raise error  # it has failed elsewhere, where it says why
         self.event(
             "observer-failed",
             f"observer {failure.plugin} failed in {failure.hook}: {failure.error}",
@@ -233,9 +238,9 @@ class Run(RunFacts):
             hook=failure.hook,
             traceback=failure.traceback,
         )
-        if hasattr(self, "strategy") and self.strategy.is_torn:
+        if is_torn:
             raise TornError(
                 f"observer {failure.plugin} failed in {failure.hook} in the middle of what all processes do together, "
-                f"and they cannot go on without it: {failure.error}; its traceback is in the event observer-failed. "
-                f"The checkpoints are whole; do without it (--no-plugin {failure.plugin}), or in one process"
+                f"and they cannot go on without it: {failure.error}. The checkpoints are whole; "
+                f"{switch_off(self, failure)}"
             )

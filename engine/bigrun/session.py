@@ -37,6 +37,7 @@ from bigrun.room import check_room
 from bigrun.run import Run
 from bigrun.same_run import check_allowed, check_same_run
 from bigrun.saved import check_not_lost
+from bigrun.switched_off import switched_off
 
 __all__ = ["prepare", "run_training", "tear_down"]
 
@@ -84,6 +85,8 @@ def run_training(
         if process.peers.is_main and directory.is_dir():
             lock.acquire()
         stack.enter_context(listening(process))
+        if process.peers.size > 1:
+            process.failures.update(switched_off(directory, plugins.observers()))
         while back:
             run = Run(config, directory, plugins, process)
             plugins.failures.update(process.failures)

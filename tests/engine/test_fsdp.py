@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from one_of_many.folder import put_into
 from safetensors.torch import load_file
 from training import Training, merge
 
@@ -221,8 +223,36 @@ def test_an_observer_that_fails_in_the_middle_of_a_look_ends_all(tmp_path: Path)
     assert main.returncode == other.returncode == ExitCode.ERROR
     failure = "one_of_many.failures:FailsInLook failed in after_step in the middle of what all processes do"
     assert f"observer {failure}" in main.stderr
+    assert "ValueError: in the middle of a look. The checkpoints are whole; the next start in several" in main.stderr
+    (note,) = json.loads((torn.run / "switched-off.json").read_text())["observers"]
+    assert "Traceback" in note["traceback"]
+    assert torn.events("observer-failed") == [], "the main process has met the end of the other one only"
     assert "Traceback" not in main.stderr + other.stderr
     assert newest(torn).name == "step-00000002"
+    alone = torn("--plugin", "one_of_many.failures:FailsInLook")
+    assert alone.returncode == 0, "one process waits for nobody, so it tries again: " + alone.stderr
+
+
+@pytest.mark.slow
+def test_an_observer_that_has_ended_all_is_switched_off_when_all_are_started_again(tmp_path: Path) -> None:
+    """Else a supervisor would start them until it gives up."""
+    torn = training(tmp_path, "torn", SHARDED, {"run": {"checkpoint_every_steps": 1}})
+    words = ("--processes", "2", "--supervise", "--plugin", "one_of_many.failures:FailsInLook")
+    put_into(tmp_path / "torn")
+    done = subprocess.run(torn.words(*words, command="launch"), cwd=torn.folder, capture_output=True, text=True)
+    assert done.returncode == ExitCode.QUARANTINED, done.stderr
+    assert "restart 1 of 3" in done.stderr
+    assert "restart 2" not in done.stderr
+    (said,) = torn.events("switched-off")
+    assert "stays switched off: it failed in after_step at step 3 in the middle of what all" in said["message"]
+    assert "ValueError: in the middle of a look" in said["message"]
+    assert torn.metrics()[-1]["step"] == 6
+    note = torn.run / "switched-off.json"
+    assert "delete runs/tiny/switched-off.json" in said["message"]
+    note.write_text("{")
+    torn.configure(**merge(EXACT, SHARDED, {"run": {"max_steps": 8}}))
+    assert [each.returncode for each in torn.together(2)] == [0, 0]
+    assert "nobody is switched off from the start" in torn.events("switched-off")[-1]["message"]
 
 
 def test_what_a_disk_has_said_to_another_process_is_a_refusal_here_too() -> None:

@@ -77,7 +77,7 @@ def test_a_critical_plugin_ends_the_run_with_its_name(error: BaseException) -> N
 def test_an_observer_that_fails_falls_silent_at_once() -> None:
     heard = []
     plugins = Plugins()
-    plugins.on_failure = heard.append
+    plugins.on_failure = lambda failure, error: heard.append(failure)
     plugins.activate("watcher", failing("before_step", ValueError("boom"), observer=True))
     plugins.hook.before_step(run=None, step=1)  # type: ignore[arg-type]
     plugins.hook.before_step(run=None, step=2)  # type: ignore[arg-type]
