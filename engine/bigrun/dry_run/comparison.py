@@ -12,7 +12,7 @@ __all__ = ["Comparison", "compare"]
 COMPARED = ("loss", "grad_norm")
 """Metrics of these names, and those below them (`loss/ibot`): what the step's state decides, and nothing of time."""
 NEAR = 1e-3
-"""Losses may be so far apart where sums may come in another order."""
+"""Losses of a GPU, whose sums may come in another order, may be so far apart."""
 NEAR_NORM = 1e-2
 """Norms of gradients as well: they have a larger part of what is rounded."""
 
@@ -42,10 +42,11 @@ class Comparison:
     def is_exact(self) -> bool:
         return bool(self.steps) and not (self.differing or self.plugins or self.parts)
 
-    def is_good(self, *, nearly: bool) -> bool:
-        """Bit for bit; or nearly, where sums may come in another order: the state is exact in either case."""
+    def is_good(self, *, is_gpu: bool) -> bool:
+        """Bit for bit, in any number of processes (gloo sums in one order, and DDP, asked to find parameters that are
+        not in use, keeps its buckets as they are); on a GPU nearly."""
         is_near = self.apart <= NEAR and self.norm_apart <= NEAR_NORM
-        return self.is_exact or (nearly and is_near and bool(self.steps) and not (self.plugins or self.parts))
+        return self.is_exact or (is_gpu and is_near and bool(self.steps) and not (self.plugins or self.parts))
 
 
 def compare(straight: Mapping[str, Any], resumed: Mapping[str, Any]) -> Comparison:

@@ -23,7 +23,8 @@ USELESS = (
     "source", "supervise", "max_restarts", "drop_plugins", "allowed_changes", "slurm", "node_rank", "rendezvous",
     "grace_seconds",
 )  # fmt: skip
-"""Parameters that a dry run has no use for: it begins at step 1, starts nothing again and stays on this machine."""
+"""Parameters that a dry run has no use for."""
+WHICH = "begins at step 1, on this machine, and starts nothing again"
 DEFAULT_STEPS = 10
 
 
@@ -56,7 +57,7 @@ class DryRunOptions:
         for parameter in context.command.params:
             name = parameter.name or ""
             if name in USELESS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-                raise click.UsageError(f"{parameter.opts[0]} has no effect with --dry-run, which begins at step 1")
+                raise click.UsageError(f"{parameter.opts[0]} has no effect with --dry-run, which {WHICH}")
         steps = DEFAULT_STEPS if self.steps is None else self.steps
         place = given["run_dir"], steps, self.scratch, self.json_file
         return dry_run(document, *place, fresh=given["fresh"], processes=processes)

@@ -37,4 +37,3 @@ def places(processes: int) -> Iterator[list[dict[str, str]]]:
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     yield [together | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    del store

@@ -28,8 +28,6 @@ from bigrun.tuner.isolation import Answer, ask
 __all__ = ["DryRun", "rehearse"]
 
 CHILD = "bigrun.dry_run.child"
-MOST_EXACT = 2
-"""Processes whose sums are the same in any order."""
 
 
 @attrs.frozen
@@ -57,11 +55,6 @@ class DryRun:
     def strategy(self) -> str:
         """How the processes share the run: single, ddp or fsdp."""
         return Sharing(self.processes).under(self.config.parallel).strategy
-
-    @property
-    def sums_vary(self) -> bool:
-        """Whether a run that is continued may sum in another order."""
-        return self.processes > MOST_EXACT or bool(self.trained and self.trained["is_gpu"])
 
     @property
     def usual_seconds(self) -> list[float]:
@@ -127,20 +120,21 @@ class Children:
 
     def order(self, what: str, **more: Any) -> Answer:
         """Have one do it, from its start to its end."""
-        words = {"what": what, "document": self.document, "directory": str(self.directory), **more}
-        return ask(words, float("inf"), CHILD, partial(self._hear, what))
+        return ask(self._words(what, more), float("inf"), CHILD, partial(self._hear, what))
 
     def order_all(self, what: str, **more: Any) -> Answer:
         """Have as many do it as the run has, together; what they have answered in one, or the failure of one."""
         if self.processes == 1:
             answers = [self.order(what, **more)]
         else:
-            words = {"what": what, "document": self.document, "directory": str(self.directory), **more}
             with places(self.processes) as environments:
-                answers = ask_together(words, environments, CHILD, partial(self._hear, what))
+                answers = ask_together(self._words(what, more), environments, CHILD, partial(self._hear, what))
         if answers[0].status != "ok":
             return answers[0]
         return Answer("ok", merged([answer.facts for answer in answers]))
+
+    def _words(self, what: str, more: Mapping[str, Any]) -> dict[str, Any]:
+        return {"what": what, "document": self.document, "directory": str(self.directory), **more}
 
     def _hear(self, what: str, line: Mapping[str, Any]) -> None:
         self.steps += 1

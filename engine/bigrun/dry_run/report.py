@@ -36,7 +36,7 @@ def model_lines(found: DryRun) -> Iterator[str]:
     trained = trained_of(found)
     yield f"dry run      {found.config.source}: {trained['steps']} steps on {trained['device']}"
     if found.processes > 1:
-        yield f"parallel     {trained['sharing']}; memory is that of the process with most of it"
+        yield f"parallel     {trained['parallel']}; memory is that of the process with most of it"
     yield from (f"parameters   {name} {count:,}" for name, count in trained["parameters"].items())
 
 

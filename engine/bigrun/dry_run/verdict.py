@@ -62,7 +62,7 @@ def problems(found: DryRun) -> Iterator[str]:
     if "states" not in resumed:
         before = "" if comparison.steps else ", before a step could be compared"
         yield f"resume: it stopped after step {resumed['steps']}{before}: {resumed['stop_reason']}"
-    if (comparison.steps or comparison.parts) and not comparison.is_good(nearly=found.sums_vary):
+    if (comparison.steps or comparison.parts) and not comparison.is_good(is_gpu=trained["is_gpu"]):
         yield from resume_problems(found)
 
 
@@ -104,11 +104,10 @@ def remarks(found: DryRun) -> Iterator[str]:
     yield from (f"observer {name} failed: {error}" for name, error in trained["failures"].items())
     if trained.get("room", LOW_ROOM) < LOW_ROOM:
         yield "the disk has room for one checkpoint, and a save should find room for two"
-    if comparison is not None and not comparison.is_exact and comparison.is_good(nearly=found.sums_vary):
-        whose = "a GPU" if trained["is_gpu"] else f"{found.processes} processes"
+    if comparison is not None and not comparison.is_exact and comparison.is_good(is_gpu=trained["is_gpu"]):
         yield (
             f"after the resume {difference(found)}: {comparison.apart:.2g} of it, and {comparison.norm_apart:.2g} of "
-            f"the norm of the gradients, as sums of {whose} may be"
+            "the norm of the gradients, as sums of a GPU may be"
         )
     waits = [timing["data_wait_fraction"] for step, timing in trained["timings"].items() if int(step) > 1]
     if waits and sum(waits) / len(waits) > WAIT:

@@ -82,7 +82,7 @@ class Watching:
         config, room = run.config, run.room
         run.saver = OneSave(self.save_at, background=config.run.background_checkpoints)
         self.facts |= {
-            "sharing": run.strategy.line(),
+            "parallel": run.strategy.line(),
             "device": f"{run.device} in {config.hardware.precision}: {run.facts.line()}",
             "is_gpu": run.device.type == "cuda",
             "effective_batch": config.data.effective_batch,
