@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bigrun.dry_run.together import ask_together
 from bigrun.errors import BigrunError
 from bigrun.peers.errors import PeerLostError, SaidElsewhere
 from bigrun.testing.forker import start_together
@@ -20,7 +21,13 @@ from bigrun.tuner.child import main
 from bigrun.tuner.isolation import Answer
 from bigrun.tuner.tether import tethered
 
-__all__ = ["forked"]
+__all__ = ["acted", "forked"]
+
+
+def acted(folder: Path, *parts: str, hear: Callable[[Mapping[str, Any]], None] = lambda line: None) -> list[Answer]:
+    """What is answered when each process plays its part, and has written its ids into the folder."""
+    order = {"what": "act", "parts": parts, "folder": str(folder)}
+    return ask_together(order, [os.environ | {"RANK": str(rank)} for rank in range(len(parts))], "answering", hear)
 
 
 def act(parts: Sequence[str], folder: str, tell: Callable[..., None]) -> dict[str, Any]:
