@@ -81,7 +81,7 @@ def test_each_answers_and_the_first_is_heard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "status", "message"),
     [
-        (["loses", "fails"], "error", "process 1: no such luck"),
+        (["loses", "fails_last"], "error", "process 1: no such luck"),
         pytest.param(["fails", "loses"], "error", "no such luck", marks=pytest.mark.slow),
         pytest.param(["sleeps", "fails"], "error", "process 1: no such luck", marks=pytest.mark.slow),
         (["well", "dies"], "crash", "process 1: killed by SIGKILL, which the kernel does when memory runs out"),

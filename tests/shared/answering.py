@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
+
 from bigrun.dry_run.together import ask_together
 from bigrun.errors import BigrunError
 from bigrun.peers.errors import PeerLostError, SaidElsewhere
@@ -39,36 +41,46 @@ def act(parts: Sequence[str], folder: str, tell: Callable[..., None]) -> dict[st
     while not all(path.exists() and path.read_text() for path in everybody):
         time.sleep(0.01)
     tell(step=rank)
-    return {"rank": rank} | (PARTS[parts[rank]]() or {})
+    PARTS[parts[rank]]([int(path.read_text().split()[0]) for path in everybody if path != everybody[rank]])
+    return {"rank": rank}
 
 
-def well() -> None:
+def well(others: Sequence[int]) -> None:
     """Answers."""
 
 
-def sleeps() -> None:
+def sleeps(others: Sequence[int]) -> None:
     time.sleep(600)
 
 
-def fails() -> NoReturn:
+def fails(others: Sequence[int]) -> NoReturn:
     raise BigrunError("no such luck")
 
 
-def dies() -> NoReturn:
+def fails_last(others: Sequence[int]) -> NoReturn:
+    """When the others have said what they say."""
+    while any(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in others):
+        time.sleep(0.01)
+    raise BigrunError("no such luck")
+
+
+def dies(others: Sequence[int]) -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def loses() -> NoReturn:
+def loses(others: Sequence[int]) -> NoReturn:
     """As torch says it."""
     raise PeerLostError("another process of the run is gone")
 
 
-def repeats() -> NoReturn:
+def repeats(others: Sequence[int]) -> NoReturn:
     raise SaidElsewhere("process 2 on node-b has ended: no memory", 1)
 
 
-PARTS: Mapping[str, Callable[[], Any]] = {part.__name__: part for part in (well, sleeps, fails, dies, loses, repeats)}
+PARTS: Mapping[str, Callable[[Sequence[int]], None]] = {
+    part.__name__: part for part in (well, sleeps, fails, fails_last, dies, loses, repeats)
+}
 
 
 def forked(order: Mapping[str, Any], environments: Sequence[Mapping[str, str]]) -> list[Answer]:
