@@ -17,7 +17,7 @@ import answering
 import attrs
 import psutil
 import pytest
-from answering import acted
+from answering import acted, is_gone
 from click.testing import CliRunner, Result
 from training import ENDLESS, Training
 
@@ -52,13 +52,6 @@ def begun(folder: Path, count: int) -> list[int]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return [int(word) for path in folder.glob("pids-*") for word in path.read_text().split()]
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def wait_until_gone(pids: Sequence[int]) -> None:

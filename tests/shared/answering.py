@@ -23,7 +23,7 @@ from bigrun.tuner.child import main
 from bigrun.tuner.isolation import Answer
 from bigrun.tuner.tether import tethered
 
-__all__ = ["acted", "forked"]
+__all__ = ["acted", "forked", "is_gone"]
 
 
 def acted(folder: Path, *parts: str, hear: Callable[[Mapping[str, Any]], None] = lambda line: None) -> list[Answer]:
@@ -32,13 +32,22 @@ def acted(folder: Path, *parts: str, hear: Callable[[Mapping[str, Any]], None] =
     return ask_together(order, [os.environ | {"RANK": str(rank)} for rank in range(len(parts))], "answering", hear)
 
 
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def act(parts: Sequence[str], folder: str, tell: Callable[..., None]) -> dict[str, Any]:
     """Play the part of this rank. Each writes down who it is, and what it has started."""
     rank = int(os.environ["RANK"])
     helper = subprocess.Popen(["sleep", "600"])
-    (Path(folder) / f"pids-{rank}").write_text(f"{os.getpid()} {helper.pid}")
+    whole = Path(folder) / f"unfinished-{rank}"
+    whole.write_text(f"{os.getpid()} {helper.pid}")
+    whole.rename(Path(folder) / f"pids-{rank}")
     everybody = [Path(folder) / f"pids-{number}" for number in range(len(parts))]
-    while not all(path.exists() and path.read_text() for path in everybody):
+    while not all(path.exists() for path in everybody):
         time.sleep(0.01)
     tell(step=rank)
     PARTS[parts[rank]]([int(path.read_text().split()[0]) for path in everybody if path != everybody[rank]])
@@ -59,7 +68,7 @@ def fails(others: Sequence[int]) -> NoReturn:
 
 def fails_last(others: Sequence[int]) -> NoReturn:
     """When the others have said what they say."""
-    while any(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in others):
+    while not all(map(is_gone, others)):
         time.sleep(0.01)
     raise BigrunError("no such luck")
 
