@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import answering
-import attrs
 import psutil
 import pytest
 from answering import acted, is_gone
@@ -32,6 +31,7 @@ from bigrun.overrides import override
 from bigrun.planner.host_memory import COPY, IMAGES, PROCESS, WORKERS, of_first_process
 from bigrun.planner.sharing import Sharing
 from bigrun.run import Run
+from bigrun.tuner.child import as_facts
 from bigrun.tuner.isolation import Answer
 
 SHARED = Path(answering.__file__).parent
@@ -240,7 +240,7 @@ def check_numbers(training: Training, strategy: str, processes: int) -> dict[str
 def test_what_is_predicted_is_the_plan_for_so_many(training: Training, strategy: str) -> None:
     tables = override(read_preset("tiny.toml").tables, [f"parallel.strategy={strategy}"])
     document = Document("tiny.toml", "tiny", tables)
-    found = WORK["plan"](attrs.asdict(document), str(training.folder / "x"), processes=2, tell=lambda **line: None)
+    found = WORK["plan"](as_facts(document), str(training.folder / "x"), processes=2, tell=lambda **line: None)
     result = CliRunner().invoke(
         main, ["plan", "tiny.toml", "--gpus", "2", "--json", "--set", f"parallel.strategy={strategy}"]
     )

@@ -23,6 +23,7 @@ from bigrun.errors import ExitCode, UsageError
 from bigrun.lock import holder
 from bigrun.overrides import override
 from bigrun.planner.sharing import Sharing
+from bigrun.tuner.child import as_facts
 from bigrun.tuner.isolation import Answer, ask
 
 __all__ = ["DryRun", "rehearse"]
@@ -114,7 +115,7 @@ class Children:
     def __init__(self, document: Document, directory: Path, processes: int, say: Callable[[str], None]) -> None:
         self.directory, self.processes, self.say = directory, processes, say
         tables = override(document.tables, ["run.log_every_steps=1"])
-        self.document = attrs.asdict(attrs.evolve(document, tables=tables))
+        self.document = as_facts(attrs.evolve(document, tables=tables))
         self.steps = 0
         """That they have taken together."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bigrun.run import Run
     from bigrun.tuner.timing import Timing
 
-__all__ = ["describe", "document_of", "main", "with_data"]
+__all__ = ["as_facts", "describe", "document_of", "main", "with_data"]
 
 SLACK_STEPS = 100_000
 """Of a trial beyond those that it is to measure: how many it takes depends on the machine."""
@@ -69,6 +69,11 @@ def describe(error: BaseException) -> dict[str, Any]:
         "exit_code": int(error.exit_code) if isinstance(error, BigrunError) else 1,
         "is_of_another": isinstance(error, PeerLostError | SaidElsewhere),
     }
+
+
+def as_facts(document: Document) -> dict[str, Any]:
+    """What an order says of it, as JSON."""
+    return {"source": document.source, "name": document.name, "tables": document.tables}
 
 
 def document_of(facts: Mapping[str, Any]) -> Document:
