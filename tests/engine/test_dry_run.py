@@ -28,7 +28,8 @@ from bigrun.drill.faults import FAULTS
 from bigrun.dry_run import rehearse as rehearsing
 from bigrun.dry_run.child import WORK
 from bigrun.dry_run.comparison import compare
-from bigrun.dry_run.rehearse import DryRun, refuse_ranks
+from bigrun.dry_run.one_machine import refuse_others
+from bigrun.dry_run.rehearse import DryRun
 from bigrun.dry_run.report import human_seconds, lines, to_json
 from bigrun.dry_run.scratch import scratch_directory
 from bigrun.dry_run.verdict import judge
@@ -418,10 +419,16 @@ def test_what_makes_no_sense_is_refused(home: Path, words: list[str], message: s
     assert names(home) == before
 
 
-def test_several_processes_are_refused() -> None:
-    refuse_ranks({"WORLD_SIZE": "1"})
-    with pytest.raises(UsageError, match=r"--dry-run: rehearses one process, and WORLD_SIZE=4 says that there are 4"):
-        refuse_ranks({"WORLD_SIZE": "4"})
+def test_one_command_on_one_machine_rehearses() -> None:
+    refuse_others({"WORLD_SIZE": "1"}, 1)
+    instead = "rehearse on one machine, outside of any launcher: bigrun launch PRESET --processes N --dry-run"
+    for environment, nodes, said in [
+        ({"WORLD_SIZE": "4"}, 1, f"WORLD_SIZE=4 says that a launcher has started 4; {instead}"),
+        ({"SLURM_NTASKS": "2"}, 1, f"SLURM_NTASKS=2 says that a launcher has started 2; {instead}"),
+        ({}, 3, f"--nodes says that there are 3; {instead}"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            refuse_others(environment, nodes)
 
 
 # -- parts -----------------------------------------------------------------------------------------------------
@@ -508,8 +515,13 @@ def row(loss: Any, **more: float) -> dict[str, Any]:
 
 
 def answer(rows: Mapping[str, Any], **states: str) -> dict[str, Any]:
+    return {"rows": rows, "states": states, "by_rank": [prints()]}
+
+
+def prints(frozen: str | None = "f") -> dict[str, Any]:
+    """Of a process that has saved, and of one that has restored."""
     tensors = {"student": "s", "frozen": "f"}
-    return {"rows": rows, "states": states, "saved": tensors, "restored": tensors}
+    return {"saved": tensors, "restored": {"student": "s"} if frozen is None else tensors | {"frozen": frozen}}
 
 
 def test_runs_are_compared_where_both_have_been() -> None:
@@ -535,10 +547,20 @@ def test_on_a_gpu_tensors_are_exact_and_norms_are_near() -> None:
     near = answer({"3": row(1.0, grad_norm=1.001)})
     assert compare(straight, near).is_good(is_gpu=True)
     assert not compare(straight, answer({"3": row(1.0, grad_norm=1.1)})).is_good(is_gpu=True)
-    lost = compare(straight, near | {"restored": {"student": "s", "frozen": "another"}})
+    lost = compare(straight, near | {"by_rank": [prints("another")]})
     assert lost.parts == ("frozen",)
     assert not lost.is_good(is_gpu=True)
-    assert compare(straight, near | {"restored": {"student": "s"}}).parts == ("frozen",)
+    assert compare(straight, near | {"by_rank": [prints(None)]}).parts == ("frozen",)
+
+
+def test_what_one_of_several_processes_has_lost_is_named_with_it() -> None:
+    straight = answer({"2": row(2.0)}) | {"by_rank": [prints()] * 3}
+    for restored, parts in [
+        ([prints(), prints("x"), prints(None)], ("frozen of process 1, 2",)),
+        ([prints("x"), prints("y"), prints("x")], ("frozen",)),
+        ([prints()] * 3, ()),
+    ]:
+        assert compare(straight, answer({"2": row(2.0)}) | {"by_rank": restored}).parts == parts
 
 
 def test_without_a_step_in_common_nothing_is_the_same() -> None:
@@ -594,7 +616,7 @@ def made_up(**changes: Any) -> DryRun:
         "device_peak_bytes": 2**33, "device_reserved_bytes": 2**34, "steps": 4, "stop_reason": None,
         "rows": {str(k): row(1.0) for k in range(1, 5)},
         "timings": {str(k): {"data_wait_fraction": 0.01} for k in range(1, 5)},
-        "seconds": {"1": 9.0, "2": 2.0, "3": 7.0, "4": 2.5}, "states": {},
+        "seconds": {"1": 9.0, "2": 2.0, "3": 7.0, "4": 2.5}, "states": {}, "by_rank": [prints()],
         "checkpoint": {"step": 2, "path": "x", "bytes": 10**9, "stall_seconds": 0.5, "total_seconds": 3.0},
     }  # fmt: skip
     trained |= changes

@@ -181,7 +181,7 @@ def test_what_is_wrong_is_said_once_and_nothing_is_started(tmp_path: Path) -> No
         (["--nodes", "2", "--supervise"], "--supervise is for one machine"),
         (["--max-restarts", "2"], "--max-restarts has no effect without --supervise"),
         (["--allow-change", "nosuch.key"], "--allow-change nosuch.key: is no option"),
-        (["--dry-run"], "--dry-run: a dry run is for one process: bigrun run PRESET --dry-run"),
+        (["--steps", "3"], "--steps has no effect without --dry-run"),
         (["--nodes", "99999999999", "--node-rank", "0", "--rendezvous", "localhost:1234"], "1<=x<=10000"),
         (["--processes", "10001"], "1<=x<=10000"),
         (["--grace-seconds", "nan"], "'nan' is not a finite number"),

@@ -1,4 +1,4 @@
-"""What `bigrun run --dry-run` prints, writes and returns. Imports when it runs."""
+"""What `bigrun run --dry-run` and `bigrun launch --dry-run` print, write and return. Imports when it runs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bigrun.config import Document
+    from collections.abc import Callable
+
+    from bigrun.config import Config, Document
 
 __all__ = ["dry_run"]
 
 
 def dry_run(
-    document: Document, run_dir: Path | None, steps: int, scratch: Path | None, json_file: Path | None, *, fresh: bool
+    document: Document,
+    run_dir: Path | None,
+    steps: int,
+    scratch: Path | None,
+    json_file: Path | None,
+    *,
+    fresh: bool,
+    processes: Callable[[Config], int],
 ) -> int:
     """Rehearse the run; returns the exit code of the command.
+
+    Args:
+        processes: how many it has.
 
     Raises:
         UsageError, ConfigError: there is nothing to rehearse.
@@ -29,7 +41,7 @@ def dry_run(
     try:
         with interrupting():
             tell = partial(say, error=True)
-            found = rehearse(document, run_dir, steps, scratch, fresh=fresh, say=tell)
+            found = rehearse(document, run_dir, steps, scratch, fresh=fresh, processes=processes, say=tell)
     except Interrupted as interrupted:
         say(f"interrupted by {interrupted.name}: nothing of the dry run is left", error=True)
         return interrupted.exit_code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -35,21 +35,22 @@ class Comparison:
     norm_apart: float
     """The same of the norm of all gradients."""
     parts: tuple[str, ...]
-    """Files of the checkpoint (teacher, optimizer) whose tensors are others after the restore than when they were
-    saved: exact, on any device."""
+    """Groups of the checkpoint (teacher, optimizer) whose tensors are others after the restore than when they were
+    saved: exact, on any device. Where this is so on some processes only these are named."""
 
     @property
     def is_exact(self) -> bool:
         return bool(self.steps) and not (self.differing or self.plugins or self.parts)
 
     def is_good(self, *, is_gpu: bool) -> bool:
-        """Bit for bit; on a GPU nearly."""
+        """Bit for bit, in any number of processes (gloo sums in one order, and DDP, asked to find parameters that are
+        not in use, keeps its buckets as they are); on a GPU nearly."""
         is_near = self.apart <= NEAR and self.norm_apart <= NEAR_NORM
         return self.is_exact or (is_gpu and is_near and bool(self.steps) and not (self.plugins or self.parts))
 
 
 def compare(straight: Mapping[str, Any], resumed: Mapping[str, Any]) -> Comparison:
-    """Compare what two processes have answered (`Watching.answer`), at the steps that both have taken."""
+    """Compare what two runs have answered (`merged`), at the steps that both have taken."""
     steps = sorted(set(straight["rows"]) & set(resumed["rows"]), key=int)
     differing, apart = list[str](), dict.fromkeys(COMPARED, 0.0)
     for step in steps:
@@ -68,7 +69,7 @@ def compare(straight: Mapping[str, Any], resumed: Mapping[str, Any]) -> Comparis
         unlike(straight, resumed, "states", "states"),
         apart["loss"],
         apart["grad_norm"],
-        unlike(straight, resumed, "saved", "restored"),
+        lost_parts(straight["by_rank"], resumed["by_rank"]),
     )
 
 
@@ -78,6 +79,16 @@ def unlike(straight: Mapping[str, Any], resumed: Mapping[str, Any], before: str,
     if one is None or other is None:
         return ()
     return tuple(name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name))
+
+
+def lost_parts(straight: Sequence[Mapping[str, Any]], resumed: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Of each process's own fingerprints."""
+    lost = [unlike(*pair, "saved", "restored") for pair in zip(straight, resumed, strict=True)]
+    found = list[str]()
+    for part in dict.fromkeys(part for parts in lost for part in parts):
+        ranks = [str(rank) for rank, parts in enumerate(lost) if part in parts]
+        found.append(part if len(ranks) == len(lost) else f"{part} of process {', '.join(ranks)}")
+    return tuple(found)
 
 
 def is_compared(name: str) -> bool:

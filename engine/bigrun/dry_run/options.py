@@ -1,24 +1,30 @@
-"""The options of `bigrun run` that are about a dry run. Imports when it runs."""
+"""The options of `bigrun run` and `bigrun launch` that are about a dry run. Imports when it runs."""
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from bigrun.config import Document
+    from bigrun.config import Config, Document
 
 __all__ = ["DryRunOptions", "dry_run_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-USELESS = ("source", "supervise", "max_restarts", "drop_plugins", "allowed_changes")
-"""Parameters of `bigrun run` that a dry run, which begins at step 1, has no use for."""
+USELESS = (
+    "source", "supervise", "max_restarts", "drop_plugins", "allowed_changes", "slurm", "node_rank", "rendezvous",
+    "grace_seconds",
+)  # fmt: skip
+"""Parameters that a dry run has no use for."""
+WHICH = "begins at step 1, on this machine, and starts nothing again"
 DEFAULT_STEPS = 10
 
 
@@ -31,23 +37,30 @@ class DryRunOptions:
     scratch: Path | None
     json_file: Path | None
 
-    def run(self, context: click.Context, document: Document) -> int:
+    def run(
+        self, context: click.Context, document: Document, processes: Callable[[Config], int] = lambda config: 1
+    ) -> int:
         """Rehearse the run that the command describes; returns the exit code.
+
+        Args:
+            processes: how many the run has.
 
         Raises:
             click.UsageError: an option has no effect.
             UsageError, ConfigError: there is nothing to rehearse.
         """
         from bigrun.dry_run.command import dry_run
-        from bigrun.peers.place import refuse_several
+        from bigrun.dry_run.one_machine import refuse_others
 
-        refuse_several("--dry-run")
         given = context.params
+        refuse_others(os.environ, given.get("nodes", 1))
         for parameter in context.command.params:
-            if parameter.name in USELESS and given[parameter.name]:
-                raise click.UsageError(f"{parameter.opts[0]} has no effect with --dry-run, which begins at step 1")
+            name = parameter.name or ""
+            if name in USELESS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"{parameter.opts[0]} has no effect with --dry-run, which {WHICH}")
         steps = DEFAULT_STEPS if self.steps is None else self.steps
-        return dry_run(document, given["run_dir"], steps, self.scratch, self.json_file, fresh=given["fresh"])
+        place = given["run_dir"], steps, self.scratch, self.json_file
+        return dry_run(document, *place, fresh=given["fresh"], processes=processes)
 
 
 def dry_run_options(command: F) -> F:

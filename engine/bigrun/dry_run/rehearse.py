@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,17 +14,21 @@ from bigrun.activation import activate
 from bigrun.config import Config, Document
 from bigrun.directory import check_directory, choose_directory
 from bigrun.dry_run.comparison import Comparison, compare
+from bigrun.dry_run.merged import merged
+from bigrun.dry_run.places import places
 from bigrun.dry_run.scratch import scratch_directory
+from bigrun.dry_run.together import ask_together
 from bigrun.dry_run.written import Written, look_at_files
 from bigrun.errors import ExitCode, UsageError
 from bigrun.lock import holder
 from bigrun.overrides import override
+from bigrun.planner.sharing import Sharing
+from bigrun.tuner.child import as_facts
 from bigrun.tuner.isolation import Answer, ask
 
 __all__ = ["DryRun", "rehearse"]
 
-WORLD = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-"""Variables of launchers that say how many processes there are."""
+CHILD = "bigrun.dry_run.child"
 
 
 @attrs.frozen
@@ -44,9 +47,15 @@ class DryRun:
     written: tuple[Written, ...] = ()
     resumed: Mapping[str, Any] | None = None
     comparison: Comparison | None = None
+    processes: int = 1
     error: str | None = None
     """What ended it before its time."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def strategy(self) -> str:
+        """How the processes share the run: single, ddp or fsdp."""
+        return Sharing(self.processes).under(self.config.parallel).strategy
 
     @property
     def usual_seconds(self) -> list[float]:
@@ -72,6 +81,7 @@ def rehearse(
     scratch: Path | None = None,
     *,
     fresh: bool = False,
+    processes: Callable[[Config], int] = lambda config: 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> DryRun:
     """Take the first steps of a run; the run directory and what is in it stay as they are.
@@ -80,13 +90,14 @@ def rehearse(
         run_dir: as `bigrun run` takes it.
         steps: as many, or as the run has.
         scratch: where the scratch directory is made; by default beside the run directory, on the same disk.
+        processes: how many the run has, all on this machine.
         say: told what is done.
 
     Raises:
         UsageError, ConfigError: there is nothing to rehearse. What the run itself meets later is in the answer.
     """
-    refuse_ranks(os.environ)
     config, _ = activate(document)  # a typo is answered at once
+    count = processes(config)
     directory = choose_directory(config, run_dir, fresh=fresh)
     check_directory(directory)
     steps = min(steps, config.run.max_steps or steps)
@@ -94,24 +105,37 @@ def rehearse(
         raise UsageError("--dry-run: takes two steps at least, with a checkpoint between them, and the run has 1")
     name = directory.absolute().name
     with scratch_directory(scratch or directory.parent, name, say) as home:
-        found = DryRun(config, directory, steps, planned=None, notes=tuple(notes_of(directory)))
+        found = DryRun(config, directory, steps, planned=None, notes=tuple(notes_of(directory)), processes=count)
         return take(found, document, home / name, say)
 
 
 class Children:
     """The processes that do the work."""
 
-    def __init__(self, document: Document, directory: Path, say: Callable[[str], None]) -> None:
-        self.directory, self.say = directory, say
+    def __init__(self, document: Document, directory: Path, processes: int, say: Callable[[str], None]) -> None:
+        self.directory, self.processes, self.say = directory, processes, say
         tables = override(document.tables, ["run.log_every_steps=1"])
-        self.document = attrs.asdict(attrs.evolve(document, tables=tables))
+        self.document = as_facts(attrs.evolve(document, tables=tables))
         self.steps = 0
         """That they have taken together."""
 
     def order(self, what: str, **more: Any) -> Answer:
         """Have one do it, from its start to its end."""
-        words = {"what": what, "document": self.document, "directory": str(self.directory), **more}
-        return ask(words, float("inf"), "bigrun.dry_run.child", partial(self._hear, what))
+        return ask(self._words(what, more), float("inf"), CHILD, partial(self._hear, what))
+
+    def order_all(self, what: str, **more: Any) -> Answer:
+        """Have as many do it as the run has, together; what they have answered in one, or the failure of one."""
+        if self.processes == 1:
+            answers = [self.order(what, **more)]
+        else:
+            with places(self.processes) as environments:
+                answers = ask_together(self._words(what, more), environments, CHILD, partial(self._hear, what))
+        if answers[0].status != "ok":
+            return answers[0]
+        return Answer("ok", merged([answer.facts for answer in answers]))
+
+    def _words(self, what: str, more: Mapping[str, Any]) -> dict[str, Any]:
+        return {"what": what, "document": self.document, "directory": str(self.directory), **more}
 
     def _hear(self, what: str, line: Mapping[str, Any]) -> None:
         self.steps += 1
@@ -119,22 +143,23 @@ class Children:
 
 
 def take(found: DryRun, document: Document, directory: Path, say: Callable[[str], None]) -> DryRun:
-    """The three processes, one after the other.
+    """Plan, train and resume, one after the other.
 
     Raises:
         UsageError: what can be found before the first step: no images.
     """
-    children = Children(document, directory, say)
+    children = Children(document, directory, found.processes, say)
     save_at = found.steps // 2
     compare_at = min(save_at + 2, found.steps)
     say("plan         memory, without taking a step")
-    answer = children.order("plan")
+    answer = children.order("plan", processes=found.processes)
     if answer.status == "ok":
         found = attrs.evolve(found, planned=answer.facts)
     else:
         found = attrs.evolve(found, notes=(*found.notes, f"nothing is predicted: {answer.message}"))
-    say(f"train        {found.steps} steps, with a checkpoint after step {save_at}")
-    answer = children.order("train", stop_at=found.steps, save_at=save_at, compare_at=compare_at)
+    among = "" if found.processes == 1 else f" in {found.processes} processes"
+    say(f"train        {found.steps} steps{among}, with a checkpoint after step {save_at}")
+    answer = children.order_all("train", stop_at=found.steps, save_at=save_at, compare_at=compare_at)
     if answer.exit_code == ExitCode.USAGE and not children.steps:
         raise UsageError(answer.message)
     if answer.status != "ok":
@@ -149,7 +174,7 @@ def take(found: DryRun, document: Document, directory: Path, say: Callable[[str]
     if saved is None or answer.facts["steps"] < compare_at:
         return found
     say(f"resume       from the checkpoint of step {save_at}, to step {compare_at}")
-    answer = children.order("resume", checkpoint=saved["path"], last=compare_at)
+    answer = children.order_all("resume", checkpoint=saved["path"], last=compare_at)
     if answer.status != "ok":
         return failed(found, "resume", answer)
     return attrs.evolve(found, resumed=answer.facts, comparison=compare(found.trained or {}, answer.facts))
@@ -158,17 +183,6 @@ def take(found: DryRun, document: Document, directory: Path, say: Callable[[str]
 def failed(found: DryRun, what: str, answer: Answer) -> DryRun:
     notes = tuple(note for note in found.notes if not note.endswith(answer.message))  # the plan met it, too
     return attrs.evolve(found, error=f"{what}: {answer.message}", notes=notes)
-
-
-def refuse_ranks(environment: Mapping[str, str]) -> None:
-    """Raises: UsageError where a launcher has started several processes."""
-    for name in WORLD:
-        count = environment.get(name, "1")
-        if count.isdigit() and int(count) > 1:
-            raise UsageError(
-                f"--dry-run: rehearses one process, and {name}={count} says that there are {count}: give the command "
-                "once, outside of the launcher"
-            )
 
 
 def notes_of(directory: Path) -> list[str]:

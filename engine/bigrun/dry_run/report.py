@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from bigrun.checkpoint.space import human_bytes
+from bigrun.dry_run.merged import PEAKS
 from bigrun.dry_run.rehearse import DryRun
 from bigrun.dry_run.verdict import Verdict, difference
 from bigrun.dry_run.written import DAY_SECONDS
@@ -34,22 +35,25 @@ def lines(found: DryRun, verdict: Verdict) -> Iterator[str]:
 def model_lines(found: DryRun) -> Iterator[str]:
     trained = trained_of(found)
     yield f"dry run      {found.config.source}: {trained['steps']} steps on {trained['device']}"
+    if found.processes > 1:
+        yield f"parallel     {trained['parallel']}; memory is that of the process with most of it"
     yield from (f"parameters   {name} {count:,}" for name, count in trained["parameters"].items())
 
 
 def memory_lines(found: DryRun) -> Iterator[str]:
     """Predicted and measured; a checkpoint's copy counts from the first save on."""
     trained, planned = trained_of(found), found.planned
+    of = "of each" if found.processes > 1 else "of the"
     if trained["is_gpu"]:
         predicted = "n/a" if planned is None else human_gib(planned["device_peak_bytes"])
         yield (
-            f"memory       of the device: {human_gib(trained['device_peak_bytes'])} in tensors at the peak, predicted "
-            f"{predicted}; {human_gib(trained['device_reserved_bytes'])} reserved"
+            f"memory       {of} device: {human_gib(trained['device_peak_bytes'])} in tensors at the peak, "
+            f"predicted {predicted}; {human_gib(trained['device_reserved_bytes'])} reserved"
         )
     predicted = "n/a" if planned is None else human_gib(planned["process_bytes"])
     yield (
-        f"memory       of the process, without its workers: {human_gib(trained['peak_bytes'])} at the peak, predicted "
-        f"{predicted}; {human_gib(trained['before_bytes'])} before anything was built"
+        f"memory       {of} process, without its workers: {human_gib(trained['peak_bytes'])} at the peak, "
+        f"predicted {predicted}; {human_gib(trained['before_bytes'])} before anything was built"
     )
     before = trained.get("before_save_bytes")
     if before is not None:
@@ -156,14 +160,17 @@ def trained_of(found: DryRun) -> Any:
 def to_json(found: DryRun, verdict: Verdict) -> dict[str, Any]:
     """Numbers as they were measured; what is not known is absent or null."""
     seconds, trained = found.step_seconds, found.trained
-    hidden = ("header", "states", "saved", "before_bytes", "sizes")
+    hidden = ("header", "states", "before_bytes", "sizes", "by_rank")
     facts: dict[str, Any] = {
         "preset": found.config.source,
+        "processes": found.processes,
+        "strategy": found.strategy,
         "verdict": verdict.word,
         "problems": list(verdict.problems),
         "remarks": list(verdict.remarks),
         "predicted": found.planned,
         "measured": None if trained is None else {k: v for k, v in trained.items() if k not in hidden},
+        "memory_by_rank": [] if trained is None else [peaks_of(facts) for facts in trained["by_rank"]],
         "step_seconds": seconds,
         "images_per_second": None if trained is None or not seconds else trained["effective_batch"] / seconds,
         "total_seconds": None,
@@ -174,3 +181,8 @@ def to_json(found: DryRun, verdict: Verdict) -> dict[str, Any]:
     if trained is not None and seconds and trained["max_steps"] is not None:
         facts["total_seconds"] = total_seconds(found, seconds)
     return facts
+
+
+def peaks_of(facts: Mapping[str, Any]) -> dict[str, int]:
+    """Of one process."""
+    return {name: facts[name] for name in PEAKS if name in facts}

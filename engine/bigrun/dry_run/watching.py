@@ -82,6 +82,7 @@ class Watching:
         config, room = run.config, run.room
         run.saver = OneSave(self.save_at, background=config.run.background_checkpoints)
         self.facts |= {
+            "parallel": run.strategy.line(),
             "device": f"{run.device} in {config.hardware.precision}: {run.facts.line()}",
             "is_gpu": run.device.type == "cuda",
             "effective_batch": config.data.effective_batch,
@@ -100,17 +101,21 @@ class Watching:
             self.facts |= {"free_bytes": room.free_bytes, "room": room.count, "expected_bytes": room.checkpoint_bytes}
         self._since = time.perf_counter()
 
+    @hookimpl(tryfirst=True)
+    def before_step(self, run: Run, step: int) -> None:
+        if step >= self.stop_at:  # several processes end together behind the step in which all know
+            run.request_stop("the dry run has seen enough")
+
     @hookimpl(trylast=True)
     def after_step(self, run: Run, step: int) -> None:
         now = time.perf_counter()
         self.seconds[step], self._since = now - self._since, now
-        self.sizes[step] = sizes_of(run.directory)
+        if run.is_main:
+            self.sizes[step] = sizes_of(run.directory)
         if step == self.save_at:
             self.facts["before_save_bytes"] = peak_of_process()
-        if step == self.compare_at:
+        if step == self.compare_at and run.is_main:  # of several processes a checkpoint has the main one's
             self.facts["states"] = states(run)
-        if step >= self.stop_at:
-            run.request_stop("the dry run has seen enough")
         self.tell(step=step)
 
     @hookimpl(tryfirst=True)

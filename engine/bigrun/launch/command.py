@@ -6,38 +6,24 @@ import os
 import resource
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bigrun.command_options import device_option, preset_options, training_options
+from bigrun.dry_run.options import DryRunOptions, dry_run_options
 from bigrun.launch.options import SlurmOptions, size_options, slurm_options
 
 __all__ = ["launch"]
 
-DRY_RUN = ("--dry-run", "--steps", "--scratch", "--json")
-"""Options of `bigrun run` that `bigrun launch` has not."""
 
-
-class Launch(click.Command):
-    """Says of the options of a dry run where they belong."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            if error.option_name not in DRY_RUN:
-                raise
-            raise click.UsageError(
-                f"{error.option_name}: a dry run is for one process: bigrun run PRESET --dry-run", ctx
-            ) from None
-
-
-@click.command(cls=Launch)
+@click.command()
 @preset_options
 @device_option
 @training_options
+@dry_run_options
 @size_options
 @slurm_options
 @click.pass_context
@@ -56,6 +42,7 @@ def launch(
     node_rank: int | None,
     rendezvous: str | None,
     slurm: SlurmOptions,
+    dry: DryRunOptions,
     sets: tuple[str, ...],
     plugins: tuple[str, ...],
     no_plugins: tuple[str, ...],
@@ -68,15 +55,18 @@ def launch(
     were one process.
     """
     from bigrun.config import read_preset
-    from bigrun.launch.size import Nodes
+    from bigrun.launch.size import Nodes, rehearsed_here
     from bigrun.peers.place import refuse_several
     from bigrun.same_run import check_allowed
 
-    refuse_several("bigrun launch")
+    if not dry.wanted:  # which says how a run of several processes is rehearsed
+        refuse_several("bigrun launch")
     if gpus is not None and processes is not None:
         raise click.UsageError("--gpus and --processes are two names of one number: give one of them")
     document = read_preset(preset, sets=sets, plugins=plugins, no_plugins=no_plugins, files=files)
     check_allowed(allowed_changes)
+    if dry.wanted:
+        sys.exit(dry.run(context, document, partial(rehearsed_here, gpus=gpus, processes=processes)))
     for option, is_given in (("--fresh", fresh), ("--supervise", supervise)):
         if is_given and nodes > 1:
             raise click.UsageError(f"{option} is for one machine; this run has --nodes {nodes}")

@@ -11,11 +11,10 @@ import click
 
 from bigrun.activation import activate
 from bigrun.config import Document
-from bigrun.devices.limits import usable_cores
 from bigrun.directory import check_directory, choose_directory
 from bigrun.errors import BigrunError
 from bigrun.launch.group import Group
-from bigrun.launch.size import Nodes, processes_here
+from bigrun.launch.size import Nodes, processes_here, threads_each
 from bigrun.lock import RunLock
 from bigrun.peers.division import check_divides
 from bigrun.supervisor.attempt import Attempt
@@ -55,7 +54,7 @@ def launch(context: click.Context, document: Document, nodes: Nodes) -> int:
     attempt = (context.obj or {}).get("supervisor") or Attempt(1, "", None, os.memfd_create("bigrun-step"))
     group = Group(given["grace_seconds"])
     command = click.Context(run_command(context), info_name="run")
-    command.params = {str(p.name): given.get(str(p.name)) for p in command.command.params}  # no dry run
+    command.params = {str(p.name): given.get(str(p.name)) for p in command.command.params}
 
     def program(rank: int, number: int) -> list[str]:
         """Each process is `bigrun run`; the directory is chosen, and what is said of it once is said by the first."""
@@ -64,8 +63,7 @@ def launch(context: click.Context, document: Document, nodes: Nodes) -> int:
         )
         return [sys.executable, *attempt.program_of(os.getpid(), is_told=number == 0), *words]
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = str(max(usable_cores() // count, 1))
+    os.environ.update(threads_each(count))
     run_agent(nodes, count, group, program, attempt.descriptor)
     tell_of_killed(group)
     return group.code

@@ -9,11 +9,13 @@ import attrs
 
 from bigrun.devices.limits import usable_cores
 from bigrun.errors import UsageError
+from bigrun.peers.division import check_divides
 
 if TYPE_CHECKING:
+    from bigrun.config import Config
     from bigrun.sections import Hardware
 
-__all__ = ["Nodes", "processes_here"]
+__all__ = ["Nodes", "processes_here", "rehearsed_here", "threads_each"]
 
 PER_CORE = 4
 """Processes on a CPU: each takes some 400 MiB before it has a network, and one zero too many would fill the memory."""
@@ -99,3 +101,21 @@ def processes_here(hardware: Hardware, gpus: int | None, processes: int | None) 
             "HIP_VISIBLE_DEVICES may hide some); to train on its CPU instead: --processes N --device cpu"
         )
     return visible if wanted is None else wanted
+
+
+def rehearsed_here(config: Config, *, gpus: int | None, processes: int | None) -> int:
+    """How many processes a run on this machine alone has.
+
+    Raises:
+        UsageError: as `processes_here`, or they cannot divide the batch.
+    """
+    count = processes_here(config.hardware, gpus, processes)
+    check_divides(config.data.effective_batch, count)
+    return count
+
+
+def threads_each(processes: int) -> dict[str, str]:
+    """The environment variable by which processes share the cores of this machine; none where somebody has set it."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(usable_cores() // processes, 1))}

@@ -23,6 +23,7 @@ __all__ = [
     "WORKER_BYTES",
     "HostMemory",
     "host_categories",
+    "of_first_process",
     "pinned_bytes",
 ]  # fmt: skip
 
@@ -97,3 +98,12 @@ def host_categories(
         COPY: copied if config.run.background_checkpoints else 0,
     }
     return found | {f"{name}, moved from the device": processes * size for name, size in moved.items() if size > 0}
+
+
+def of_first_process(by_category: Mapping[str, int], sharing: Sharing) -> int:
+    """Bytes that the first process of a machine has of that, its workers not counted; where every process has whole
+    networks it is the one that copies them."""
+    parts = dict.fromkeys(by_category, sharing.per_node)
+    if sharing.strategy == "ddp":
+        parts[COPY] = 1
+    return sum(size // parts[name] for name, size in by_category.items() if name != WORKERS)

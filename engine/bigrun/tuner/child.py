@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from bigrun.config import Document
 from bigrun.errors import BigrunError, NoImagesError
+from bigrun.peers.peers import Peers
 from bigrun.tuner.tether import tethered
 
 if TYPE_CHECKING:
     from bigrun.run import Run
     from bigrun.tuner.timing import Timing
 
-__all__ = ["describe", "document_of", "main", "with_data"]
+__all__ = ["as_facts", "describe", "document_of", "main", "with_data"]
 
 SLACK_STEPS = 100_000
 """Of a trial beyond those that it is to measure: how many it takes depends on the machine."""
@@ -57,6 +58,7 @@ def main(order: str, descriptor: int, work: Mapping[str, Callable[..., dict[str,
 def describe(error: BaseException) -> dict[str, Any]:
     """What the parent is told of an error."""
     from bigrun.out_of_memory import is_out_of_memory
+    from bigrun.peers.errors import PeerLostError, SaidElsewhere
     from bigrun.redaction import Redactor
 
     no_memory = is_out_of_memory(error) or isinstance(error, MemoryError)
@@ -65,7 +67,13 @@ def describe(error: BaseException) -> dict[str, Any]:
         "status": "out-of-memory" if no_memory else "error",
         "message": Redactor.of_environment().text(text.strip()),
         "exit_code": int(error.exit_code) if isinstance(error, BigrunError) else 1,
+        "is_of_another": isinstance(error, PeerLostError | SaidElsewhere),
     }
+
+
+def as_facts(document: Document) -> dict[str, Any]:
+    """What an order says of it, as JSON."""
+    return {"source": document.source, "name": document.name, "tables": document.tables}
 
 
 def document_of(facts: Mapping[str, Any]) -> Document:
@@ -73,8 +81,14 @@ def document_of(facts: Mapping[str, Any]) -> Document:
 
 
 @contextlib.contextmanager
-def with_data(document: Document, directory: Path, companions: Mapping[str, Any] | None = None) -> Iterator[Run]:
-    """A run that has a device and its images; torn down at the end."""
+def with_data(
+    document: Document, directory: Path, companions: Mapping[str, Any] | None = None, peers: Peers | None = None
+) -> Iterator[Run]:
+    """A run that has a device and its images; torn down at the end.
+
+    Args:
+        peers: the processes of the run; this one alone if not given.
+    """
     from bigrun.activation import activate
 
     config, plugins = activate(document, companions)
@@ -83,7 +97,7 @@ def with_data(document: Document, directory: Path, companions: Mapping[str, Any]
     from bigrun.run import Run
     from bigrun.session import tear_down
 
-    run = Run(config, directory, plugins, Process(is_rehearsal=True))
+    run = Run(config, directory, plugins, Process(peers or Peers(), is_rehearsal=True))
     try:
         run.hook.configure_runtime(run=run)
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import attrs
 
-from bigrun.config import Document
 from bigrun.devices import DeviceFacts
 from bigrun.entry_points import installed
 from bigrun.redaction import Redactor
+from bigrun.tuner.child import as_facts
 from bigrun.tuner.isolation import Answer, ask
 from bigrun.tuner.ledger import Ledger, key_of
 from bigrun.tuner.recipe import MICRO_BATCHES, NEVER, Recipe
@@ -198,7 +198,3 @@ def ask_in(directory: Path, order: Mapping[str, Any], limit_seconds: float) -> A
         return ask({**order, "directory": str(scratch)} if needs_directory else order, limit_seconds)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def as_facts(document: Document) -> dict[str, Any]:
-    return {"source": document.source, "name": document.name, "tables": document.tables}

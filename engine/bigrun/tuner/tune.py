@@ -15,12 +15,13 @@ from bigrun.devices import DeviceFacts
 from bigrun.entry_points import installed
 from bigrun.errors import BigrunError, ExitCode
 from bigrun.planner.flops import step_flops
+from bigrun.tuner.child import as_facts
 from bigrun.tuner.isolation import Answer
 from bigrun.tuner.recipe import MICRO_BATCHES, Recipe
 from bigrun.tuner.search import Search
 from bigrun.tuner.space import Space, Wishes, space_of
 from bigrun.tuner.trial import Settings
-from bigrun.tuner.trials import Effort, Machine, Row, Trials, as_facts, ask_in
+from bigrun.tuner.trials import Effort, Machine, Row, Trials, ask_in
 from bigrun.tuner.verdict import verdict
 
 __all__ = ["Tuner", "Tuning"]
