@@ -69,8 +69,9 @@ def take_noted_micro_batch(run: Run) -> None:
     data = run.config.data
     if noted is None or data.micro_batch is None or not 0 < noted.micro_batch < data.micro_batch:
         return
+    own = data.effective_batch // run.peers.size
     is_asked_for = "data.micro_batch" in run.config.explicit  # else it was chosen, and may be another one each time
-    if (is_asked_for and noted.instead_of != data.micro_batch) or data.effective_batch % noted.micro_batch:
+    if (is_asked_for and noted.instead_of != data.micro_batch) or own % noted.micro_batch:
         return
     run.put(noted)
     why = f"{noted.instead_of} did not fit into the device's memory, see {MEMORY}"

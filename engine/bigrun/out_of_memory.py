@@ -1,7 +1,8 @@
 """A step for which the device's memory does not suffice: the state is saved, and the run says what would fit.
 
 With `hardware.on_oom = "halve"` it goes on by itself, in a new process: memory that an allocator has broken into
-pieces, or that a crashed kernel holds, is free for certain only there.
+pieces, or that a crashed kernel holds, is free for certain only there. Several processes end, and are started again by
+whoever has started them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from bigrun.errors import BigrunError, CheckpointError
-from bigrun.micro_batch import cannot_halve, note_micro_batch
+from bigrun.micro_batch import MEMORY, cannot_halve, note_micro_batch
 from bigrun.process import release_memory
 from bigrun.start_again import Continuation
 
@@ -81,12 +82,14 @@ def relieve(run: Run, error: Exception) -> OutOfMemory | None:
     if run.config.hardware.on_oom == "halve" and obstacle is None:
         obstacle = note_micro_batch(run, micro // 2, step)
     halves = run.config.hardware.on_oom == "halve" and obstacle is None
-    outcome = f"a new process goes on with micro-batches of {micro // 2} instead of {micro}, twice as many"
+    goes_on = halves and run.peers.size == 1  # the others cannot follow into a new process
+    who = "a new process" if goes_on else f"the next start, by {MEMORY} in the run directory,"
+    outcome = f"{who} goes on with micro-batches of {micro // 2} instead of {micro}, twice as many"
     if not halves:
         outcome = "; ".join(advice(run, obstacle))
     message = f"step {step} needs more memory than the device has ({text}); {saved}; {outcome}"
-    run.event("out-of-memory", message, "warning" if halves else "error", micro_batch=micro, starts_again=halves)
-    return OutOfMemory(message, Continuation.of(run) if halves else None)
+    run.event("out-of-memory", message, "warning" if goes_on else "error", micro_batch=micro, starts_again=goes_on)
+    return OutOfMemory(message, Continuation.of(run) if goes_on else None)
 
 
 UPDATE = (

@@ -327,9 +327,8 @@ def test_each_anomaly_is_one_on_all_processes() -> None:
     ]
 
 
-@pytest.mark.parametrize("words", [["--supervise"], ["--set", "hardware.on_oom=halve"]])
-def test_what_is_for_one_process_is_refused(tmp_path: Path, words: list[str]) -> None:
-    for done in Training(tmp_path).together(2, *words):
+def test_what_is_for_one_process_is_refused(tmp_path: Path) -> None:
+    for done in Training(tmp_path).together(2, "--supervise"):
         assert done.returncode == ExitCode.USAGE
         assert not done.stderr or "is for one process" in done.stderr
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from acting import contents
 from one_of_many.delays import SECONDS
+from one_of_many.folder import put_into
 from training import Training, merge
 
 from bigrun.checkpoint import manifest
@@ -20,6 +22,7 @@ from bigrun.checkpoint.layout import parse_step
 from bigrun.errors import ExitCode
 
 SOON: dict[str, Any] = {"run": {"first_step_limit_seconds": 30.0, "save_limit_seconds": 30.0}}
+NO_MEMORY = "one_of_many.resources:NoMemory"
 HOST = socket.gethostname()
 
 
@@ -213,7 +216,7 @@ def test_a_process_without_memory_ends_all_with_its_message(
 ) -> None:
     monkeypatch.setenv("NO_MEMORY", rank)
     training = training_in(tmp_path)
-    main, other = training.together(2, "--plugin", "one_of_many.resources:NoMemory")
+    main, other = training.together(2, "--plugin", NO_MEMORY)
     assert codes([main, other]) == [ExitCode.ERROR] * 2, main.stderr + other.stderr
     said = "step 4 needs more memory than the device has"
     assert said in (main.stderr, other.stderr)[int(rank)]
@@ -226,7 +229,31 @@ def test_a_process_without_memory_ends_all_with_its_message(
     assert said in event["message"]
     assert saved(training) == [2]
     monkeypatch.setenv("NO_MEMORY", "none")
-    assert codes([training("--plugin", "one_of_many.resources:NoMemory")]) == [0]
+    assert codes([training("--plugin", NO_MEMORY)]) == [0]
+
+
+@pytest.mark.slow
+def test_processes_without_memory_are_started_again_with_half_the_micro_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One cannot go on in a new process by itself, as one alone does: all end, and the next start goes on."""
+    monkeypatch.setenv("NO_MEMORY", "1")
+    training = training_in(tmp_path, hardware={"on_oom": "halve"}, data={"micro_batch": 2})
+    put_into(tmp_path)
+    words = training.words("--processes", "2", "--supervise", "--plugin", NO_MEMORY, command="launch")
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    goes_on = "the next start, by memory.json in the run directory, goes on with micro-batches of 1 instead of 2"
+    (event,) = training.events("error")
+    assert f"process 1 on {HOST} has ended: step 4 needs more memory than the device has" in event["message"]
+    assert goes_on in event["message"]
+    assert "restart 1 of 3" in done.stderr
+    assert "restart 2" not in done.stderr
+    assert "data.micro_batch = 1 (2 did not fit into the device's memory, see memory.json)" in done.stdout
+    assert saved(training) == [2, 4, 6]
+    again = training("--plugin", NO_MEMORY, "--set", "run.max_steps=7")
+    assert again.returncode == 0, again.stderr
+    assert "data.micro_batch = 1 (2 did not fit" in again.stdout, "what does not fit into one of two does not into one"
 
 
 # -- stragglers --------------------------------------------------------------------------------------------------------

@@ -18,12 +18,9 @@ __all__ = ["check_divides", "check_division", "divide_batch"]
 def check_division(run: Run) -> None:
     """
     Raises:
-        UsageError: the images of a step cannot be divided among so many processes, or not without another objective;
-            or the micro-batch was to be halved in a new process.
+        UsageError: the images of a step cannot be divided among so many processes, or not without another objective.
     """
     config, size = run.config, run.peers.size
-    if size > 1 and config.hardware.on_oom == "halve":
-        raise UsageError('hardware.on_oom = "halve" is for one process; with several expected "stop"')
     check_divides(config.data.effective_batch, size)
     if "data.micro_batch" not in config.explicit and not sizes(config, size):
         raise UsageError(another_objective(config, size))

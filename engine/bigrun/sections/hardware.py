@@ -28,8 +28,8 @@ class Hardware:
     )
     on_oom: Literal["stop", "halve"] = option(
         "stop",
-        help="When a step has not enough memory: stop; or go on in a new process with half the micro-batch and twice "
-        "as many, which leaves effective batch and objective as they are.",
+        help="When a step has not enough memory: stop; or go on in a new process (of several: in the next start) with "
+        "half the micro-batch and twice as many, which leaves effective batch and objective as they are.",
     )
     pin_memory: bool = option(
         True,
