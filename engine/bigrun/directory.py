@@ -62,7 +62,7 @@ def make_directory(directory: Path) -> list[Path]:
     Raises:
         RunDirectoryError: it cannot be made.
     """
-    made = []
+    made: list[Path] = []
     try:
         for path in (*reversed(directory.parents), directory):
             if not path.is_dir():
@@ -71,6 +71,9 @@ def make_directory(directory: Path) -> list[Path]:
                     made.append(path)
         directory.mkdir(exist_ok=True)
     except OSError as error:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir()
         raise unusable(directory, error) from None
     return made
 

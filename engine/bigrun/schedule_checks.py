@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bigrun.choices import is_constant
+from bigrun.options import NoEffect
 
 if TYPE_CHECKING:
     from bigrun.rules import EngineConfig
@@ -24,7 +25,10 @@ def schedule_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
         if total is not None and steps > total:
             yield path, f"{steps} steps, but the run has run.max_steps = {total}; steps are optimizer steps"
     if total is None and config.schedule.trunc_extra_fraction > 0:
-        yield "schedule.trunc_extra_fraction", "has no effect: an unlimited run (no run.max_steps) has no cosine"
+        yield (
+            "schedule.trunc_extra_fraction",
+            NoEffect("has no effect: an unlimited run (no run.max_steps) has no cosine"),
+        )
     yield from _cooldown_problems(config)
     yield from _dead_ends(config)
 
@@ -47,7 +51,7 @@ def _cooldown_problems(config: EngineConfig) -> Iterator[tuple[str, str]]:
     if config.schedule.cosine_steps is not None:
         yield path, "schedule.cosine_steps makes the values fall already: remove one of the two"
     if config.optimizer.lr_end_fraction == 1:
-        yield path, "has no effect: optimizer.lr_end_fraction = 1 leaves nothing to fall"
+        yield path, NoEffect("has no effect: optimizer.lr_end_fraction = 1 leaves nothing to fall")
 
 
 def _dead_ends(config: EngineConfig) -> Iterator[tuple[str, str]]:
@@ -57,9 +61,9 @@ def _dead_ends(config: EngineConfig) -> Iterator[tuple[str, str]]:
     unlimited = config.run.max_steps is None
     why = "an unlimited run (no run.max_steps) has no end" if unlimited else "only learning rates fall in a cool-down"
     if config.optimizer.weight_decay_end is not None:
-        yield "optimizer.weight_decay_end", f"has no effect: {why}"
+        yield "optimizer.weight_decay_end", NoEffect(f"has no effect: {why}")
     if config.teacher.momentum_end != config.teacher.momentum:
-        yield "teacher.momentum_end", f"has no effect: {why}"
+        yield "teacher.momentum_end", NoEffect(f"has no effect: {why}")
 
 
 def schedule_warnings(config: EngineConfig) -> Iterator[str]:

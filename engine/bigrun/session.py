@@ -190,10 +190,11 @@ def take_directory(run: Run, lock: RunLock) -> None:
 
     run.provenance = gather(run)
     run.room = check_room(run)
-    run.process.made = make_directory(run.directory)
+    made = make_directory(run.directory)
     if not lock.is_held:
         lock.acquire()
         check_unused(run.directory)
+    run.process.made = made
 
 
 def begin_directory(run: Run) -> None:

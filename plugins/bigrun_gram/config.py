@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from bigrun import option
-from bigrun.options import above, at_least, between, not_blank
+from bigrun.options import NoEffect, above, at_least, between, not_blank
 
 if TYPE_CHECKING:
     from bigrun.config import Config
@@ -174,6 +174,6 @@ def cross_problems(options: GramConfig, config: Config) -> Iterator[tuple[str, s
                 f"which is not a multiple of model.patch_size_px = {patch}",
             )
     if options.local_weight != DEFAULT_LOCAL_WEIGHT and ("objective" in replaced or config.views.local_crops == 0):
-        yield f"{TABLE}.local_weight", "has no effect: there is no loss of local crops"
+        yield f"{TABLE}.local_weight", NoEffect("has no effect: there is no loss of local crops")
     if options.teacher_momentum is not None and "teacher" in replaced:
-        yield f"{TABLE}.teacher_momentum", f"has no effect: plugin {replaced['teacher']} replaces [teacher]"
+        yield f"{TABLE}.teacher_momentum", NoEffect(f"has no effect: plugin {replaced['teacher']} replaces [teacher]")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+import pickle
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from training import Training, merge
 
 from bigrun.activation import activate
@@ -26,6 +30,7 @@ from bigrun.peers.division import check_division, divide_batch
 from bigrun.peers.errors import first_line
 from bigrun.peers.exchange import merged
 from bigrun.peers.fsdp import in_shards
+from bigrun.peers.own_time import follow, following_gathering
 from bigrun.peers.pace import Pace, Spell
 from bigrun.peers.place import Place
 from bigrun.peers.straggler import RANKS, of_ranks
@@ -73,7 +78,10 @@ def test_torchrun_says_which_process_this_is() -> None:
 
 def test_what_a_cluster_says_of_its_own_jobs_is_no_place_among_processes() -> None:
     job = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "2", "OMPI_COMM_WORLD_RANK": "1", "PMI_RANK": "1"}
-    assert Place.of_environment(job | {"MASTER_ADDR": "node-1", "MASTER_PORT": "29500", "RANK": ""}) == Place()
+    assert (
+        Place.of_environment(job | {"MASTER_ADDR": "node-1", "MASTER_PORT": "29500", "RANK": "", "LOCAL_RANK": "-1"})
+        == Place()
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,6 +176,32 @@ def test_what_a_process_computes_by_itself_counts_although_others_take_part() ->
     pace.end_step()
     spell = pace.take()
     assert 0.08 <= spell.own_seconds <= spell.step_seconds - 0.2
+
+
+def test_what_an_error_ends_is_no_more_together() -> None:
+    pace = Pace()
+    with contextlib.suppress(OSError), pace.together():
+        pace.enter()  # and something that never calls `leave`
+        raise OSError
+    with pace.together():
+        assert pace.is_together
+    assert not pace.is_together
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda block: pickle.loads(pickle.dumps(block))])
+def test_a_copy_of_a_followed_block_counts_for_nobody(copied: Callable[[nn.Module], nn.Module]) -> None:
+    pace, block = Pace(), nn.Linear(2, 2)
+    with following_gathering(block, pace):
+        pass
+    follow(block, pace, torch.device("cpu"))
+    other, x = copied(block), torch.ones(1, 2, requires_grad=True)
+    pace.begin_step()
+    with pace.together():
+        torch.testing.assert_close(other(x), block(x))
+        other.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+        other(x)
+    pace.end_step()
+    assert pace.take().own_seconds < 0.05
 
 
 def test_the_slowest_process_and_the_usual_ones_are_told() -> None:

@@ -53,7 +53,9 @@ def test_what_is_set_beside_it_and_has_no_effect_is_refused(sharded: Training) -
     assert "1 problem\n  parallel.shard: has no effect because parallel.strategy is not 'fsdp'" in done.stderr
 
 
-@pytest.mark.parametrize("change", ["data.workers=0", "hardware.precision=fp32", "objective.ibot_weight=0"])
+@pytest.mark.parametrize(
+    "change", ["data.workers=0", "hardware.precision=fp32", "objective.ibot_weight=0", "run.max_steps=false"]
+)
 def test_every_option_may_lose_its_effect(tmp_path: Path, change: str) -> None:
     tables = {
         "run": {"max_steps": 5000},
@@ -64,11 +66,11 @@ def test_every_option_may_lose_its_effect(tmp_path: Path, change: str) -> None:
     file = tmp_path / "config.toml"
     file.write_text(build_config(Document("preset", "preset", tables), {}, [], {}).to_toml(), encoding="utf-8")
     document = read_written(file).overridden([change])
-    with pytest.raises(ConfigError, match="has no effect because"):  # as a preset of somebody
+    with pytest.raises(ConfigError, match="has no effect"):  # as a preset of somebody
         build_config(Document(str(file), "config", document.tables), {}, [], {})
     config = build_config(document, {}, [], {})
     table, _, option = change.partition("=")[0].partition(".")
-    assert str(getattr(getattr(config, table), option)) in (change.partition("=")[2], "0.0")
+    assert str(getattr(getattr(config, table), option)) in (change.partition("=")[2], "0.0", "None")
 
 
 def test_an_option_of_a_plugin_may_lose_its_effect(tmp_path: Path) -> None:

@@ -261,7 +261,14 @@ def test_processes_without_memory_are_started_again_with_half_the_micro_batch(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("where", "cause"), [("hook", "compute"), ("images", "data"), ("forward", "compute"), ("backward", "compute")]
+    ("where", "cause"),
+    [
+        ("hook", "compute"),
+        ("images", "data"),
+        ("before", "compute"),
+        ("forward", "compute"),
+        ("backward", "compute"),
+    ],
 )
 def test_a_process_for_which_the_others_wait_is_named_once(
     tmp_path: Path, where: str, cause: str, monkeypatch: pytest.MonkeyPatch
@@ -278,4 +285,4 @@ def test_a_process_for_which_the_others_wait_is_named_once(
     what = {"compute": "compute_seconds", "data": "data_wait_seconds"}[cause]
     for row in training.metrics()[1:]:  # the first step imports much
         assert row["ranks/slowest"] == 1
-        assert row[f"ranks/{what}_max"] - row[f"ranks/{what}_median"] > 0.8 * SECONDS
+        assert row[f"ranks/{what}_max"] - row[f"ranks/{what}_median"] > 0.5 * SECONDS

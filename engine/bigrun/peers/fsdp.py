@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from bigrun.objective.base import Objective
 from bigrun.peers.errors import is_met_by_all
 from bigrun.peers.gradients import needed, with_gradients
-from bigrun.peers.own_time import follow_gathering
+from bigrun.peers.own_time import following_gathering
 from bigrun.peers.several import SeveralProcesses, networks_of
 from bigrun.shards import is_sharded, local
 from bigrun.strategy import clip_factor
@@ -86,8 +86,8 @@ class FullySharded(SeveralProcesses):
         for network in networks:
             learns = any(parameter.requires_grad for parameter in network.parameters())
             for block in network.blocks:
-                self._shard(block, reshard=self._shards_weights or not learns)
-                follow_gathering(block, self.peers.pace)
+                with following_gathering(block, self.peers.pace):
+                    self._shard(block, reshard=self._shards_weights or not learns)
             gather_nothing_behind(network.blocks[0])
         if isinstance(module, Objective):
             self._root = self._shard(Root(module), reshard=False)

@@ -2,53 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from bigrun.peers.pace import Pace
 
-__all__ = ["follow", "follow_gathering"]
+__all__ = ["follow", "following_gathering"]
 
 
-def follow_gathering(block: nn.Module, pace: Pace) -> None:
-    """That others take part until a sharded block has its weights. To be called once it is sharded."""
+@attrs.frozen
+class Gathering:
+    """Hooks around what gathers the weights of a block."""
+
+    pace: Pace
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def before(module: nn.Module, arguments: Any) -> None:
-        pace.enter()
+    def begin(self, module: nn.Module, arguments: Any) -> None:
+        self.pace.enter()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def behind(module: nn.Module, arguments: Any) -> None:
-        pace.leave()
+    def end(self, module: nn.Module, arguments: Any) -> None:
+        self.pace.leave()
 
-    block.register_forward_pre_hook(before, prepend=True)
-    block.register_forward_pre_hook(behind)
+
+@attrs.frozen
+class Own:
+    """Hooks around a block (T, D) -> (T, D), and on the gradients of what it gives and gets."""
+
+    pace: Pace
+    device: torch.device
+
+    def begin(self, gradient: Tensor) -> None:
+        self.pace.begin_own(self.device)
+
+    def end(self, gradient: Tensor) -> None:
+        self.pace.end_own()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def before(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if torch.is_grad_enabled() and arguments[0].requires_grad:
+            arguments[0].register_hook(self.end)
+        self.pace.begin_own(self.device)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def behind(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        self.pace.end_own()
+        if arguments[0].requires_grad and output.requires_grad:
+            output.register_hook(self.begin)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def following_gathering(block: nn.Module, pace: Pace) -> Iterator[None]:
+    """That others take part until a block has its weights; to be sharded in here by whoever puts the hook that gathers
+    them before all others."""
+    gathering = Gathering(pace)
+    block.register_forward_pre_hook(gathering.end, prepend=True)
+    yield
+    block.register_forward_pre_hook(gathering.begin, prepend=True)
 
 
 def follow(block: nn.Module, pace: Pace, device: torch.device) -> None:
-    """That a block (T, D) -> (T, D) computes by itself, in the forward pass and in the backward pass: there from the
-    gradient of what it gives, once a sharded block has its weights, to the gradient of what it gets, before its own
-    gradients are sent."""
-
-    def begin(gradient: Tensor) -> None:
-        pace.begin_own(device)
-
-    def end(gradient: Tensor) -> None:
-        pace.end_own()
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if torch.is_grad_enabled() and arguments[0].requires_grad:
-            arguments[0].register_hook(end)
-        pace.begin_own(device)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def behind(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-        pace.end_own()
-        if arguments[0].requires_grad and output.requires_grad:
-            output.register_hook(begin)  # type: ignore[no-untyped-call]
-
-    block.register_forward_pre_hook(before)
-    block.register_forward_hook(behind)
+    """That a block computes by itself, in the forward pass and in the backward pass: there from the gradient of what it
+    gives, once a sharded block has its weights, to the gradient of what it gets, before its own gradients are sent. A
+    backward pass that needs less than both counts until its end."""
+    own = Own(pace, device)
+    block.register_forward_pre_hook(own.before)
+    block.register_forward_hook(own.behind)

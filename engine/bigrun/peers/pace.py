@@ -51,6 +51,10 @@ class Pace:
         self._begun: Stamp | None = None
         self._own: list[tuple[Stamp, Stamp]] = []
 
+    def __reduce__(self) -> tuple[type[Pace], tuple[()]]:
+        """A copy of a network that is followed counts for nobody."""
+        return Pace, ()
+
     def begin_step(self) -> None:
         """A step begins; one that has not ended is forgotten."""
         self._began, self._together, self._data = time.perf_counter(), 0.0, 0.0
@@ -63,10 +67,12 @@ class Pace:
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """What other processes take part in."""
+        depth = len(self._depths)
         self.enter()
         try:
             yield
         finally:
+            del self._depths[depth + 1 :]  # of what an error has ended
             self.leave()
 
     def enter(self) -> None:

@@ -31,7 +31,9 @@ class Place:
             UsageError: there are several processes, and the variables do not say which one this is, or where the
                 others are; or they say which one this is, and not of how many.
         """
-        ranks = [f"{name}={environment[name]}" for name in ("RANK", "LOCAL_RANK") if environment.get(name)]
+        none = ("", "-1")  # as some launchers say that there is none
+        names = [name for name in ("RANK", "LOCAL_RANK") if environment.get(name, "") not in none]
+        ranks = [f"{name}={environment[name]}" for name in names]
         if ranks and "WORLD_SIZE" not in environment:  # alone it would train what the others train, beside them
             raise UsageError(
                 f"{' and '.join(ranks)}: this is one of the processes of a run, but WORLD_SIZE, their number, is not "

@@ -21,14 +21,16 @@ SECONDS = 0.3
 
 
 class Slow:
-    """It sleeps where `SLOW` says: in a `hook`, for its `images`, or in the `forward` or `backward` pass of its
-    student's blocks."""
+    """It sleeps where `SLOW` says: in a `hook`, for its `images`, or `before` the blocks of its student, or in their
+    `forward` or `backward` pass."""
 
     @hookimpl
     def configure_model(self, run: Any, objective: nn.Module) -> None:
         blocks = [part for part in objective.student.modules() if isinstance(part, Block)]
         for block in blocks if is_other(run) else []:
             block.mlp.register_forward_hook(sleep_once(SECONDS / len(blocks)))
+            if os.environ["SLOW"] == "before":
+                block.register_forward_pre_hook(lambda *_: time.sleep(SECONDS / len(blocks)))
 
     @hookimpl
     def after_backward(self, run: Any) -> None:
