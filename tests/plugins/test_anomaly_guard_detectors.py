@@ -217,12 +217,12 @@ def test_two_signs_of_one_thing_are_one_occurrence() -> None:
 
 
 def judged(values: Mapping[str, float], facts: Facts = FACTS, steps: int = 1300, **options: Any) -> dict[str, str]:
-    """Kind -> message of everything that rows with these values show in so many steps."""
+    """Kind -> message and causes of everything that rows with these values show in so many steps."""
     guard = guard_of(facts, settle_steps=0, **options)
     found: dict[str, str] = {}
     for step in range(10, steps, 10):
         for anomaly in guard.on_metrics(step, {**HEALTHY, "loss": 5.0 + step / 10, **values}):
-            found.setdefault(anomaly.kind, f"{anomaly.message} | {anomaly.causes[0]}")
+            found.setdefault(anomaly.kind, "; ".join([anomaly.message, *anomaly.causes]))
     return found
 
 
