@@ -15,6 +15,7 @@ from bigrun.config import Document
 from bigrun.planner.host_memory import (
     COPY,
     IMAGES,
+    NETWORKS,
     PROCESS,
     PROCESS_BYTES,
     WORKER_BYTES,
@@ -31,6 +32,7 @@ from bigrun.planner.rehearsals import Rehearsals
 from bigrun.planner.report import lines
 from bigrun.planner.room import Room
 from bigrun.planner.savings import Saving
+from bigrun.planner.sharing import Sharing
 from bigrun.planner.verdict import verdicts
 from bigrun.session import run_training
 from bigrun.state import gather_state
@@ -109,6 +111,29 @@ def test_each_part_is_counted() -> None:
     }
     assert found.host.bytes == sum(found.host.by_category.values())
     assert predict(document(data=data)).host.by_category[COPY] == 0  # background_checkpoints = false
+
+
+class Built:
+    """How large the networks are when they are built."""
+
+    @hookimpl
+    def configure_model(self, objective: Any) -> None:
+        self.bytes = sum(tensor.nbytes for tensor in (*objective.parameters(), *objective.buffers()))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_each_process_builds_whole_networks_in_the_memory_of_its_machine(tmp_path: Path, strategy: str) -> None:
+    """They are gone when copies of the state and images come: only what is beyond those counts."""
+    few = {"data": {"workers": 0, "effective_batch": 8, "micro_batch": 1}, "parallel": {"strategy": strategy}}
+    copies = {"run": {"background_checkpoints": True}}
+    run_training(document(**few), tmp_path / "run", companions={"images": Images(), "built": (built := Built())})
+    eight = Sharing(per_node=8)
+    host = predict(document(**few), device="cuda", image_bytes=1, sharing=eight).host.by_category
+    assert host[NETWORKS] == 8 * built.bytes - host[IMAGES]
+    host = predict(document(**few | copies), device="cuda", image_bytes=1, sharing=eight).host.by_category
+    assert host[NETWORKS] == 8 * built.bytes - host[IMAGES] - host[COPY]
+    host = predict(document(**few), device="cuda", image_bytes=built.bytes, sharing=eight).host.by_category
+    assert NETWORKS not in host
 
 
 @given(st.integers(1, 2**40))

@@ -17,6 +17,7 @@ __all__ = [
     "ASSUMED_IMAGE_BYTES",
     "COPY",
     "IMAGES",
+    "NETWORKS",
     "PROCESS",
     "PROCESS_BYTES",
     "WORKERS",
@@ -37,6 +38,10 @@ IMAGES = "decoded images"
 """Those of the step, and those that workers have decoded ahead."""
 COPY = "copy of the state"
 """From which a checkpoint is written while training goes on; kept from the first one on."""
+
+NETWORKS = "networks, while they are built"
+"""Whole ones, in each process, before it moves them to its device or keeps its shards: as much of them as all that
+comes later does not take."""
 
 PROCESS_BYTES = {"cpu": GIB // 2, "cuda": 3 * GIB, "rocm": 3 * GIB}
 """0.36 GiB were measured on a CPU before there were networks; those of a GPU are an estimate."""
@@ -76,6 +81,9 @@ def host_categories(
     moved: Mapping[str, int],
     image_bytes: int | None,
     sharing: Sharing = ALONE,
+    *,
+    built_bytes: int = 0,
+    device_bytes: int = 0,
 ) -> dict[str, int]:
     """Bytes by what they hold.
 
@@ -85,6 +93,8 @@ def host_categories(
         image_bytes: of a decoded image, on average.
         sharing: among the processes of the run. Those of a machine have shards of the state to copy, or one of them
             copies all of it.
+        built_bytes: of the networks of a process when they are built.
+        device_bytes: what each process takes later where its device has the same memory.
     """
     data, processes = config.data, sharing.per_node
     assert data.micro_batch is not None
@@ -97,7 +107,9 @@ def host_categories(
         IMAGES: processes * decoded * (image_bytes or ASSUMED_IMAGE_BYTES),
         COPY: copied if config.run.background_checkpoints else 0,
     }
-    return found | {f"{name}, moved from the device": processes * size for name, size in moved.items() if size > 0}
+    found |= {f"{name}, moved from the device": processes * size for name, size in moved.items() if size > 0}
+    later = sum(found.values()) - found[PROCESS] + processes * device_bytes
+    return found | ({NETWORKS: processes * built_bytes - later} if processes * built_bytes > later else {})
 
 
 def of_first_process(by_category: Mapping[str, int], sharing: Sharing) -> int:

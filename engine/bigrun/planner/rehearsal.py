@@ -60,6 +60,8 @@ class Rehearsal:
     checkpoint_bytes: int
     copy_bytes: int
     """Of the state in host memory, from which a checkpoint is written while training goes on."""
+    built_bytes: int
+    """Of networks when they are built, in host memory: whole ones, also for a process that keeps shards."""
     frozen_flops: float
     """Per image, of forward passes through vision transformers that are frozen modules."""
     has_teacher: bool
@@ -119,7 +121,7 @@ def rehearse(document: Document, device: str, facts: DeviceFacts | None = None, 
         run.loader = stand_in_samples(run.config.data.micro_batch)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         live = stack.enter_context(LiveBytes(ROUNDING_BYTES[device]))
-        build(run, live, device, sharing.under(config.parallel))
+        built = build(run, live, device, sharing.under(config.parallel))
         flops = count_frozen(run)
         try:
             take_heaviest_step(run, live)
@@ -133,6 +135,7 @@ def rehearse(document: Document, device: str, facts: DeviceFacts | None = None, 
             memory=live.peak,
             checkpoint_bytes=sum(saved),
             copy_bytes=copy_bytes(saved, device),
+            built_bytes=built,
             frozen_flops=sum(flops) / run.config.data.micro_batch,
             has_teacher=objective.teacher is not objective.student,
             refused=dict(hooks.refused),
@@ -146,8 +149,9 @@ def rehearse(document: Document, device: str, facts: DeviceFacts | None = None, 
         )
 
 
-def build(run: Run, live: LiveBytes, device: str, sharing: Sharing) -> None:
-    """Networks and optimizer: first without storage, which takes no time, then with storage without values."""
+def build(run: Run, live: LiveBytes, device: str, sharing: Sharing) -> int:
+    """Networks and optimizer: first without storage, which takes no time, then with storage without values. Returns the
+    bytes of the networks before any is shared."""
     process = process_of(run, live, sharing)
     run.strategy = process
     run.flight = FlightRecorder()
@@ -157,8 +161,9 @@ def build(run: Run, live: LiveBytes, device: str, sharing: Sharing) -> None:
     if sharing.processes > 1:
         run.objective.share_step(cast("Any", None))  # refuses what several cannot do; there is no group
     run.strategy.device = torch.device("cpu")
-    for module in (run.objective, *run.frozen.values()):
-        give_storage(module)
+    networks = nn.ModuleList([run.objective, *run.frozen.values()])
+    give_storage(networks)
+    built = sum(tensor.nbytes for tensor in (*networks.parameters(), *networks.buffers()))
     if device == "cuda":
         attend_as_on_gpu([run.objective, *run.frozen.values()])
     keep_most_crops([run.objective])
@@ -170,6 +175,7 @@ def build(run: Run, live: LiveBytes, device: str, sharing: Sharing) -> None:
     run.hook.rehearse(run=run)  # type: ignore[attr-defined]
     process.share(run)
     label_state(run, live)
+    return built
 
 
 def process_of(run: Run, live: LiveBytes, sharing: Sharing) -> RehearsalProcess:

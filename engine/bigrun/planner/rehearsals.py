@@ -96,8 +96,16 @@ class Rehearsals:
 
     def host_bytes(self, found: Rehearsal) -> dict[str, int]:
         """Of the machine's memory, by what it holds, for all processes of a machine."""
+        is_shared = self.device == "cpu" or found.facts.is_unified
         return host_categories(
-            found.config, self.device, found.copy_bytes, found.moved, self.image_bytes, found.sharing
+            found.config,
+            self.device,
+            found.copy_bytes,
+            found.moved,
+            self.image_bytes,
+            found.sharing,
+            built_bytes=found.built_bytes,
+            device_bytes=found.need_bytes(self.device) if is_shared else 0,
         )
 
     def taken_bytes(self, mode: str, micro_batch: int) -> int:
