@@ -69,3 +69,25 @@ def test_a_board_whose_host_is_stopped_is_not_waited_for_and_answers_when_it_goe
         time.sleep(0.05)
     board.say("end", {"message": "two"})
     assert [words["message"] for words in board.heard("end")] == ["one", "two"]
+
+
+LISTENERS = """
+import time
+from torch.distributed import TCPStore
+from bigrun.peers import board as module
+module.LISTENING_SECONDS = 0.0
+store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+boards = [module.Board(store, rank=1, size=2) for _ in range(20)]
+for board in boards:
+    board.listen("end", "end-heard")
+time.sleep(0.3)
+for board in boards:
+    board.close()
+"""
+
+
+def test_a_process_that_has_closed_its_board_ends_well() -> None:
+    """A thread that comes back from torch's C++ while Python goes away would end the process with SIGABRT."""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")

@@ -72,8 +72,11 @@ class Board:
         threading.Thread(target=listening, name="board", daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Ask and listen no more; waits for what is asked at this moment, unless its answer is late. A thread that came
+        back from torch's C++ while Python goes away would end the process with SIGABRT."""
         self._closed.set()
+        if not self._is_late:
+            self._lock.acquire(timeout=ANSWER_SECONDS)
 
     def wait_for_others(self, what: str, seconds: float) -> None:
         """Until all others have said something of it, or so long, or the board is gone."""
@@ -102,7 +105,9 @@ class Board:
     def _ask(self, question: Callable[[Any], object]) -> None:
         """Ask the store, in a thread: torch waits for ever for one whose process is stopped, or whose machine is lost.
         Until that one has answered after all nothing more is asked; of one that is gone, never again."""
-        if self._is_gone or not self._lock.acquire(timeout=0 if self._is_late else ANSWER_SECONDS):
+        if self._is_gone or self._closed.is_set():
+            return
+        if not self._lock.acquire(timeout=0 if self._is_late else ANSWER_SECONDS):
             return
         answered = threading.Event()
 
@@ -110,7 +115,7 @@ class Board:
             from torch.distributed import DistNetworkError
 
             try:
-                if not self._is_gone:
+                if not self._is_gone and not self._closed.is_set():
                     question(self._store)
             except RuntimeError as error:
                 self._is_gone = self._is_gone or isinstance(error, DistNetworkError)
