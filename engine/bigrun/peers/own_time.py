@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -21,11 +21,9 @@ class Gathering:
 
     pace: Pace
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def begin(self, module: nn.Module, arguments: Any) -> None:
         self.pace.enter()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def end(self, module: nn.Module, arguments: Any) -> None:
         self.pace.leave()
 
@@ -43,13 +41,11 @@ class Own:
     def end(self, gradient: Tensor) -> None:
         self.pace.end_own()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def before(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled() and arguments[0].requires_grad:
             arguments[0].register_hook(self.end)
         self.pace.begin_own(self.device)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def behind(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
         self.pace.end_own()
         if arguments[0].requires_grad and output.requires_grad:
@@ -61,9 +57,9 @@ def following_gathering(block: nn.Module, pace: Pace) -> Iterator[None]:
     """That others take part until a block has its weights; to be sharded in here by whoever puts the hook that gathers
     them before all others."""
     gathering = Gathering(pace)
-    block.register_forward_pre_hook(gathering.end, prepend=True)
+    block.register_forward_pre_hook(untraced(block, gathering.end), prepend=True)
     yield
-    block.register_forward_pre_hook(gathering.begin, prepend=True)
+    block.register_forward_pre_hook(untraced(block, gathering.begin), prepend=True)
 
 
 def follow(block: nn.Module, pace: Pace, device: torch.device) -> None:
@@ -71,5 +67,12 @@ def follow(block: nn.Module, pace: Pace, device: torch.device) -> None:
     gives, once a sharded block has its weights, to the gradient of what it gets, before its own gradients are sent. A
     backward pass that needs less than both counts until its end."""
     own = Own(pace, device)
-    block.register_forward_pre_hook(own.before)
-    block.register_forward_hook(own.behind)
+    block.register_forward_pre_hook(untraced(block, own.before))
+    block.register_forward_hook(untraced(block, own.behind))
+
+
+def untraced(block: nn.Module, hook: Callable[..., None]) -> Callable[..., None]:
+    """No part of what torch.compile makes of a block. (Saying so takes a second to import, and cannot be pickled.)"""
+    is_compiled = getattr(block, "_compiled_call_impl", None) is not None
+    disabled: Callable[..., None] = torch.compiler.disable(hook) if is_compiled else hook  # type: ignore[no-untyped-call]
+    return disabled

@@ -109,9 +109,8 @@ def rehearse(document: Document, device: str, facts: DeviceFacts | None = None, 
     config, plugins = activate(document, {"no-data-set": NoDataSet(), "rehearsal": DeclareRehearsal()})
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        stack.enter_context(preserved_random_state())
-        stack.enter_context(preserved_threads())
-        stack.enter_context(imitating(device))
+        for context in (preserved_random_state(), preserved_threads(), imitating(device)):
+            stack.enter_context(context)
         run = RehearsedRun(config, Path(folder), plugins, Process(PlannedPeers(sharing.processes)))
         stack.callback(gc.collect)  # objective and plugins refer to each other
         stack.callback(tear_down, run)
