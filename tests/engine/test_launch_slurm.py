@@ -85,6 +85,13 @@ def requeued(folder: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
+MARKS = """from pathlib import Path
+from bigrun import hookimpl
+class Marks:
+    @hookimpl
+    def configure_runtime(self, run):
+        Path("begun").touch()
+"""
 HOSTILE = 'it\'s a "run" $HOME `ls` #1;'
 
 
@@ -154,6 +161,30 @@ def test_what_a_job_cannot_repeat_is_refused(tmp_path: Path) -> None:
         done = warm.bigrun(tmp_path, "launch", "tiny.toml", "--slurm", *words)
         assert (done.returncode, done.stdout) == (ExitCode.USAGE, ""), done.stderr
         assert said in done.stderr
+    assert not training.run.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "data.micro_batch=4"], "is no multiple of data.micro_batch = 4 x 2 processes"),
+        (["--set", "parallel.strategy=single"], "'single', but there are 2 processes"),
+        (["--set", "parallel.strategy=fsdp", "--set", "parallel.replicate=3"], "replicate = 3 does not divide 2"),
+        (["--set", "objective.koleo_weight=0.1", "--set", "objective.koleo_group=4"], "koleo_group = 4; take one"),
+    ],
+)
+def test_what_the_run_would_refuse_waits_in_no_queue(tmp_path: Path, words: list[str], said: str) -> None:
+    """With the words of the run itself, which `bigrun launch` says before there is a process."""
+    (tmp_path / "marks.py").write_text(MARKS)
+    training = Training(tmp_path, plugins={"marks:Marks": {}})
+    queued = warm.bigrun(tmp_path, "launch", "tiny.toml", "--slurm", "--processes", "1", "--nodes", "2", *words)
+    started = warm.bigrun(tmp_path, "launch", "tiny.toml", "--processes", "2", *words)
+    assert not (tmp_path / "begun").exists()
+    alone = training.together(2, *words)[0]
+    assert (tmp_path / "begun").exists()
+    assert {done.returncode for done in (alone, queued, started)} == {ExitCode.USAGE}
+    assert said in alone.stderr
+    assert (alone.stderr, "") == (queued.stderr, queued.stdout) == (started.stderr, started.stdout)
     assert not training.run.exists()
 
 

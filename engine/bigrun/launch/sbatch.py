@@ -17,7 +17,7 @@ from bigrun.directory import choose_directory
 from bigrun.errors import ExitCode, UsageError
 from bigrun.launch.asked import asked_lines, check_asked
 from bigrun.launch.options import JOB_REQUEUES, WARNING_SECONDS, SlurmOptions
-from bigrun.peers.division import check_divides
+from bigrun.peers.size import check_size
 from bigrun.supervisor.command import words_of
 
 __all__ = ["JOB_REQUEUES", "print_script"]
@@ -100,7 +100,7 @@ def print_script(context: click.Context, document: Document, slurm: SlurmOptions
 
     Raises:
         UsageError, ConfigError: there is no such run, an option cannot be repeated in each turn of a job, or is not
-            what sbatch takes; or the machines, which have the same number of processes, cannot divide the batch.
+            what sbatch takes; or so many processes cannot train what is configured.
     """
     given = context.params
     for kind, why in ((ONCE, "is for a first start, and a job starts again"), (HERE, "is found in the job")):
@@ -113,7 +113,7 @@ def print_script(context: click.Context, document: Document, slurm: SlurmOptions
     check_asked(slurm)
     lines = resources(given, count, slurm, on_cpu=given["gpus"] is None)
     config, _ = activate(document)
-    check_divides(config.data.effective_batch, given["nodes"] * count)
+    check_size(config, given["nodes"] * count)
     facts = {
         "name": re.sub(r"[^\w.-]", "_", config.name, flags=re.ASCII)[:64],
         "nodes": given["nodes"],
