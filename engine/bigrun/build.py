@@ -21,15 +21,16 @@ def build_device(run: Run) -> None:
     from bigrun.devices.read import read_facts
     from bigrun.micro_batch import take_noted_micro_batch
     from bigrun.peers.choose import choose_strategy
-    from bigrun.peers.division import check_division, divide_batch
+    from bigrun.peers.division import divide_batch
+    from bigrun.peers.size import check_size
 
+    check_size(run.config, run.peers.size)
     hardware = run.config.hardware
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
     run.strategy = choose_strategy(hardware, run.config.parallel, run.peers)
     run.facts = read_facts(run.device, run.directory)
     run.hook.configure_device(run=run)
-    check_division(run)
     choose_for_device(run)
     take_noted_micro_batch(run)
     divide_batch(run)

@@ -40,6 +40,11 @@ class Commands(ExtensibleGroup):
 
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            longer = [option for option in error.possibilities or () if option.startswith(error.option_name)]
+            if longer and error.possibilities:  # `--gpu` is like `--cpus`, too, and means `--gpus`
+                error.possibilities[:] = longer
+            raise
         except BigrunError as error:
             if not isinstance(error, SaidElsewhere):
                 say(f"error: {error}", error=True)

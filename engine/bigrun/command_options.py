@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from bigrun.finite import WholeRange
+
 __all__ = [
     "complete_plugin",
     "complete_preset",
@@ -51,7 +53,7 @@ TRAINING_OPTIONS = (
     ),
     click.option(
         "--max-restarts",
-        type=click.IntRange(min=0, max=10_000),
+        type=WholeRange(min=0, max=10_000),
         metavar="N",
         help="With --supervise: give up after so many restarts without a newer checkpoint.  [default: 3]",
     ),

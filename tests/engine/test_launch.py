@@ -184,6 +184,10 @@ def test_what_is_wrong_is_said_once_and_nothing_is_started(tmp_path: Path) -> No
         (["--steps", "3"], "--steps has no effect without --dry-run"),
         (["--nodes", "99999999999", "--node-rank", "0", "--rendezvous", "localhost:1234"], "1<=x<=10000"),
         (["--processes", "10001"], "1<=x<=10000"),
+        (["--processes", "two"], "'two' is not a whole number"),
+        (["--processes", "1.5"], "'1.5' is not a whole number"),
+        (["--grace-seconds", "two"], "'two' is not a number"),
+        (["--gpu", "2"], "--gpus"),  # and no --cpus, which is as near
         (["--grace-seconds", "nan"], "'nan' is not a finite number"),
         (["--grace-seconds", "inf"], "0<=x<=604800"),
         (["--time", "1:00:00"], "--time has no effect without --slurm"),
@@ -191,6 +195,7 @@ def test_what_is_wrong_is_said_once_and_nothing_is_started(tmp_path: Path) -> No
         done = launched(training, *words)
         assert done.returncode == ExitCode.USAGE, done.stderr
         assert done.stderr.count(said) == 1
+        assert "--cpus" not in done.stderr
     assert not training.run.exists()
 
 

@@ -20,7 +20,7 @@ from one_of_many.folder import put_into
 from training import Training, read_lines
 
 from bigrun.errors import ExitCode, UsageError
-from bigrun.launch.asked import check_asked, seconds_of
+from bigrun.launch.asked import asked_lines, check_asked, seconds_of
 from bigrun.launch.options import SlurmOptions
 
 SRUN = """#!/bin/bash
@@ -85,6 +85,13 @@ def requeued(folder: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
+MARKS = """from pathlib import Path
+from bigrun import hookimpl
+class Marks:
+    @hookimpl
+    def configure_runtime(self, run):
+        Path("begun").touch()
+"""
 HOSTILE = 'it\'s a "run" $HOME `ls` #1;'
 
 
@@ -93,7 +100,7 @@ def test_every_word_reaches_the_command_as_it_was_given(
 ) -> None:
     (tmp_path / HOSTILE).mkdir()
     training = Training(tmp_path / HOSTILE, data={"effective_batch": 16})
-    words = ["--nodes", "2", "--gpus", "8", "--run-dir", f"runs/{HOSTILE}", "--set", "run.max_steps=9"]
+    words = ["--nodes", "2", "--gpus", "8", "--run-dir", f"runs/{HOSTILE}", "--device", "auto"]
     asked = ["--time", "2-00:00:00", "--partition", "gpu", "--sbatch=--account=lab", "--warning-seconds", "900"]
     script = script_of(training, *words, *asked)
     directives = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
@@ -106,19 +113,22 @@ def test_every_word_reaches_the_command_as_it_was_given(
     (tmp_path / "bin" / "srun").write_text("#!/bin/bash\npwd\nprintf '%s\\n' \"$@\"\n")
     lines = job(script).stdout.splitlines()
     assert lines[0] == str(training.folder)
-    assert {"--wait=0", "--kill-on-bad-exit=0", "--cpus-per-task=8"} <= set(lines)
+    assert {"--wait=0", "--kill-on-bad-exit=0", "--export=ALL", "--cpus-per-task=8"} <= set(lines)
     port = 20000 + int(os.environ["SLURM_JOB_ID"])
     assert {f"--rendezvous=127.0.0.1:{port}", f"--run-dir={training.folder}/runs/{HOSTILE}"} <= set(lines)
     assert lines[-2:] == ["--", "tiny.toml"]
     assert not [line for line in lines if line.startswith(("--slurm", "--time", "--node-rank"))]
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK")  # of a job whose script has lost that line
+    without = job(script).stdout.splitlines()
+    assert without == [line for line in lines if line != "--cpus-per-task=8"]
 
 
 def test_only_a_job_whose_time_is_up_or_that_is_preempted_goes_back(
     tmp_path: Path, job: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = Training(tmp_path)
-    plain = script_of(training, "--gpus", "1")
-    limited = script_of(training, "--gpus", "1", "--max-hours", "5")
+    plain = script_of(training, "--processes", "1")
+    limited = script_of(training, "--processes", "1", "--max-hours", "5")
     for script, code, preempted, is_requeued in [
         (plain, 138, "None", True),
         (plain, 140, "None", True),
@@ -148,12 +158,41 @@ def test_what_a_job_cannot_repeat_is_refused(tmp_path: Path) -> None:
         (["--processes", "3"], "cannot be divided among 3 processes"),
         (["--processes", "2", "--nodes", "3"], "cannot be divided among 6 processes"),
         ([], "--gpus N"),
+        (["--gpus", "2"], "the run is to be on the CPU (hardware.device); add --device auto, or say --processes 2"),
+        (
+            ["--processes", "2", "--device", "cuda"],
+            "no GPU, and hardware.device is 'cuda': say --gpus 2",
+        ),
         (["--gpus", "1", "--time", "1\n#SBATCH -A x"], "expected a time of Slurm"),
         (["--gpus", "1", "--sbatch", "account"], "no option of sbatch in one line"),
     ]:
         done = warm.bigrun(tmp_path, "launch", "tiny.toml", "--slurm", *words)
         assert (done.returncode, done.stdout) == (ExitCode.USAGE, ""), done.stderr
         assert said in done.stderr
+    assert not training.run.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "data.micro_batch=4"], "is no multiple of data.micro_batch = 4 x 2 processes"),
+        (["--set", "parallel.strategy=single"], "'single', but there are 2 processes"),
+        (["--set", "parallel.strategy=fsdp", "--set", "parallel.replicate=3"], "replicate = 3 does not divide 2"),
+        (["--set", "objective.koleo_weight=0.1", "--set", "objective.koleo_group=4"], "koleo_group = 4; take one"),
+    ],
+)
+def test_what_the_run_would_refuse_waits_in_no_queue(tmp_path: Path, words: list[str], said: str) -> None:
+    """With the words of the run itself, which `bigrun launch` says before there is a process."""
+    (tmp_path / "marks.py").write_text(MARKS)
+    training = Training(tmp_path, plugins={"marks:Marks": {}})
+    queued = warm.bigrun(tmp_path, "launch", "tiny.toml", "--slurm", "--processes", "1", "--nodes", "2", *words)
+    started = warm.bigrun(tmp_path, "launch", "tiny.toml", "--processes", "2", *words)
+    assert not (tmp_path / "begun").exists()
+    alone = training.together(2, *words)[0]
+    assert (tmp_path / "begun").exists()
+    assert {done.returncode for done in (alone, queued, started)} == {ExitCode.USAGE}
+    assert said in alone.stderr
+    assert (alone.stderr, "") == (queued.stderr, queued.stdout) == (started.stderr, started.stdout)
     assert not training.run.exists()
 
 
@@ -169,6 +208,15 @@ def asked(**options: Any) -> SlurmOptions:
 def test_a_time_has_a_form_of_slurm(text: str, seconds: int) -> None:
     assert seconds_of(text) == seconds
     check_asked(asked(time=text))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("24", "24 minutes"), ("24:00", "24 minutes"), ("36:00:00", "1 day 12 hours"), ("2-0:01", "2 days 1 minute")],
+)
+def test_the_script_says_the_time_in_words(text: str, words: str) -> None:
+    lines = asked_lines(asked(time=text))["asked"].splitlines()
+    assert lines == [f"# Of each turn: {words}.", f"#SBATCH --time={text}"]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +237,10 @@ def test_a_time_has_a_form_of_slurm(text: str, seconds: int) -> None:
                 "--gpus-per-node=4": "say --gpus N", "-c8": "say --cpus N", "--signal=B:TERM@9": "--warning-seconds N",
                 "--sig=TERM": "--warning-seconds N", "--requeue": "puts the job back itself", "-tx": "say --time TIME",
                 "--output=x": "change it there", "--partition=a": "say --partition NAME", "-": "once for each",
+                "--ntasks=4": "--ntasks contradicts the script", "--nodes=3": "--nodes is set by the script",
+                "--cpus-per-gpu=4": "say --cpus N", "--gres=gpu:8": "say --gpus N", "--gres gpu": "say --gpus N",
+                "--gres=tmp:1G,gpu:h100:8": "say --gpus N", "--gpus-per-task=1": "--gpus-per-task contradicts",
+                "--array=1-3": "a script for each run", "-a1-3": "a script for each run",
                 "--account=a --nodes=4": "once for each", "": "once for each", "--comment=a#b": "once for each",
             }.items()
         ],
@@ -201,6 +253,7 @@ def test_what_sbatch_would_refuse_or_read_twice_is_refused(options: dict[str, An
 
 def test_what_the_script_does_not_say_may_be_asked() -> None:
     more = ("--account=lab", "-Alab", "--constraint=[a100|h100]&nvlink", "--time-min=1", "--no-kill", "--exclusive")
+    more += ("--gres=tmp:100G", "--gres-flags=enforce-binding", "--export=NONE")
     check_asked(asked(partition="gpu,gpu-2", more=more))
 
 

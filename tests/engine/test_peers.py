@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import pickle
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -391,7 +392,7 @@ def divided(processes: int, batch: int, **objective: Any) -> int | None:
     sets = [f"data.effective_batch={batch}", *(f"objective.{name}={value}" for name, value in objective.items())]
     config = activate(read_preset("vit_small", ["data.micro_batch=false", *sets]))[0]
     run: Any = SimpleNamespace(config=config, peers=SimpleNamespace(size=processes))
-    check_division(run)
+    check_division(config, processes)
     divide_batch(run)
     return int(run.config.data.micro_batch)
 
@@ -429,6 +430,23 @@ def test_another_number_of_processes_makes_no_other_objective(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         divided(processes, 48, **objective)
+
+
+@pytest.mark.parametrize(
+    ("processes", "sets", "said"),
+    [
+        (3, ["data.micro_batch=64"], "among 3 processes: take 1, 2 or 4 processes"),
+        (8, ["data.micro_batch=64"], "a divisor of 32, or leave it out, or take 1, 2 or 4 processes"),
+        (3, ["data.micro_batch=256"], "among 3 processes: take one process"),
+        (3, ["data.micro_batch=false"], "among 3 processes: take 1, 2, 4, 8 or 16 processes"),
+    ],
+)
+def test_the_numbers_of_processes_that_are_offered_are_accepted(processes: int, sets: list[str], said: str) -> None:
+    config = activate(read_preset("vit_small", sets))[0]
+    with pytest.raises(UsageError, match=said):
+        check_division(config, processes)
+    for offered in map(int, re.findall("[0-9]+", said.partition("take ")[2])):
+        check_division(config, offered)
 
 
 def test_bad_input_is_said_once(tmp_path: Path) -> None:

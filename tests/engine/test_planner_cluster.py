@@ -115,7 +115,7 @@ def test_one_number_of_gpus_is_the_plan_of_each_process(preset: str) -> None:
         (["--gpus", "two"], "--gpus two: expected a number above zero"),
         (["--nodes", "2"], "--nodes: needs --gpus"),
         (["--mfu", "0.3", "--step-seconds", "1"], "--step-seconds, --mfu: needs --gpus"),
-        (["--gpus", "3"], "cannot be divided among 3 processes: take 1, 2, 4, 8 or 16 processes"),
+        (["--gpus", "3"], "cannot be divided among 3 processes: take 1, 2 or 4 processes"),
         (["--gpus", "8"], "each has 2 images of a step; set data.micro_batch to a divisor of 2"),
         (
             ["--gpus", "2", "--set", "parallel.strategy=single"],

@@ -20,32 +20,44 @@ SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:@+/=-]*")
 WORD = re.compile(r"--?[A-Za-z][A-Za-z0-9_.,:@+/=%&|*()\[\]!?~^-]*")
 
-LINES = "the script has that line: change it there"
+LINE = "the script has that line: change it there"
 TASKS = "the script starts one task on each machine: say with --gpus N or --processes N what that one starts"
-TAKEN = {
+SET = {
     "nodes": "say --nodes N",
-    "ntasks": TASKS,
     "ntasks-per-node": TASKS,
-    "tasks-per-node": TASKS,
-    "ntasks-per-gpu": TASKS,
-    "gpus": "say --gpus N",
     "gpus-per-node": "say --gpus N",
-    "gpus-per-task": "say --gpus N",
     "cpus-per-task": "say --cpus N",
     "time": "say --time TIME",
     "partition": "say --partition NAME",
     "signal": "say --warning-seconds N",
     "requeue": "the script puts the job back itself",
-    "no-requeue": "for a job that is not to come back use a script with `bigrun launch` alone",
-    "job-name": LINES,
-    "open-mode": LINES,
-    "output": LINES,
+    "job-name": LINE,
+    "open-mode": LINE,
+    "output": LINE,
 }
-"""Options of sbatch that the script gives, or that would contradict it; and what to do."""
+"""Options of sbatch that the script gives, and what to do."""
+AGAINST = {
+    "ntasks": TASKS,
+    "tasks-per-node": TASKS,
+    "ntasks-per-gpu": TASKS,
+    "ntasks-per-socket": TASKS,
+    "ntasks-per-core": TASKS,
+    "gpus": "say --gpus N",
+    "gpus-per-task": "say --gpus N",
+    "gpus-per-socket": "say --gpus N",
+    "gres": "say --gpus N",
+    "cpus-per-gpu": "say --cpus N",
+    "no-requeue": "for a job that is not to come back use a script with `bigrun launch` alone",
+    "array": "its jobs would share one run directory: print a script for each run",
+}
+"""Options that contradict it."""
+TAKEN = SET | AGAINST
 SHORT = {
     "N": "nodes", "n": "ntasks", "G": "gpus", "c": "cpus-per-task", "t": "time", "p": "partition", "J": "job-name",
-    "o": "output",
+    "o": "output", "a": "array",
 }  # fmt: skip
+OTHER_GRES = re.compile(r"--gres?[= ](?!gpu\b|.*,gpu\b)")
+"""What a machine has beside GPUs, as --gres=tmp:100G."""
 
 
 def check_asked(slurm: SlurmOptions) -> None:
@@ -65,7 +77,8 @@ def check_asked(slurm: SlurmOptions) -> None:
         )
     for option in slurm.more:
         if (name := taken(option)) is not None:
-            raise UsageError(f"--sbatch={option}: --{name} is set by the script; {TAKEN[name]}")
+            fault = "is set by the script" if name in SET else "contradicts the script"
+            raise UsageError(f"--sbatch={option}: --{name} {fault}; {TAKEN[name]}")
         if not WORD.fullmatch(option):
             raise UsageError(
                 f"--sbatch {option!r} is no option of sbatch in one line and one word, as --sbatch=--account=lab; give "
@@ -89,19 +102,30 @@ def seconds_of(text: str) -> int:
     return total
 
 
+def in_words(time: str) -> str:
+    """As `1 day 12 hours`: 24 is minutes to Slurm, and may be meant as hours."""
+    left, words = seconds_of(time), list[str]()
+    for unit, seconds in SECONDS.items():
+        count, left = divmod(left, seconds)
+        words += [f"{count} {unit.removesuffix('s') if count == 1 else unit}"] if count else []
+    return " ".join(words)
+
+
 def taken(option: str) -> str | None:
     """The option of the script that this one would be; sbatch takes the beginning of a name for the name."""
     if not option.startswith("--"):
         return SHORT.get(option[1:2]) if option.startswith("-") else None
+    if OTHER_GRES.match(option):
+        return None
     name = re.split(r"[=\s]", option[2:], maxsplit=1)[0]
     return name if name in TAKEN else next((full for full in TAKEN if len(name) > 2 and full.startswith(name)), None)
 
 
 def asked_lines(slurm: SlurmOptions) -> dict[str, str]:
     """`asked` and `more` of the script."""
-    asked = [f"--time={slurm.time}"] if slurm.time is not None else []
-    asked += [f"--partition={slurm.partition}"] if slurm.partition is not None else []
+    lines = [f"# Of each turn: {in_words(slurm.time)}.", f"#SBATCH --time={slurm.time}"] if slurm.time else []
+    lines += [f"#SBATCH --partition={slurm.partition}"] if slurm.partition is not None else []
     return {
-        "asked": "".join(f"#SBATCH {option}\n" for option in asked),
+        "asked": "".join(f"{line}\n" for line in lines),
         "more": "".join(f"#SBATCH {option}\n" for option in slurm.more),
     }

@@ -16,7 +16,7 @@ from bigrun.errors import BigrunError
 from bigrun.launch.group import Group
 from bigrun.launch.size import Nodes, processes_here, threads_each
 from bigrun.lock import RunLock
-from bigrun.peers.division import check_divides
+from bigrun.peers.size import check_size
 from bigrun.supervisor.attempt import Attempt
 from bigrun.supervisor.command import words_of
 from bigrun.supervisor.history import describe_end
@@ -46,7 +46,7 @@ def launch(context: click.Context, document: Document, nodes: Nodes) -> int:
     config, _ = activate(document)  # what is wrong with the preset is said once, before any process is started
     count = processes_here(config.hardware, given["gpus"], given["processes"])
     if nodes.count == 1:
-        check_divides(config.data.effective_batch, count)
+        check_size(config, count)
     directory = choose_directory(config, given["run_dir"], fresh=given["fresh"])
     check_directory(directory)
     if nodes.rank == 0:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import attrs
 import click
 
-from bigrun.finite import FiniteRange
+from bigrun.finite import FiniteRange, WholeRange
 
 __all__ = ["JOB_REQUEUES", "SlurmOptions", "size_options", "slurm_options"]
 
@@ -42,13 +42,13 @@ SIZE = (
     ),
     click.option(
         "--node-rank",
-        type=click.IntRange(min=0, max=MOST - 1),
+        type=WholeRange(min=0, max=MOST - 1),
         metavar="N",
         help="With --nodes: the number of this machine, from 0; the main process is on 0.  [default: SLURM_NODEID]",
     ),
     click.option(
         "--nodes",
-        type=click.IntRange(min=1, max=MOST),
+        type=WholeRange(min=1, max=MOST),
         metavar="N",
         default=1,
         show_default=True,
@@ -56,13 +56,13 @@ SIZE = (
     ),
     click.option(
         "--processes",
-        type=click.IntRange(min=1, max=MOST),
+        type=WholeRange(min=1, max=MOST),
         metavar="N",
         help="The same as --gpus, also where there are none: so many processes on the CPU.",
     ),
     click.option(
         "--gpus",
-        type=click.IntRange(min=1, max=MOST),
+        type=WholeRange(min=1, max=MOST),
         metavar="N",
         help="GPUs to use on each machine, by a process each.  [default: all that torch sees]",
     ),
@@ -76,14 +76,14 @@ SLURM = (
     ),
     click.option(
         "--warning-seconds",
-        type=click.IntRange(min=1, max=65535),
+        type=WholeRange(min=1, max=65535),
         metavar="N",
         help="With --slurm: so long before its time is up the job is told, which must be enough for a step and a "
         f"checkpoint.  [default: {WARNING_SECONDS}]",
     ),
     click.option(
         "--cpus",
-        type=click.IntRange(min=1, max=MOST),
+        type=WholeRange(min=1, max=MOST),
         metavar="N",
         help="With --slurm: cores of each machine.  [default: 8 for each process]",
     ),

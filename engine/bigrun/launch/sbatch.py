@@ -17,7 +17,7 @@ from bigrun.directory import choose_directory
 from bigrun.errors import ExitCode, UsageError
 from bigrun.launch.asked import asked_lines, check_asked
 from bigrun.launch.options import JOB_REQUEUES, WARNING_SECONDS, SlurmOptions
-from bigrun.peers.division import check_divides
+from bigrun.peers.size import check_size
 from bigrun.supervisor.command import words_of
 
 __all__ = ["JOB_REQUEUES", "print_script"]
@@ -63,8 +63,10 @@ command=(
 )
 
 # No machine is ended because another one has ended (--wait, --kill-on-bad-exit): one may still be saving. srun asks for
-# cores itself since Slurm 22.05.
-srun --wait=0 --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" "${{command[@]}}"
+# cores itself since Slurm 22.05, unless the job has none of its own. With --export the tasks have the environment of
+# this script, also where the job was submitted with another one.
+cpus=${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}}
+srun --wait=0 --kill-on-bad-exit=0 --export=ALL $cpus "${{command[@]}}"
 code=$?  # the highest of all machines
 
 {when}
@@ -100,7 +102,7 @@ def print_script(context: click.Context, document: Document, slurm: SlurmOptions
 
     Raises:
         UsageError, ConfigError: there is no such run, an option cannot be repeated in each turn of a job, or is not
-            what sbatch takes; or the machines, which have the same number of processes, cannot divide the batch.
+            what sbatch takes; or so many processes cannot train what is configured.
     """
     given = context.params
     for kind, why in ((ONCE, "is for a first start, and a job starts again"), (HERE, "is found in the job")):
@@ -113,7 +115,8 @@ def print_script(context: click.Context, document: Document, slurm: SlurmOptions
     check_asked(slurm)
     lines = resources(given, count, slurm, on_cpu=given["gpus"] is None)
     config, _ = activate(document)
-    check_divides(config.data.effective_batch, given["nodes"] * count)
+    check_device(config.hardware.device, given["gpus"], count)
+    check_size(config, given["nodes"] * count)
     facts = {
         "name": re.sub(r"[^\w.-]", "_", config.name, flags=re.ASCII)[:64],
         "nodes": given["nodes"],
@@ -132,6 +135,22 @@ def print_script(context: click.Context, document: Document, slurm: SlurmOptions
         **facts,
     )
     click.echo(script, nl=False)
+
+
+def check_device(device: str, gpus: int | None, count: int) -> None:
+    """
+    Raises:
+        UsageError: the job would have GPUs that the run does not use, or none for a run that needs them.
+    """
+    if gpus is not None and device == "cpu":
+        raise UsageError(
+            f"--gpus {gpus}: the run is to be on the CPU (hardware.device); add --device auto, or say --processes "
+            f"{gpus} for a job without GPUs"
+        )
+    if gpus is None and device in ("cuda", "rocm"):
+        raise UsageError(
+            f"--processes {count} asks Slurm for no GPU, and hardware.device is {device!r}: say --gpus {count}"
+        )
 
 
 def resources(given: dict[str, Any], count: int, slurm: SlurmOptions, *, on_cpu: bool) -> dict[str, str]:

@@ -9,7 +9,7 @@ import attrs
 
 from bigrun.devices.limits import usable_cores
 from bigrun.errors import UsageError
-from bigrun.peers.division import check_divides
+from bigrun.peers.size import check_size
 
 if TYPE_CHECKING:
     from bigrun.config import Config
@@ -107,10 +107,10 @@ def rehearsed_here(config: Config, *, gpus: int | None, processes: int | None) -
     """How many processes a run on this machine alone has.
 
     Raises:
-        UsageError: as `processes_here`, or they cannot divide the batch.
+        UsageError: as `processes_here`, or so many cannot train what is configured.
     """
     count = processes_here(config.hardware, gpus, processes)
-    check_divides(config.data.effective_batch, count)
+    check_size(config, count)
     return count
 
 
