@@ -84,6 +84,7 @@ def plan(*words: str) -> Result:
 
 def test_more_gpus_need_less_memory_each_and_the_range_is_printed(preset: str) -> None:
     words = ("--gpus", "1,2,4", "--set", "parallel.strategy=fsdp", "--step-seconds", "2", "--json")
+    words += ("--node-gb-per-second", "300")  # has no effect in the first column
     result = plan(preset, *words)
     assert result.exit_code == 0, result.output
     one, two, four = json.loads(result.stdout)
@@ -113,18 +114,82 @@ def test_one_number_of_gpus_is_the_plan_of_each_process(preset: str) -> None:
     [
         (["--gpus", "0"], "--gpus 0: expected a number above zero"),
         (["--gpus", "two"], "--gpus two: expected a number above zero"),
-        (["--nodes", "2"], "--nodes: needs --gpus"),
-        (["--mfu", "0.3", "--step-seconds", "1"], "--step-seconds, --mfu: needs --gpus"),
+        (["--gpus", "4,2,04"], "--gpus 4,2,04: 4 is there twice"),
+        (["--measured", "my_run.toml"], "--measured my_run.toml: expected what `bigrun tune` leaves in its folder"),
         (["--gpus", "3"], "cannot be divided among 3 processes: take 1, 2 or 4 processes"),
         (["--gpus", "8"], "each has 2 images of a step; set data.micro_batch to a divisor of 2"),
+        (["--gpus", "1,2,8"], "data.micro_batch = 4 x 8 processes"),
+        (["--gpus", "1,2,3"], "cannot be divided among 3 processes"),
+        (["--gpus", "1,2", "--nodes", "3"], "cannot be divided among 3 processes"),
+        (
+            ["--gpus", "1,4", "--set", "data.micro_batch=false", "--set", "objective.koleo_group=8"],
+            "no micro-batch of them holds whole groups of objective.koleo_group = 8",
+        ),
         (
             ["--gpus", "2", "--set", "parallel.strategy=single"],
             "parallel.strategy = 'single', but there are 2 processes",
         ),
+        (
+            ["--gpus", "4,2", "--set", "parallel.strategy=fsdp", "--set", "parallel.replicate=4"],
+            "parallel.replicate = 4 does not divide 2 processes",
+        ),
     ],
 )
-def test_what_the_run_would_refuse_is_refused(preset: str, words: list[str], message: str) -> None:
+def test_what_the_run_would_refuse_is_refused_before_a_rehearsal(preset: str, words: list[str], message: str) -> None:
     result = plan(preset, *words)
     assert result.exit_code == 2
     assert message in result.stderr
+    assert "rehearsing" not in result.stderr
     assert not result.stdout
+
+
+USELESS = [
+    ("--nodes 2", "--nodes has no effect without --gpus"),
+    ("--mfu 0.3 --step-seconds 1", "--step-seconds has no effect without --gpus"),
+    ("--gpus 4 --mfu 0.3", "--mfu has no effect without --gpu, "),
+    ("--gpus 4 --mfu 0.3 --gpu Voodoo --device-memory 1GiB", "--mfu has no effect without --gpu, a listed one"),
+    ("--gpus 4 --mfu 0.3 --gpu H100 --step-seconds 2", "--mfu has no effect beside --step-seconds"),
+    ("--gpus 4 --mfu 0.3 --gpu H100 --tflops 50", "--mfu has no effect beside --tflops"),
+    ("--gpus 4 --mfu 0.3 --gpu H100 --measured tuned.json", "--mfu has no effect beside the speed that was measured: "),
+    ("--gpus 2 --node-link nvlink4 --node-gb-per-second 3", "--node-link has no effect beside --node-gb-per-second"),
+    (
+        "--gpus 2 --nodes 2 --network infiniband-400 --network-gbit-per-second 3",
+        "--network has no effect beside --network-gbit-per-second",
+    ),
+    ("--gpus 1,2 --network infiniband-400", "--network has no effect with one node"),
+    ("--gpus 2 --nodes 1 --network-gbit-per-second 100", "--network-gbit-per-second has no effect with one node"),
+    ("--gpus 1 --node-link nvlink4", "--node-link has no effect with one GPU"),
+    ("--gpus 1 --node-gb-per-second 3", "--node-gb-per-second has no effect with one GPU"),
+    ("--gpus 1 --step-seconds 2", "--step-seconds has no effect with one GPU"),
+    ("--gpus 1 --gpu H100 --mfu 0.3", "--mfu has no effect with one GPU"),
+]  # fmt: skip
+
+
+def tuned(speed: float) -> str:
+    """What `bigrun tune` leaves."""
+    device = {"name": "NVIDIA H100", "backend": "cuda"}
+    return json.dumps({"trials": [], "images_per_second": speed, "flops_per_image": 1e9, "device": device})
+
+
+@pytest.mark.parametrize(("words", "message"), USELESS)
+def test_an_option_without_effect_beside_the_others_is_refused(preset: str, words: str, message: str) -> None:
+    Path("tuned.json").write_text(tuned(100.0))
+    result = plan(preset, *words.split())
+    assert result.exit_code == 2
+    assert f"error: {message}" in result.stderr
+    assert "rehearsing" not in result.stderr
+    assert not result.stdout
+
+
+def test_an_option_with_an_effect_somewhere_is_taken(preset: str) -> None:
+    """One GPU on each of two nodes sends by its own link, too; and `bigrun doctor` measures no training, of which the
+    share of the peak says more."""
+    row = {"facts": {"device": {"name": "NVIDIA H100"}, "measured": 600.0}}
+    rows = [{"name": "device", **row}, {"name": "bf16 speed", **row}]
+    Path("doctor.json").write_text(json.dumps({"rows": rows}))
+    words = "--gpus 1 --nodes 2 --node-gb-per-second 1 --network infiniband-400 --gpu H100 --mfu 0.3"
+    result = plan(preset, *words.split(), "--measured", "doctor.json", "--device-memory", "1TiB", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["cluster"]
+    assert found["communication_seconds"] == pytest.approx(found["sent_bytes"] / 1e9)
+    assert found["computing"]["source"].startswith("0.3 of the H100's peak")

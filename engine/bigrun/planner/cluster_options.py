@@ -14,6 +14,8 @@ from bigrun.planner.links import NETWORKS, NODE_LINKS
 
 if TYPE_CHECKING:
     from bigrun.planner.cluster import Cluster
+    from bigrun.planner.gpus import Gpu
+    from bigrun.planner.measured import Speed
     from bigrun.planner.plan import Plan
     from bigrun.planner.sharing import Sharing
 
@@ -68,25 +70,36 @@ class ClusterOptions:
     step_seconds: float | None = None
     mfu: float | None = None
 
-    def sharings(self) -> list[Sharing]:
+    def sharings(self, *, gpu: Gpu | None, tflops: float | None, speed: Speed | None) -> list[Sharing]:
         """What is planned for, one for each number of GPUs; none where no number was typed.
 
+        Args:
+            gpu: the listed one that is planned for.
+            tflops: as stated.
+            speed: as measured.
+
         Raises:
-            UsageError: it is no number, or other options have no meaning without it.
+            UsageError: it is no number, or one is there twice; or an option was typed that has no effect.
         """
+        from bigrun.planner.useless import refuse_useless
+
+        found = self.planned_for()
+        refuse_useless(self, found, gpu=gpu, tflops=tflops, speed=speed)
+        return found
+
+    def planned_for(self) -> list[Sharing]:
         from bigrun.errors import UsageError
         from bigrun.planner.sharing import Sharing
 
         if self.gpus is None:
-            typed = [name for name, value in attrs.asdict(self).items() if value is not None]
-            if typed:
-                others = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
-                raise UsageError(f"{others}: needs --gpus, the number of GPUs on each node")
             return []
         words = self.gpus.split(",")
         if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
             raise UsageError(f"--gpus {self.gpus}: expected a number above zero, as 8, or several, as 1,2,4,8")
-        return [Sharing(int(word), self.nodes or 1) for word in words]
+        numbers = [int(word) for word in words]
+        if twice := [number for number in numbers if numbers.count(number) > 1]:
+            raise UsageError(f"--gpus {self.gpus}: {twice[0]} is there twice; expected each number once")
+        return [Sharing(number, self.nodes or 1) for number in numbers]
 
     def cluster(self, plan: Plan) -> Cluster:
         """What the processes of a plan tell each other, and how long that takes."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plan"]
 
+ANY_FLOPS = 1.0
+"""Of an image: whether a speed was measured does not depend on them, and they are not known before the rehearsal."""
+
 
 @click.command()
 @preset_options
@@ -63,7 +66,12 @@ def plan(
     """
     from bigrun.activation import activate
     from bigrun.config import read_preset
+    from bigrun.peers.size import check_size
     from bigrun.planner.device import backend_of
+    from bigrun.planner.images import look_at_images
+    from bigrun.planner.measured import read_speed, tuned_speed
+    from bigrun.planner.predict import predict
+    from bigrun.planner.sharing import ALONE
     from bigrun.planner.sizes import parse_bytes
     from bigrun.terminal import say
 
@@ -71,16 +79,13 @@ def plan(
     ram_bytes = None if ram is None else parse_bytes(ram, "--ram")
     document = read_preset(preset, **overrides)
     config, _ = activate(document)  # before torch: a typo is answered at once
-    sharings = cluster.sharings()
     known = None if gpu is None else named_gpu(gpu, config.hardware.device, knows_memory=memory is not None)
-
-    from bigrun.planner.images import look_at_images
-    from bigrun.planner.measured import read_speed, tuned_speed
-    from bigrun.planner.predict import predict
-    from bigrun.planner.sharing import ALONE
-
-    seen = look_at_images(document) if images is None else None
     backend = backend_of(known, config.hardware.device)
+    speed = partial(tuned_speed, config, backend, gpu) if measured is None else partial(read_speed, measured)
+    sharings = cluster.sharings(gpu=known, tflops=tflops, speed=speed(ANY_FLOPS))
+    for sharing in sharings:  # before the first rehearsal: each takes seconds
+        check_size(config, sharing.processes)
+    seen = look_at_images(document) if images is None else None
     planned = partial(
         predict,
         document,
@@ -91,7 +96,7 @@ def plan(
         tflops=tflops,
         images=images if seen is None else seen.count,
         image_bytes=None if seen is None else seen.each_bytes,
-        measured=partial(tuned_speed, config, backend, gpu) if measured is None else partial(read_speed, measured),
+        measured=speed,
         tell=lambda line: say(line, error=True),
         seeks=len(sharings) < 2,
     )
