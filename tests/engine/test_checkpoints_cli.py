@@ -177,7 +177,9 @@ def test_what_is_no_run_is_said(tmp_path: Path, bigrun: Command, command: str) -
         assert re.match(rf"error: {place}: (holds no checkpoint|no such directory)", result.output)
 
 
-@pytest.mark.parametrize("words", ["checkpoints list", "checkpoints verify", "checkpoints prune --keep-last 2", "monitor"])
+@pytest.mark.parametrize(
+    "words", ["checkpoints list", "checkpoints verify", "checkpoints prune --keep-last 2", "monitor"]
+)
 def test_a_run_that_has_saved_nothing_yet_is_a_run(run: Path, words: str) -> None:
     """It begins with its configuration; the folder of checkpoints comes with the first, or is empty till then."""
     run.mkdir()
