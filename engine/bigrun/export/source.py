@@ -10,9 +10,9 @@ import attrs
 import tomli
 
 from bigrun.checkpoint import manifest
+from bigrun.checkpoint.absence import no_checkpoint
 from bigrun.checkpoint.disk import hash_file
 from bigrun.checkpoint.facts import load_facts, read_config
-from bigrun.checkpoint.absence import no_checkpoint
 from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY, MANIFEST, holds_checkpoint, is_place
 from bigrun.checkpoint.manifest import Manifest
 from bigrun.checkpoint.store import CheckpointStore
