@@ -39,7 +39,9 @@ def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
         run.event("branched", f"branched from {checkpoint} after step {run.step}", path=str(checkpoint))
     for setting in run.settings:
         if setting.took_effect is False:
-            text = f"{setting.name} = {setting.after} had no effect: {setting.evidence}"
+            is_as_before = setting.before == setting.after
+            what = f"stays {setting.after}" if is_as_before else f"= {setting.after} had no effect"
+            text = f"{setting.name} {what}: {setting.evidence}"
             run.event("setting-without-effect", text, "warning", setting=setting.name)
     announce_switched_off(run)
     for finding in run.findings:

@@ -87,8 +87,6 @@ class MemorySavers:
         why_not = two_passes_refusal(run.accumulate, run.strategy.world_size)
         if why_not is not None:
             run.record_setting(Setting(UPDATE, "off", "off", False, why_not))
-            message = f"plugins.memory-savers.update_in_backward has no effect: {why_not}"
-            run.event("update-in-backward-off", message, "warning")
             return
         from bigrun_savers.two_passes import keep_buffers
 
