@@ -37,6 +37,17 @@ class MemorySavers:
         self._passes: TwoPasses | None = None
         self._undo: Callable[[], None] | None = None
 
+    @property
+    def before_leaving(self) -> str | None:
+        """What has to be done before a run can go on without this plugin, whose states torch's AdamW cannot read."""
+        states = self.config.optimizer_states
+        if states == "fp32":
+            return None
+        return (
+            f"its optimizer's states are {states}; first let the run go on with --plugin memory-savers --set "
+            "plugins.memory-savers.optimizer_states=fp32 until a checkpoint is saved"
+        )
+
     # -- before the run ---------------------------------------------------------------------------------------
 
     @hookimpl
