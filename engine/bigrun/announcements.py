@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bigrun.checkpoint.layout import PROVENANCE
 from bigrun.machine import describe_machine, machine_changes, versions
+from bigrun.same_objective import KOLEO_GROUP
 from bigrun.switched_off import announce_switched_off
 
 if TYPE_CHECKING:
@@ -38,16 +39,33 @@ def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
         run.event("branched", f"branched from {checkpoint} after step {run.step}", path=str(checkpoint))
     for setting in run.settings:
         if setting.took_effect is False:
-            text = f"{setting.name} = {setting.after} had no effect: {setting.evidence}"
+            is_as_before = setting.before == setting.after
+            what = f"stays {setting.after}" if is_as_before else f"= {setting.after} had no effect"
+            text = f"{setting.name} {what}: {setting.evidence}"
             run.event("setting-without-effect", text, "warning", setting=setting.name)
     announce_switched_off(run)
     for finding in run.findings:
         run.event("data-finding", f"{finding.kind}: {finding.message}", "warning", finding=finding.kind)
     for change in changes:
-        run.event("config-changed", f"since the checkpoint: {change}")
+        announce_change(run, change)
     if checkpoint is not None:
         announce_machine(run, checkpoint)
         announce_data(run, checkpoint)
+
+
+def announce_change(run: Run, change: str) -> None:
+    """Say that an option has changed; a warning where nobody has set it and the objective is another with it."""
+    why = next((choice.why for choice in run.config.choices if choice.path == KOLEO_GROUP), None)
+    if why is None or run.config.objective.koleo_weight == 0 or not change.startswith(f"{KOLEO_GROUP}: "):
+        run.event("config-changed", f"since the checkpoint: {change}")
+        return
+    run.event(
+        "config-changed",
+        f"since the checkpoint: {change}, chosen by rule ({why}): the run goes on with another objective; if that is "
+        f"not meant, set {KOLEO_GROUP} to its old value, and data.micro_batch to a multiple of it",
+        "warning",
+        key=KOLEO_GROUP,
+    )
 
 
 def announce_machine(run: Run, checkpoint: Path) -> None:

@@ -87,6 +87,7 @@ def option(
     check: Callable[[Any], str | None] | None = None,
     rule: str | None = None,
     fixed: bool = False,
+    shapes: bool | Callable[[Any], object] = False,
     effective: Callable[[Any], bool] | None = None,
     otherwise: str = "",
     secret: bool | None = None,
@@ -100,6 +101,8 @@ def option(
         check: returns what is wrong with a value ("expected ..., got ..."), or None. Not asked about None.
         rule: the name of the rule that chooses the value when it is None.
         fixed: True when a resumed run must keep the value (architecture, data, order of samples).
+        shapes: True, for one that is `fixed`, when there are other tensors, or tensors of other shapes, with another
+            value; or a function of the value on which they depend: `bool` where only being off makes a difference.
         effective: given the finished section, tells whether the option has any effect. An option that is set
             although it has none is refused, so that nobody believes in a dead option.
         otherwise: why it has no effect, for that message.
@@ -111,6 +114,7 @@ def option(
         "check": check,
         "rule": rule,
         "fixed": fixed,
+        "shapes": shapes,
         "effective": effective,
         "otherwise": otherwise,
         "secret": secret,

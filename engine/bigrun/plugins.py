@@ -212,6 +212,7 @@ class Plugins:
                 "state_version": getattr(plugin, "state_version", 1),
                 "observer": bool(getattr(plugin, "observer", False)),
                 "state": self._contained(name, "state_dict", _json_state)(name, plugin),
+                **({"before_leaving": str(advice)} if (advice := getattr(plugin, "before_leaving", None)) else {}),
             }
             for name, plugin in self.active.items()
         }

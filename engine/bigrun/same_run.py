@@ -56,14 +56,29 @@ def check_same_run(
     }
     refused = [path for path in changes if _fixed(path) and ".".join(path) not in allowed_changes]
     if refused:
-        flags = " ".join(f"--allow-change {'.'.join(path)}" for path in refused)
+        bound = [path for path in refused if _shapes(path, old.get(path)) != _shapes(path, new.get(path))]
         raise RunDirectoryError(
             f"{checkpoint} is of a run with another configuration:\n"
             + "\n".join(f"  {changes[path]}" for path in refused)
-            + "\nrestore these values to continue it, or start beside it with --fresh; if the change is meant, and the "
-            f"run need not be one that was never stopped: {flags}"
+            + "\nrestore these values to continue it, or start beside it with --fresh"
+            + _ways_out([path for path in refused if path not in bound], bound)
         )
     return list(changes.values())
+
+
+def _ways_out(free: list[tuple[str, ...]], bound: list[tuple[str, ...]]) -> str:
+    """What may be done about options that may change if somebody means it, and about those that never may."""
+    text = ""
+    if free:
+        flags = " ".join(f"--allow-change {'.'.join(path)}" for path in free)
+        text += f"; if the change is meant, and the run need not be one that was never stopped: {flags}"
+    if bound:
+        names = ", ".join(".".join(path) for path in bound)
+        text += (
+            "\nno flag makes the weights of the checkpoint fit what gives them other shapes: set to the value of the "
+            f"checkpoint, also where a rule chooses another one now: {names}"
+        )
+    return text
 
 
 def _leaves(tables: dict[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -82,6 +97,13 @@ def _fixed(path: tuple[str, ...]) -> bool:
     """Whether an engine option must keep its value; plugins judge their own state."""
     option = _option(path)
     return option is not None and bool(option.metadata["fixed"])  # an option that is no more cannot be kept
+
+
+def _shapes(path: tuple[str, ...], value: Any) -> Any:
+    """What the shapes of weights depend on, of a value as TOML has it; None where they do not."""
+    option = _option(path)
+    shapes = option.metadata["shapes"] if option is not None else False
+    return shapes(value) if callable(shapes) else value if shapes else None
 
 
 def _default(path: tuple[str, ...]) -> Any:

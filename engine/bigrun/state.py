@@ -178,6 +178,12 @@ def check_dropped(run: Run, saved: dict[str, Any], drop_plugins: Collection[str]
             raise UsageError(f"--drop-plugin {name}: it is active; switch it off with --no-plugin {name} as well")
 
 
+def before_leaving(facts: Mapping[str, Any]) -> str:
+    """What a plugin, at the time of the save, has said is to be done before a run can do without it."""
+    advice = facts.get("before_leaving")
+    return f", but not from this checkpoint: {advice}" if isinstance(advice, str) else ""
+
+
 def check_plugins(run: Run, saved: dict[str, Any], drop_plugins: Collection[str]) -> None:
     """Active and saved: loaded. Active only: begins fresh. Saved only: refused, unless an observer or dropped."""
     for name, facts in saved.items():
@@ -194,7 +200,7 @@ def check_plugins(run: Run, saved: dict[str, Any], drop_plugins: Collection[str]
         else:
             raise RunDirectoryError(
                 f"plugin {name} was active when the checkpoint was saved and is not now; add --plugin {name}, "
-                f"or continue without it with --drop-plugin {name}"
+                f"or continue without it with --drop-plugin {name}{before_leaving(facts)}"
             )
     for name in run.plugins.active:
         if name not in saved:

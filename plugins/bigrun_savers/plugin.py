@@ -37,6 +37,17 @@ class MemorySavers:
         self._passes: TwoPasses | None = None
         self._undo: Callable[[], None] | None = None
 
+    @property
+    def before_leaving(self) -> str | None:
+        """What has to be done before a run can go on without this plugin, whose states torch's AdamW cannot read."""
+        states = self.config.optimizer_states
+        if states == "fp32":
+            return None
+        return (
+            f"its optimizer's states are {states}; first let the run go on with --plugin memory-savers --set "
+            "plugins.memory-savers.optimizer_states=fp32 until a checkpoint is saved"
+        )
+
     # -- before the run ---------------------------------------------------------------------------------------
 
     @hookimpl
@@ -87,8 +98,6 @@ class MemorySavers:
         why_not = two_passes_refusal(run.accumulate, run.strategy.world_size)
         if why_not is not None:
             run.record_setting(Setting(UPDATE, "off", "off", False, why_not))
-            message = f"plugins.memory-savers.update_in_backward has no effect: {why_not}"
-            run.event("update-in-backward-off", message, "warning")
             return
         from bigrun_savers.two_passes import keep_buffers
 

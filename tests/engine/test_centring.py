@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,6 +18,7 @@ from bigrun.objective import centring
 from bigrun.objective import targets as chunks
 from bigrun.objective.centring import SinkhornKnopp, SoftmaxCentring
 from bigrun.objective.sinkhorn import sinkhorn_bias
+from bigrun.testing.forker import start_together
 
 T = 0.05
 PROTOTYPES = torch.randn(24, 6, generator=torch.Generator().manual_seed(9))
@@ -56,6 +61,27 @@ def test_the_queue_holds_the_newest_rows_of_committed_steps() -> None:
         sinkhorn.commit()
     assert sinkhorn.filled == 10
     assert torch.equal(sinkhorn.queue, torch.cat(steps[3:0:-1])[:10])
+
+
+def one_rank(folder: Path, rank: int) -> int:
+    """One of two processes: its half of each step, with every warning of torch an error."""
+    warnings.simplefilter("error")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    sinkhorn = SinkhornKnopp(3, 6, queue_rows=10)
+    sinkhorn.group = dist.group.WORLD
+    for step in range(3):
+        sinkhorn.bias([rows(8, step)[4 * rank : 4 * rank + 4]], PROTOTYPES, T)
+        sinkhorn.commit()
+    torch.save(sinkhorn.queue, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+    return 0
+
+
+def test_the_queue_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    """And torch (2.10 to 2.13) warns of no collective in it."""
+    assert start_together("test_centring:one_rank", tmp_path, [os.environ] * 2, timeout_seconds=120) == [0, 0]
+    for rank in range(2):
+        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), torch.cat([rows(8, 2), rows(8, 1)])[:10])
 
 
 def test_a_step_that_was_skipped_leaves_queue_and_centre_alone() -> None:

@@ -174,7 +174,24 @@ def test_what_is_no_run_is_said(tmp_path: Path, bigrun: Command, command: str) -
     for place in (tmp_path / "nothing", tmp_path):
         result = bigrun(command, place, *more)
         assert result.exit_code == 2
-        assert re.match(rf"error: {place}: (has no checkpoints|no such directory)", result.output)
+        assert re.match(rf"error: {place}: (holds no checkpoint|no such directory)", result.output)
+
+
+@pytest.mark.parametrize(
+    "words", ["checkpoints list", "checkpoints verify", "checkpoints prune --keep-last 2", "monitor"]
+)
+def test_a_run_that_has_saved_nothing_yet_is_a_run(run: Path, words: str) -> None:
+    """It begins with its configuration; the folder of checkpoints comes with the first, or is empty till then."""
+    run.mkdir()
+    (run / "config.toml").write_text("")
+    for _ in range(2):
+        result = CliRunner().invoke(main, [*words.split(), str(run)])
+        if (run / "checkpoints").is_dir() and "verify" not in words and "monitor" not in words:
+            assert result.exit_code == 0, result.output  # an empty list; nothing to remove
+        else:
+            assert result.exit_code == 2
+            assert f"{run}: this run has no checkpoint yet; it saves its first after" in result.output
+        (run / "checkpoints").mkdir(exist_ok=True)
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------

@@ -60,6 +60,21 @@ def test_what_ends_one_of_a_launch_is_said_once(tmp_path: Path) -> None:
     assert done.stderr.count("FailsInStart failed in on_start") == 1
 
 
+@pytest.mark.parametrize("late", ["0", "1"])
+def test_a_refusal_of_all_is_said_once_whoever_comes_to_it_last(
+    tmp_path: Path, late: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process has begun the run, and of two it would be another objective. Ranks decide who says so."""
+    monkeypatch.setenv("LATE", late)
+    training = training_with(tmp_path, objective={"koleo_weight": 0.1})
+    assert training("--set", "run.max_steps=1").returncode == 0
+    main, other = training.together(2, "--plugin", "one_of_many.delays:BeginsLate")
+    assert main.returncode == other.returncode == ExitCode.USAGE
+    assert main.stderr.startswith("error: of the 4 images of a step each of 2 processes has 2: ")
+    assert main.stderr.count("error:") == 1
+    assert other.stderr == ""
+
+
 def test_a_board_whose_keeper_is_gone_is_asked_once(capfd: pytest.CaptureFixture[str]) -> None:
     """torch prints a stack of C++ for every question."""
     keeper = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)

@@ -110,6 +110,18 @@ def test_a_changed_learning_rate_is_allowed_and_said(bigrunner: Runner) -> None:
     assert "optimizer.base_lr: 0.001 -> 0.0005" in next(e.message for e in resumed.events if e.kind == "config-changed")
 
 
+@pytest.mark.parametrize(("group", "level"), [(None, "warning"), (2, "info")], ids=["by rule", "asked for"])
+def test_another_objective_by_rule_is_a_warning(bigrunner: Runner, group: int | None, level: str) -> None:
+    """Another micro-batch may be set; the groups among which KoLeo seeks neighbours follow it where they are open."""
+    begun = bigrunner.run(steps=2, objective={"koleo_weight": 0.1})
+    resumed = bigrunner.resume(begun, 1, data={"micro_batch": 2}, objective={"koleo_group": group})
+    resumed.assert_finished()
+    (said,) = [event for event in resumed.events if event.kind == "config-changed" and "koleo_group" in event.message]
+    assert said.level == level
+    assert "objective.koleo_group: 4 -> 2" in said.message
+    assert ("another objective" in said.message) == (level == "warning")
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over(bigrunner: Runner) -> None:
     straight = bigrunner.run(steps=3)
     straight.damage(2, "student")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from bigrun.checkpoint import manifest
+from bigrun.checkpoint.absence import no_checkpoint
 from bigrun.checkpoint.layout import (
     CHECKPOINTS,
     EMERGENCY,
@@ -76,8 +77,10 @@ def folders(run: Path) -> Iterator[tuple[str, Path]]:
         found = [(name, run / name) for name in (CHECKPOINTS, EMERGENCY) if (run / name).is_dir()]
         is_there = run.is_dir()
     if not found:
-        what = "has no checkpoints" if is_there else f"no such directory{did_you_mean_path(run, is_place)}"
-        raise UsageError(f"{run}: {what}; expected a run directory, such as runs/my_run")
+        if is_there:
+            raise UsageError(no_checkpoint(run))
+        hint = did_you_mean_path(run, is_place)
+        raise UsageError(f"{run}: no such directory{hint}; expected a run directory, such as runs/my_run")
     return iter(found)
 
 
@@ -191,7 +194,7 @@ def find_checkpoints(place: Path, steps: Collection[int] = ()) -> list[Path]:
         ]
         paths = [path for group in found for _, path in sorted(group) if holds_checkpoint(path)]
     if not paths:
-        raise UsageError(f"{place}: has no checkpoints")
+        raise UsageError(no_checkpoint(place))
     return paths
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 
+from bigrun.checkpoint.absence import no_checkpoint
 from bigrun.checkpoint.layout import CHECKPOINTS
 from bigrun.checkpoint.listing import look
 from bigrun.checkpoint.records import verified_records
@@ -45,7 +46,7 @@ def unused(run: Path) -> Iterator[RunLock]:
     with reading(run):
         has_checkpoints = (run / CHECKPOINTS).is_dir()
     if not has_checkpoints:
-        raise UsageError(f"{run}: has no checkpoints; expected a run directory, such as runs/my_run")
+        raise UsageError(no_checkpoint(run))
     refuse_links(run)
     lock = RunLock(run)
     lock.acquire()

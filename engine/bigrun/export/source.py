@@ -10,6 +10,7 @@ import attrs
 import tomli
 
 from bigrun.checkpoint import manifest
+from bigrun.checkpoint.absence import no_checkpoint
 from bigrun.checkpoint.disk import hash_file
 from bigrun.checkpoint.facts import load_facts, read_config
 from bigrun.checkpoint.layout import CHECKPOINTS, CONFIG, EMERGENCY, MANIFEST, holds_checkpoint, is_place
@@ -125,7 +126,7 @@ def find_checkpoint(path: Path, on_problem: Callable[[str], None]) -> Path:
         except CheckpointError as error:
             raise DamagedCheckpointError(str(error)) from None
     if newest is None:
-        raise UsageError(f"{path}: holds no checkpoint; expected a run directory or one of its checkpoints")
+        raise UsageError(no_checkpoint(path))
     return newest
 
 

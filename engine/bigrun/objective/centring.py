@@ -86,9 +86,9 @@ class SinkhornKnopp(Centring):
         """The rows of all processes, by rank; each has as many."""
         if self.group is None:
             return rows
-        found = rows.new_empty(dist.get_world_size(self.group) * len(rows), rows.shape[1])
-        dist.all_gather_into_tensor(found, rows, group=self.group)
-        return found
+        found = [torch.empty_like(rows) for _ in range(dist.get_world_size(self.group))]
+        dist.all_gather(found, rows, group=self.group)  # torch 2.13 warns of the one into a single tensor
+        return torch.cat(found)
 
 
 class SoftmaxCentring(Centring):

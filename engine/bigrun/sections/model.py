@@ -23,14 +23,22 @@ class Model:
         help="Named size: width, depth, heads, ffn and ffn_hidden that the preset does not set itself; one of "
         f"{', '.join(ARCHITECTURES)}; vit_7b also sets qkv_bias and untie_global_and_local_cls_norm.",
     )
-    width: int = option(384, check=between(4, 65536), fixed=True, help="Embedding width D.")
-    depth: int = option(12, check=between(1, 1000), fixed=True, help="Number of blocks L.")
-    heads: int = option(6, check=between(1, 1000), fixed=True, help="Attention heads; 4 * heads divides the width.")
-    ffn: Literal["mlp", "swiglu"] = option("mlp", fixed=True, help="Feed-forward layer: MLP with GELU, or SwiGLU.")
-    ffn_hidden: int = option(1536, check=between(1, 2**20), fixed=True, help="Hidden width of the feed-forward layer.")
-    patch_size_px: int = option(16, check=between(1, 1000), fixed=True, help="Side of a patch.")
-    in_channels: int = option(3, check=between(1, 1000), fixed=True, help="Channels of the input image.")
-    storage_tokens: int = option(4, check=between(0, 1000), fixed=True, help="Storage (register) tokens R.")
+    width: int = option(384, check=between(4, 65536), fixed=True, shapes=True, help="Embedding width D.")
+    depth: int = option(12, check=between(1, 1000), fixed=True, shapes=True, help="Number of blocks L.")
+    heads: int = option(
+        6, check=between(1, 1000), fixed=True, shapes=True, help="Attention heads; 4 * heads divides the width."
+    )
+    ffn: Literal["mlp", "swiglu"] = option(
+        "mlp", fixed=True, shapes=True, help="Feed-forward layer: MLP with GELU, or SwiGLU."
+    )
+    ffn_hidden: int = option(
+        1536, check=between(1, 2**20), fixed=True, shapes=True, help="Hidden width of the feed-forward layer."
+    )
+    patch_size_px: int = option(16, check=between(1, 1000), fixed=True, shapes=True, help="Side of a patch.")
+    in_channels: int = option(3, check=between(1, 1000), fixed=True, shapes=True, help="Channels of the input image.")
+    storage_tokens: int = option(
+        4, check=between(0, 1000), fixed=True, shapes=True, help="Storage (register) tokens R."
+    )
     rope_base: float | None = option(100.0, check=within(1, 1e9), fixed=True, help="Base of the RoPE periods.")
     rope_period_range: tuple[float, float] | None = option(
         None, check=interval(0, 1e9), fixed=True, help="Shortest and longest RoPE period, instead of rope_base."
@@ -56,33 +64,44 @@ class Model:
     rope_dtype: Literal["fp32", "bf16"] = option(
         "fp32", fixed=True, help="Type of the RoPE tables; published models were trained with bf16, off by up to 0.03."
     )
-    qkv_bias: bool = option(True, fixed=True, help="Bias of the query, key and value projection.")
+    qkv_bias: bool = option(True, fixed=True, shapes=True, help="Bias of the query, key and value projection.")
     mask_k_bias: bool = option(
         True,
         fixed=True,
+        shapes=True,
         effective=lambda m: m.qkv_bias,
         otherwise="model.qkv_bias = false",
         help="Hold the key's bias at zero (softmax is invariant to it).",
     )
-    proj_bias: bool = option(True, fixed=True, help="Bias of the attention's output projection.")
-    ffn_bias: bool = option(True, fixed=True, help="Biases of the feed-forward layer.")
+    proj_bias: bool = option(True, fixed=True, shapes=True, help="Bias of the attention's output projection.")
+    ffn_bias: bool = option(True, fixed=True, shapes=True, help="Biases of the feed-forward layer.")
     norm: Literal["layernorm", "layernormbf16", "rmsnorm"] = option(
-        "layernormbf16", fixed=True, help="LayerNorm with eps 1e-6, with eps 1e-5, or RMSNorm."
+        "layernormbf16",
+        fixed=True,
+        shapes=lambda norm: norm == "rmsnorm",
+        help="LayerNorm with eps 1e-6, with eps 1e-5, or RMSNorm.",
     )
     layerscale: float | None = option(
-        1e-5, check=within(0, 1000), fixed=True, help="Initial LayerScale; false: no LayerScale."
+        1e-5,
+        check=within(0, 1000),
+        fixed=True,
+        shapes=bool,
+        help="Initial LayerScale; false: no LayerScale.",
     )
     drop_path_fraction: float = option(
         0.1, check=between(0, 0.99), help="Samples whose residual branch is skipped (student)."
     )
-    untie_cls_and_patch_norms: bool = option(False, fixed=True, help="Separate final norms for class and patch tokens.")
+    untie_cls_and_patch_norms: bool = option(
+        False, fixed=True, shapes=True, help="Separate final norms for class and patch tokens."
+    )
     untie_global_and_local_cls_norm: bool = option(
-        True, fixed=True, help="Separate final class-token norm for local crops, in training."
+        True, fixed=True, shapes=True, help="Separate final class-token norm for local crops, in training."
     )
 
     scale_embedding: bool = option(
         False,
         fixed=True,
+        shapes=True,
         help="The network is told the size of each view's pixels in mm, where the data set knows it [spec 2.5]; "
         "features at evaluation and export are those of a network that is told nothing.",
     )

@@ -19,6 +19,7 @@ def _ibot(default: Any, *, help: str, check: Callable[[Any], str | None], rule: 
         check=check,
         rule=rule,
         fixed=True,
+        shapes=True,
         effective=lambda objective: objective.ibot_weight > 0,
         otherwise="objective.ibot_weight = 0",
         help=help,
@@ -35,6 +36,7 @@ class Objective:
         1.0,
         check=between(0, 1e6),
         fixed=True,
+        shapes=bool,
         help="Weight of the iBOT loss on masked patches; 0: no masks, no head.",
     )
     koleo_weight: float = option(
@@ -55,20 +57,23 @@ class Objective:
         otherwise="objective.koleo_weight = 0",
         help="KoLeo takes the mean over so many nearest neighbours.",
     )
-    head_layers: int = option(3, check=between(1, 10), fixed=True, help="Linear layers in front of the bottleneck.")
+    head_layers: int = option(
+        3, check=between(1, 10), fixed=True, shapes=True, help="Linear layers in front of the bottleneck."
+    )
     head_hidden: int = option(
         2048,
         check=between(1, 2**20),
         fixed=True,
+        shapes=True,
         effective=lambda objective: objective.head_layers > 1,
         otherwise="objective.head_layers = 1 has no hidden layer",
         help="Hidden width of the projection heads.",
     )
     head_bottleneck: int = option(
-        256, check=between(1, 2**20), fixed=True, help="Width of their normalised bottleneck."
+        256, check=between(1, 2**20), fixed=True, shapes=True, help="Width of their normalised bottleneck."
     )
     prototypes: int | None = option(
-        None, check=between(2, 2**24), rule="prototypes", fixed=True, help="Prototypes K of the DINO head."
+        None, check=between(2, 2**24), rule="prototypes", fixed=True, shapes=True, help="Prototypes K of the DINO head."
     )
     ibot_head_hidden: int | None = _ibot(
         None, check=between(1, 2**20), help="Hidden width of the head on patches; absent: head_hidden."
@@ -101,6 +106,7 @@ class Objective:
     centring: Literal["sinkhorn", "softmax"] = option(
         "sinkhorn",
         fixed=True,
+        shapes=True,
         help="What balances the teacher's targets: Sinkhorn-Knopp over the step, or a moving average of its logits.",
     )
     sinkhorn_iterations: int = option(
@@ -120,6 +126,7 @@ class Objective:
         0,
         check=between(0, 10_000),
         fixed=True,
+        shapes=True,
         effective=lambda objective: objective.centring == "sinkhorn" and objective.sinkhorn_scope == "effective",
         otherwise="only Sinkhorn-Knopp over the effective batch has a queue",
         help="Class tokens of so many past steps take part in the balance; for less than K / 64 rows a step.",

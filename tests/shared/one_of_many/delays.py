@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bigrun import hookimpl
 from bigrun.model.block import Block
-from one_of_many.who import is_other
+from one_of_many.who import is_named, is_other
 
 SECONDS = 0.3
 """In each step."""
@@ -110,3 +110,12 @@ class Waits:
     def before_step(self) -> None:
         if not Path("go").exists():
             time.sleep(0.2)
+
+
+class BeginsLate:
+    """The process that `LATE` names is behind the others when they look at how the images of a step are divided."""
+
+    @hookimpl
+    def configure_device(self, run: Any) -> None:
+        if is_named(run, "LATE"):
+            time.sleep(SECONDS)
