@@ -82,12 +82,13 @@ for board in boards:
     board.listen("end", "end-heard")
 time.sleep(0.3)
 for board in boards:
+    board.stop_listening()
+    board.close()
     board.close()
 """
 
 
 def test_a_process_that_has_closed_its_board_ends_well() -> None:
     """A thread that comes back from torch's C++ while Python goes away would end the process with SIGABRT."""
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run([sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

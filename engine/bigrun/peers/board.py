@@ -35,7 +35,8 @@ class Board:
         self._lock = threading.Lock()
         """Held until the store has answered."""
         self._is_late = False
-        self._closed = threading.Event()
+        self._is_deaf = threading.Event()
+        self._is_closed = False
         self._heard: dict[str, str] = {}
         self._posted: dict[int, Any] = {}
 
@@ -64,19 +65,24 @@ class Board:
         may be gone, and the board with it, when this one asks."""
 
         def listening() -> None:
-            while not self._closed.wait(LISTENING_SECONDS):
+            while not self._is_deaf.wait(LISTENING_SECONDS):
                 if any(words["rank"] != self.rank for words in self.heard(what)):
                     self.say(answer, {})
                     return
 
         threading.Thread(target=listening, name="board", daemon=True).start()
 
+    def stop_listening(self) -> None:
+        """Answer nobody from here on."""
+        self._is_deaf.set()
+
     def close(self) -> None:
-        """Ask and listen no more; waits for what is asked at this moment, unless its answer is late. A thread that came
-        back from torch's C++ while Python goes away would end the process with SIGABRT."""
-        self._closed.set()
-        if not self._is_late:
-            self._lock.acquire(timeout=ANSWER_SECONDS)
+        """Ask no more; waits for what is asked at this moment, unless its answer is late. A thread that came back from
+        torch's C++ while Python goes away would end the process with SIGABRT."""
+        self.stop_listening()
+        if not self._is_closed:
+            self._is_closed = True
+            self._lock.acquire(timeout=0 if self._is_late else ANSWER_SECONDS)
 
     def wait_for_others(self, what: str, seconds: float) -> None:
         """Until all others have said something of it, or so long, or the board is gone."""
@@ -105,7 +111,7 @@ class Board:
     def _ask(self, question: Callable[[Any], object]) -> None:
         """Ask the store, in a thread: torch waits for ever for one whose process is stopped, or whose machine is lost.
         Until that one has answered after all nothing more is asked; of one that is gone, never again."""
-        if self._is_gone or self._closed.is_set():
+        if self._is_gone or self._is_closed:
             return
         if not self._lock.acquire(timeout=0 if self._is_late else ANSWER_SECONDS):
             return
@@ -115,7 +121,7 @@ class Board:
             from torch.distributed import DistNetworkError
 
             try:
-                if not self._is_gone and not self._closed.is_set():
+                if not self._is_gone and not self._is_closed:
                     question(self._store)
             except RuntimeError as error:
                 self._is_gone = self._is_gone or isinstance(error, DistNetworkError)

@@ -196,7 +196,7 @@ class Peers:
         """
         self._known, self._is_quiet = error, quiet
         if self.board is not None:
-            self.board.close()  # it goes away with the process that has it, and nobody ends alone from here on
+            self.board.stop_listening()  # it goes away with the process that has it, and nobody ends alone from here on
 
     def alike(self, error: E) -> E:
         """An error that all processes raise here, and of which the main one tells."""
