@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 
+from bigrun.launch.rendezvous import Rendezvous
 from bigrun.launch.size import threads_each
 
 __all__ = ["places"]
@@ -22,18 +23,13 @@ def places(processes: int) -> Iterator[list[dict[str, str]]]:
     import torch.distributed as dist
 
     store = dist.TCPStore(HOST, 0, None, is_master=True, timeout=START, wait_for_workers=False)  # type: ignore[attr-defined]
-    together = {
-        **os.environ,
-        **threads_each(processes),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "GROUP_RANK": "0",
-        "GROUP_WORLD_SIZE": "1",
-        "MASTER_ADDR": HOST,
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_MAX_RESTARTS": "0",
-        "TORCHELASTIC_RUN_ID": "bigrun-dry-run",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
-    yield [together | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    meeting = Rendezvous(
+        size=processes,
+        local_size=processes,
+        host=HOST,
+        port=store.port,
+        run_id="bigrun-dry-run",
+        is_in_launcher=True,
+    )
+    here = os.environ | threads_each(processes)
+    yield [here | meeting.environment(rank, rank) for rank in range(processes)]

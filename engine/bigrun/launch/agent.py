@@ -18,6 +18,7 @@ from torch.distributed.elastic.agent.server.api import (
 )
 
 from bigrun.launch.group import Group
+from bigrun.launch.rendezvous import Rendezvous
 from bigrun.supervisor.signals import next_signal
 
 __all__ = ["Agent"]
@@ -60,22 +61,18 @@ class Agent(SimpleElasticAgent):
             for worker in worker_group.workers
         }
 
-    def _place(self, group: WorkerGroup, worker: Any) -> dict[str, str]:
-        """What torchrun tells a process by its environment, as far as torch or bigrun ask."""
-        return {
-            "RANK": str(worker.global_rank),
-            "WORLD_SIZE": str(worker.world_size),
-            "LOCAL_RANK": str(worker.local_rank),
-            "LOCAL_WORLD_SIZE": str(group.spec.local_world_size),
-            "GROUP_RANK": str(group.group_rank),
-            "GROUP_WORLD_SIZE": str(group.group_world_size),
-            "MASTER_ADDR": str(group.master_addr),
-            "MASTER_PORT": str(group.master_port),
-            "TORCHELASTIC_RESTART_COUNT": "0",
-            "TORCHELASTIC_MAX_RESTARTS": "0",
-            "TORCHELASTIC_RUN_ID": group.spec.rdzv_handler.get_run_id(),
-            "TORCHELASTIC_USE_AGENT_STORE": str(group.spec.rdzv_handler.use_agent_store),
-        }
+    def _place(self, group: Any, worker: Any) -> dict[str, str]:
+        meeting = Rendezvous(
+            size=worker.world_size,
+            local_size=group.spec.local_world_size,
+            node_rank=group.group_rank,
+            nodes=group.group_world_size,
+            host=str(group.master_addr),
+            port=group.master_port,
+            run_id=group.spec.rdzv_handler.get_run_id(),
+            is_in_launcher=group.spec.rdzv_handler.use_agent_store,
+        )
+        return meeting.environment(worker.global_rank, worker.local_rank)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         is_running = self.group.look()
