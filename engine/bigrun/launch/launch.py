@@ -17,6 +17,7 @@ from bigrun.launch.group import Group
 from bigrun.launch.size import Nodes, processes_here, threads_each
 from bigrun.lock import RunLock
 from bigrun.peers.size import check_size
+from bigrun.process_end import end_without_finalisation
 from bigrun.supervisor.attempt import Attempt
 from bigrun.supervisor.command import words_of
 from bigrun.supervisor.history import describe_end
@@ -96,6 +97,7 @@ def run_agent(
 
     from bigrun.launch.agent import Agent
 
+    end_without_finalisation()
     try:
         parameters = RendezvousParameters(run_id=RUN_ID, min_nodes=nodes.count, max_nodes=nodes.count, **meeting(nodes))
         spec = WorkerSpec(

@@ -13,6 +13,7 @@ from typing import Any
 
 from bigrun.peers.errors import PeerLostError, first_line
 from bigrun.peers.place import Place
+from bigrun.process_end import end_without_finalisation
 
 __all__ = ["meet", "slack"]
 
@@ -35,6 +36,7 @@ def meet(place: Place, *, uses_gpu: bool, patience: timedelta) -> Any:
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
+    end_without_finalisation()
     if uses_gpu:
         torch.cuda.set_device(place.local_rank)
     begin = min(patience, START)

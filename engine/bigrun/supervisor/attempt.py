@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bigrun.cli import main as command_line
 from bigrun.machine import describe_machine
 from bigrun.markers import hookimpl
+from bigrun.process_end import run_command
 from bigrun.supervisor.device import check_device
 from bigrun.supervisor.signals import BLOCKED
 
@@ -103,4 +104,5 @@ def main(number: int, step_file: int, supervisor: int, before: str, backend: str
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5], sys.argv[6:])
+    number, step_file, parent = map(int, sys.argv[1:4])
+    run_command(lambda: main(number, step_file, parent, sys.argv[4], sys.argv[5], sys.argv[6:]))

@@ -1,0 +1,67 @@
+"""How the process of a command ends: with its exit code, whatever native threads do meanwhile."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import warm
+from one_of_many.folder import put_into
+from training import Training
+
+ASKS_FOR_EVER = ["--plugin", "one_of_many.threads:AsksForEver"]
+ENDS = """
+import atexit, sys, threading, time
+from bigrun.process_end import end_without_finalisation, run_command
+
+class Said:
+    def __del__(self):
+        print("finalised")
+
+kept = Said()
+
+def command():
+    atexit.register(print, "at exit", end="")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("a thread that is no daemon"))).start()
+    {skip}
+    {end}
+
+run_command(command)
+"""
+
+
+def ended(end: str, skip: str = "end_without_finalisation()") -> subprocess.CompletedProcess[str]:
+    program = ENDS.format(end=end, skip=skip)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("sys.exit(3)", 3),
+        ("sys.exit()", 0),
+        ("pass", 0),
+        ("sys.exit(-1)", 255),
+        ("sys.exit('a message')", 1),
+        ("1 / 0", 1),
+    ],
+)
+@pytest.mark.parametrize("skip", ["end_without_finalisation()", "pass"])
+def test_a_command_ends_as_python_would_end_it(end: str, code: int, skip: str) -> None:
+    done = ended(end, skip)
+    assert done.returncode == code
+    said = "a thread that is no daemon\nat exit"
+    assert done.stdout == (said if skip != "pass" else f"{said}finalised\n")
+    assert (done.stderr == "a message\n") == ("message" in end)
+    assert ("ZeroDivisionError: division by zero\n" in done.stderr) == ("/" in end)
+
+
+def test_a_run_of_several_ends_with_its_exit_code_while_native_threads_need_python(tmp_path: Path) -> None:
+    """Finalisation would end it with SIGABRT."""
+    put_into(tmp_path)
+    training = Training(tmp_path)
+    done = warm.bigrun(tmp_path, "launch", "tiny.toml", "--processes", "2", *ASKS_FOR_EVER)
+    assert done.returncode == 0, done.stderr
+    assert (training.run / "checkpoints").is_dir()
