@@ -206,7 +206,8 @@ def test_processes_with_other_run_directories_are_refused(tmp_path: Path) -> Non
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize(("strategy", "resumes"), [("fsdp", False), pytest.param("ddp", True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "resumes"), [("fsdp", False), ("ddp", True)])
 def test_a_process_that_does_not_see_the_run_directory_is_refused(tmp_path: Path, strategy: str, resumes: bool) -> None:
     """Another machine, with another disk at the same path."""
     for name in ("one", "two"):

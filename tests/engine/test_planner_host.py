@@ -121,7 +121,7 @@ class Built:
         self.bytes = sum(tensor.nbytes for tensor in (*objective.parameters(), *objective.buffers()))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_each_process_builds_whole_networks_in_the_memory_of_its_machine(tmp_path: Path, strategy: str) -> None:
     """They are gone when copies of the state and images come: only what is beyond those counts."""
     few = {"data": {"workers": 0, "effective_batch": 8, "micro_batch": 1}, "parallel": {"strategy": strategy}}

@@ -94,14 +94,8 @@ def test_bar_31_a_process_that_hangs_is_named_and_ends_all(
     assert not list(folder.glob("hang*.json"))
 
 
-@pytest.mark.parametrize(
-    ("rank", "strategy"),
-    [
-        (1, "ddp"),
-        pytest.param(0, "ddp", marks=pytest.mark.slow),
-        pytest.param(1, "fsdp", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "strategy"), [(1, "ddp"), (0, "ddp"), (1, "fsdp")])
 def test_bar_31_a_process_that_is_stopped_is_named_and_ends_all(tmp_path: Path, rank: int, strategy: str) -> None:
     training = endless(tmp_path, parallel={"strategy": strategy})
     words = ("--processes", "2", "--grace-seconds", "6")
