@@ -117,7 +117,9 @@ def test_the_branch_begins_with_the_whole_state_and_says_where_it_comes_from(big
     assert run.header[0].endswith(f"branch (branched after step 6, from {source})")
 
 
-@pytest.mark.parametrize("form", ["linear", "cosine", "sqrt"])
+@pytest.mark.parametrize(
+    "form", ["sqrt", *(pytest.param(form, marks=pytest.mark.slow) for form in ("linear", "cosine"))]
+)
 def test_the_learning_rate_of_every_step_is_that_of_the_formula(bigrunner: Runner, form: str) -> None:
     old = endless(bigrunner)
     schedule = {"cooldown_steps": 4, "cooldown_form": form}

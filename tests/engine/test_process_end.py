@@ -62,6 +62,6 @@ def test_a_run_of_several_ends_with_its_exit_code_while_native_threads_need_pyth
     """Finalisation would end it with SIGABRT."""
     put_into(tmp_path)
     training = Training(tmp_path)
-    done = warm.bigrun(tmp_path, "launch", "tiny.toml", "--processes", "2", *ASKS_FOR_EVER)
+    done = warm.bigrun(tmp_path, "launch", "tiny.toml", "--processes", "2", "--set", "run.max_steps=1", *ASKS_FOR_EVER)
     assert done.returncode == 0, done.stderr
     assert (training.run / "checkpoints").is_dir()

@@ -48,7 +48,7 @@ def damaged_run(bigrunner: Runner, valid: int, harms: list[Callable[[Path], None
 
 
 @pytest.mark.parametrize("harms", [PARTIAL, [flip_bit] * 3], ids=["partial", "one bit"])
-@pytest.mark.parametrize("valid", [1, 4])
+@pytest.mark.parametrize("valid", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_bar_13_the_valid_one_is_kept(bigrunner: Runner, valid: int, harms: list[Callable[[Path], None]]) -> None:
     directory = damaged_run(bigrunner, valid, harms)
     second = bigrunner.run(

@@ -9,7 +9,9 @@ import pytest
 from training import ENDLESS, Training
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGUSR1, pytest.param(signal.SIGUSR2, marks=pytest.mark.slow)], ids=lambda number: number.name
+)
 def test_bar_18_the_signals_of_a_scheduler_stop_a_run(tmp_path: Path, number: signal.Signals) -> None:
     training = Training(tmp_path, **ENDLESS)
     with training.begun() as process:

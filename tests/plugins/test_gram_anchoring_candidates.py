@@ -422,7 +422,7 @@ class Records:
 BY_PROBE = {"choose_by": "probe/knn_accuracy"}
 
 
-@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_best_by_a_metric_that_is_recorded_in_the_same_step_is_chosen(bigrunner: Runner, every: int) -> None:
     """How often is logged makes no difference."""
     for winner in (2, 4):

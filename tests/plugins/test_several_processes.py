@@ -61,7 +61,7 @@ def test_images_that_cannot_be_sent_are_refused(bigrunner: Runner) -> None:
         bigrunner.together("console", dataset=Local())
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_they_call_the_hooks_of_one_process_and_the_main_one_writes(bigrunner: Runner, strategy: str) -> None:
     members, directory = run(bigrunner, {**TOGETHER, "one_of_many.networks:Passes": {}}, strategy)
     check_finished(members)

@@ -23,5 +23,5 @@ class AsksForEver:
             while True:
                 mine.check(["key"])
 
-        for _ in range(3):
+        for _ in range(2):
             threading.Thread(target=ask, daemon=True).start()
