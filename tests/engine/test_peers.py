@@ -255,7 +255,6 @@ def test_two_processes_are_one_also_after_a_change_of_their_number(tmp_path: Pat
     assert len(training.events("resumed")) == 1
 
 
-@pytest.mark.slow
 def test_three_processes_and_back_to_one(tmp_path: Path) -> None:
     tables = merge(EXACT, {"data": {"effective_batch": 6, "micro_batch": 2}})
     trainings = []
