@@ -15,7 +15,7 @@ class AsksForEver:
     """Each comes back from native code all the time, and needs Python for it."""
 
     @hookimpl
-    def on_start(self) -> None:
+    def teardown(self) -> None:
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
         def ask() -> None:
@@ -23,5 +23,5 @@ class AsksForEver:
             while True:
                 mine.check(["key"])
 
-        for _ in range(2):
+        for _ in range(3):
             threading.Thread(target=ask, daemon=True).start()
