@@ -58,6 +58,7 @@ REVIEWED = {
     "engine/bigrun/lock.py": {"socket"},  # gethostname
     "engine/bigrun/parallel.py": {"multiprocessing"},  # pickles between own processes, over own pipes
     "engine/bigrun/process.py": {"ctypes"},  # mallopt of the C library
+    "engine/bigrun/process_end.py": {"ctypes"},  # fflush of the C library
     "engine/bigrun/provenance/packages.py": {"importlib", "urllib"},  # metadata; urllib.parse splits a URL
     "engine/bigrun/provenance/repository.py": {"subprocess"},  # git, without what its configuration names
     "engine/bigrun/redaction.py": {"urllib"},  # urllib.parse spells, and fetches nothing

@@ -1,13 +1,15 @@
 """The command `bigrun`, also as `python -m bigrun`."""
 
-from bigrun.process_end import run_command
+from bigrun.process_end import as_process
+from bigrun.standard_streams import open_standard_streams
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """End as the command line does."""
-    run_command(command_line)
+    """Run the command line, and end the process as it ends."""
+    open_standard_streams()
+    as_process(command_line)
 
 
 def command_line() -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
-__all__ = ["end_without_finalisation", "run_command"]
+__all__ = ["as_process", "end_without_finalisation"]
 
-_SKIPS: list[bool] = []
-"""Not empty once Python's finalisation is to be skipped."""
+_is_abrupt = threading.Event()
 
 
 def end_without_finalisation() -> None:
-    """Let this process, if it is that of `run_command`, end after all that is registered with `atexit`, and without
-    Python's finalisation. To be called by whoever starts native threads that outlive what they work for.
+    """Let this process, if it is that of a command (`as_process`), end after all that is registered with `atexit`, and
+    without Python's finalisation. To be called by whoever starts native threads that outlive what they work for.
 
     A thread of torch's distributed library that needs Python while it is finalised ends the process with SIGABRT,
     "terminate called without an active exception", in place of its exit code. gloo's threads need it for the last
@@ -24,18 +26,22 @@ def end_without_finalisation() -> None:
     and a network, an objective or a traceback does. Of 120 processes with starved threads that ended behind an
     exchange 22 were aborted (torch 2.13).
     """
-    _SKIPS.append(True)
+    _is_abrupt.set()
 
 
-def run_command(command: Callable[[], object]) -> None:
-    """Call a command, which ends with `SystemExit`, with another exception, or well."""
+def as_process(command: Callable[[], object]) -> None:
+    """Call a command, which ends with `SystemExit`, with another exception, or well: this process ends as it does."""
     code = 1  # of an exception, which Python prints
 
     def end() -> None:
-        if _SKIPS:
+        if not _is_abrupt.is_set():
+            return
+        try:
             for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or there is none
+                with contextlib.suppress(OSError, ValueError):  # full, or closed
                     stream.flush()
+            ctypes.CDLL(None).fflush(None)  # what native libraries have printed
+        finally:  # also of Ctrl-C, while nobody reads what is flushed
             os._exit(code)
 
     atexit.register(end)  # before all others, and so called after them
@@ -45,10 +51,13 @@ def run_command(command: Callable[[], object]) -> None:
     except SystemExit as error:
         code = code_of(error)
         raise
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+        raise
 
 
 def code_of(error: SystemExit) -> int:
-    """The exit code that Python would end with; a message, which it prints, is 1."""
+    """The exit code that a parent sees; that of a message, which Python prints, is 1."""
     if error.code is None:
         return 0
     return error.code & 0xFF if isinstance(error.code, int) else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from training import Training
 ASKS_FOR_EVER = ["--plugin", "one_of_many.threads:AsksForEver"]
 ENDS = """
 import atexit, sys, threading, time
-from bigrun.process_end import end_without_finalisation, run_command
+from bigrun.process_end import as_process, end_without_finalisation
 
 class Said:
     def __del__(self):
@@ -28,13 +29,14 @@ def command():
     {skip}
     {end}
 
-run_command(command)
+as_process(command)
 """
 
 
 def ended(end: str, skip: str = "end_without_finalisation()") -> subprocess.CompletedProcess[str]:
     program = ENDS.format(end=end, skip=skip)
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=buffered)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,24 @@ def test_a_command_ends_as_python_would_end_it(end: str, code: int, skip: str) -
     assert done.stdout == (said if skip != "pass" else f"{said}finalised\n")
     assert (done.stderr == "a message\n") == ("message" in end)
     assert ("ZeroDivisionError: division by zero\n" in done.stderr) == ("/" in end)
+
+
+@pytest.mark.parametrize("raised", ["OSError", "KeyboardInterrupt", "AttributeError"])
+def test_what_cannot_be_flushed_changes_no_exit_code(raised: str) -> None:
+    """A full disk; Ctrl-C while nobody reads; a stream of a plugin's own."""
+    stream = f"sys.stdout = type('Stream', (), {{'flush': lambda self: (_ for _ in ()).throw({raised})}})()"
+    assert ended(f"{stream}; sys.exit(3)").returncode == 3
+
+
+def test_what_native_libraries_have_printed_is_there() -> None:
+    assert "of C" in ended("import ctypes; ctypes.CDLL(None).printf(b'of C')").stdout
+
+
+def test_nothing_is_to_be_called_at_exit_before_the_command_begins() -> None:
+    """What was registered by then would not be called."""
+    program = "import atexit, bigrun.__main__, bigrun.supervisor.attempt; print(atexit._ncallbacks())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
 
 
 def test_a_run_of_several_ends_with_its_exit_code_while_native_threads_need_python(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bigrun.cli import main as command_line
 from bigrun.machine import describe_machine
 from bigrun.markers import hookimpl
-from bigrun.process_end import run_command
+from bigrun.process_end import as_process
 from bigrun.supervisor.device import check_device
 from bigrun.supervisor.signals import BLOCKED
 
@@ -105,4 +105,4 @@ def main(number: int, step_file: int, supervisor: int, before: str, backend: str
 
 if __name__ == "__main__":
     number, step_file, parent = map(int, sys.argv[1:4])
-    run_command(lambda: main(number, step_file, parent, sys.argv[4], sys.argv[5], sys.argv[6:]))
+    as_process(lambda: main(number, step_file, parent, sys.argv[4], sys.argv[5], sys.argv[6:]))
