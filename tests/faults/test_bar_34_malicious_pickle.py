@@ -349,7 +349,7 @@ def test_bar_34_a_module_of_the_current_folder_does_not_stand_in_for_a_library(t
     """In a real process: `bigrun`, not `python -m bigrun`, which Python itself starts with the folder in front."""
     for name in ("torch", "numpy", "safetensors", "tomli_w"):  # an editable install is found last
         (trained.folder / f"{name}.py").write_text(f"import pathlib; pathlib.Path({str(canary)!r}).touch()")
-    command = [sys.executable, "-P", "-c", "from bigrun.cli import main; main()", "check", "tiny.toml"]
+    command = [sys.executable, "-P", "-c", "from bigrun.__main__ import main; main()", "check", "tiny.toml"]
     done = subprocess.run(command, cwd=trained.folder, capture_output=True, text=True, check=False, timeout=120)
     expect(Done(done.returncode, done.stdout + done.stderr), canary, 0, "valid")
 
