@@ -11,8 +11,10 @@ from bigrun.same_objective import KOLEO_GROUP
 from bigrun.switched_off import announce_switched_off
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from bigrun.events import Level
     from bigrun.lock import Owner
     from bigrun.run import Run
 
@@ -27,7 +29,7 @@ def announce_recovery(run: Run, died: Owner) -> None:
     run.event("lock-recovered", f"{run.directory} was held by {died}, which did not end by itself", "warning")
 
 
-def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
+def announce(run: Run, checkpoint: Path | None, changes: Mapping[str, str]) -> None:
     """Say where the run continues from, and what is different now; or which weights a fresh one begins with."""
     from bigrun.weights.start import announce_weights
 
@@ -46,26 +48,25 @@ def announce(run: Run, checkpoint: Path | None, changes: list[str]) -> None:
     announce_switched_off(run)
     for finding in run.findings:
         run.event("data-finding", f"{finding.kind}: {finding.message}", "warning", finding=finding.kind)
-    for change in changes:
-        announce_change(run, change)
+    announce_changes(run, changes)
     if checkpoint is not None:
         announce_machine(run, checkpoint)
         announce_data(run, checkpoint)
 
 
-def announce_change(run: Run, change: str) -> None:
-    """Say that an option has changed; a warning where nobody has set it and the objective is another with it."""
-    why = next((choice.why for choice in run.config.choices if choice.path == KOLEO_GROUP), None)
-    if why is None or run.config.objective.koleo_weight == 0 or not change.startswith(f"{KOLEO_GROUP}: "):
-        run.event("config-changed", f"since the checkpoint: {change}")
-        return
-    run.event(
-        "config-changed",
-        f"since the checkpoint: {change}, chosen by rule ({why}): the run goes on with another objective; if that is "
-        f"not meant, set {KOLEO_GROUP} to its old value, and data.micro_batch to a multiple of it",
-        "warning",
-        key=KOLEO_GROUP,
-    )
+def announce_changes(run: Run, changes: Mapping[str, str]) -> None:
+    """Say which options have changed; a warning where nobody has set one and the objective is another with it."""
+    chosen = {choice.path: choice.why for choice in run.config.choices}
+    for option, change in changes.items():
+        message = f"since the checkpoint: {change}"
+        level: Level = "info"
+        if option == KOLEO_GROUP and option in chosen:
+            message += (
+                f", chosen by rule ({chosen[option]}): the run goes on with another objective; if that is not meant, "
+                f"set {option} to its old value, and data.micro_batch to a multiple of it"
+            )
+            level = "warning"
+        run.event("config-changed", message, level, key=option)
 
 
 def announce_machine(run: Run, checkpoint: Path) -> None:

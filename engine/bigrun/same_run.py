@@ -35,8 +35,9 @@ def check_allowed(allowed_changes: Collection[str]) -> None:
 
 def check_same_run(
     config: Config, saved_toml: str, checkpoint: Path, allowed_changes: Collection[str] = ()
-) -> list[str]:
-    """Compare a resumed run's configuration with its checkpoint's; returns the changes that are allowed, as text.
+) -> dict[str, str]:
+    """Compare a resumed run's configuration with its checkpoint's; returns the changes that are allowed, by option
+    (`run.seed`), as text (`run.seed: 0 -> 1`).
 
     An option of the engine that the checkpoint does not have is younger than it, and was what its default is; one that
     a rule chooses has none, and is a change.
@@ -63,7 +64,7 @@ def check_same_run(
             + "\nrestore these values to continue it, or start beside it with --fresh"
             + _ways_out([path for path in refused if path not in bound], bound)
         )
-    return list(changes.values())
+    return {".".join(path): text for path, text in changes.items()}
 
 
 def _ways_out(free: list[tuple[str, ...]], bound: list[tuple[str, ...]]) -> str:

@@ -141,7 +141,7 @@ def prepare(run: Run, lock: RunLock, asked: Start) -> None:
     start = starting_point(run, newest, asked.source)
     if start is None:
         check_not_lost(run.directory)
-    changes = same_run(run, start, asked.allowed_changes) if start else []
+    changes = same_run(run, start, asked.allowed_changes) if start else {}
     build_objective(run, fresh=start is None)
     build_optimizer(run)
     if start:
@@ -208,7 +208,7 @@ def begin_directory(run: Run) -> None:
         record(run, run.provenance)
 
 
-def same_run(run: Run, checkpoint: Path, allowed_changes: Collection[str]) -> list[str]:
+def same_run(run: Run, checkpoint: Path, allowed_changes: Collection[str]) -> dict[str, str]:
     """The configuration's changes since the checkpoint; refuses those that a resumed run may not have."""
     return check_same_run(run.config, read_config(checkpoint), checkpoint, allowed_changes)
 

@@ -201,7 +201,10 @@ def test_an_option_that_is_no_more_does_not_prevent_a_resume(bigrunner: Runner) 
     saved = straight.run.config.to_toml() + "\n[forgotten]\nx = 1\n"
     saved = saved.replace("[model]", "[model]\nforgotten = 3")
     changes = check_same_run(straight.run.config, saved, straight.directory)
-    assert changes == ["forgotten.x: 1 -> absent", "model.forgotten: 3 -> absent"]
+    assert changes == {
+        "forgotten.x": "forgotten.x: 1 -> absent",
+        "model.forgotten": "model.forgotten: 3 -> absent",
+    }
 
 
 def test_an_option_that_was_not_there_yet_had_its_default(bigrunner: Runner) -> None:
@@ -211,7 +214,7 @@ def test_an_option_that_was_not_there_yet_had_its_default(bigrunner: Runner) -> 
     for line in ("flip_probability = 0.5", "mask_k_bias = true"):
         assert line in lines
     saved = "\n".join(line for line in lines if line not in ("flip_probability = 0.5", "mask_k_bias = true"))
-    assert check_same_run(config, saved, straight.directory) == []
+    assert check_same_run(config, saved, straight.directory) == {}
     other = attrs.evolve(config, model=attrs.evolve(config.model, mask_k_bias=False))
     with pytest.raises(RunDirectoryError, match=r"model\.mask_k_bias: True -> False"):
         check_same_run(other, saved, straight.directory)

@@ -78,7 +78,7 @@ class Board:
 
     def close(self) -> None:
         """Ask no more; waits for what is asked at this moment, unless its answer is late. A thread that came back from
-        torch's C++ while Python goes away would end the process with SIGABRT."""
+        torch's C++ while Python goes away would end a process with SIGABRT that is not a command's (`process_end`)."""
         self.stop_listening()
         if not self._is_closed:
             self._is_closed = True
